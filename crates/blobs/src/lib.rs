@@ -1,0 +1,1 @@
+//! Content-addressed model files: manifests, sources, checksums, the store

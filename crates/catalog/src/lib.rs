@@ -1,0 +1,1 @@
+//! Signed Automerge documents, anti-entropy, the routing index; sans-IO

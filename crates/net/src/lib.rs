@@ -1,0 +1,1 @@
+//! One libp2p swarm: transports, DHT, local discovery, streams, paths

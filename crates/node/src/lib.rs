@@ -1,0 +1,1 @@
+//! Composes the floors below: lifecycle, configuration, dispatch

@@ -1,0 +1,1 @@
+//! Which expert, which replica, what next; sans-IO

@@ -1,0 +1,1 @@
+//! Real nodes in one process, for tests

@@ -1,0 +1,30 @@
+//! What every floor of Polymath speaks about: identities, expert cards, queries, answers, the
+//! routing [`Index`] and the error taxonomy.
+//!
+//! This crate decides the *meaning* and the *canonical bytes* of those things. It leaves to others
+//! how they travel (`proto`, `rpc`), who may say them (`catalog`) and what is done with them
+//! (`router`, `node`). It knows neither tokio nor sockets; of libp2p it knows only identities.
+
+mod answer;
+mod card;
+mod error;
+mod identity;
+mod index;
+mod mesh;
+mod path;
+mod query;
+mod version;
+
+pub use answer::{FinishReason, LoadReport, Usage};
+pub use card::{
+    CARD_LIMITS, CardError, CardLimits, ExpertCard, ExpertId, ExpertKind, FileRef, FileRole,
+    LabelSet, Model, Runtime, Sampling, WeightsId,
+};
+pub use error::{Attempt, ErrorKind, Failure};
+pub use identity::{IdentityError, NodeKey};
+pub use index::{Index, IndexedExpert, PeerOffer, Replica};
+pub use libp2p_identity::{Keypair, PeerId, PublicKey};
+pub use mesh::{Genesis, GenesisError, MeshId};
+pub use path::{PathKind, Transport};
+pub use query::{Constraints, Message, Query, RequestId, Role, SamplingOverrides};
+pub use version::{Format, VersionMismatch};

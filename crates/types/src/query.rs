@@ -1,0 +1,141 @@
+//! What is asked, and under which constraints.
+
+use std::{fmt, time::Duration};
+
+use libp2p_identity::PeerId;
+use serde::{Deserialize, Serialize};
+
+use crate::ExpertKind;
+
+/// Names one request in logs, headers and reports: 16 hexadecimal digits.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// From 8 random bytes.
+    pub fn from_random(bytes: [u8; 8]) -> Self {
+        Self(format!("{:016x}", u64::from_be_bytes(bytes)))
+    }
+
+    /// Accepts a foreign id: 1 to 64 visible ASCII characters.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Who said a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions.
+    System,
+    /// The person who asks.
+    User,
+    /// The expert.
+    Assistant,
+}
+
+impl Role {
+    /// The name chat templates use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who said it.
+    pub role: Role,
+    /// What was said.
+    pub content: String,
+}
+
+impl Message {
+    /// A user's turn.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self { role: Role::User, content: content.into() }
+    }
+}
+
+/// What a caller changes of an expert's sampling defaults.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SamplingOverrides {
+    /// Most tokens to generate.
+    pub max_tokens: Option<u32>,
+    /// 0 is greedy.
+    pub temperature: Option<f64>,
+    /// Nucleus mass, (0, 1].
+    pub top_p: Option<f64>,
+    /// Only the k likeliest tokens; 0 means all.
+    pub top_k: Option<u32>,
+    /// Seed of the counter-based generator; drawn at random when absent.
+    pub seed: Option<u64>,
+    /// Strings that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+}
+
+/// What an expert and a peer must satisfy to be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Constraints {
+    /// An expert's name, a model's name, or at least 8 digits of an expert id.
+    pub model: Option<String>,
+    /// Only this peer.
+    pub peer: Option<PeerId>,
+    /// None of these peers.
+    pub exclude: Vec<PeerId>,
+    /// Time from the moment of asking until the answer must be complete.
+    pub timeout: Duration,
+}
+
+impl Default for Constraints {
+    fn default() -> Self {
+        Self { model: None, peer: None, exclude: Vec::new(), timeout: Duration::from_secs(120) }
+    }
+}
+
+/// One question to the mesh.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Query {
+    /// Names the request everywhere.
+    pub id: RequestId,
+    /// What is wanted.
+    pub kind: ExpertKind,
+    /// The conversation so far (`Generate`), or the texts to embed or classify, one a message.
+    pub messages: Vec<Message>,
+    /// Candidate labels of a zero-shot classification; empty asks an expert with labels of its own.
+    pub labels: Vec<String>,
+    /// Departures from the expert's sampling defaults.
+    pub sampling: SamplingOverrides,
+    /// What the choice must satisfy.
+    pub constraints: Constraints,
+}
+
+impl Query {
+    /// The text that says what the query is about: the last user turn.
+    pub fn topic(&self) -> &str {
+        self.messages.iter().rev().find(|m| m.role == Role::User).map_or("", |m| &m.content)
+    }
+}

@@ -1,0 +1,72 @@
+//! Version numbers of everything that outlives a process or crosses a wire.
+
+use std::fmt;
+
+/// A wire, document or store format, each with the one version this build speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Format {
+    /// Canonical JSON of an [`crate::ExpertCard`].
+    Card,
+    /// Canonical JSON of a mesh [`crate::Genesis`].
+    Genesis,
+    /// The identity key file.
+    Identity,
+    /// The Automerge offer document and its signed envelope.
+    Offer,
+    /// Frames of the `Sync` call and all other peer-to-peer messages.
+    Wire,
+    /// The model store's manifests.
+    ModelStore,
+    /// The catalog's files on disk.
+    CatalogStore,
+    /// The control API between the CLI and its own daemon.
+    Control,
+}
+
+impl Format {
+    /// The version this build writes and reads.
+    pub const fn current(self) -> u32 {
+        1
+    }
+
+    /// Accepts `found` or names both versions.
+    pub fn check(self, found: u32) -> Result<(), VersionMismatch> {
+        if found == self.current() {
+            Ok(())
+        } else {
+            Err(VersionMismatch { format: self, found, supported: self.current() })
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Card => "expert card",
+            Self::Genesis => "mesh genesis",
+            Self::Identity => "identity file",
+            Self::Offer => "offer document",
+            Self::Wire => "wire protocol",
+            Self::ModelStore => "model store",
+            Self::CatalogStore => "catalog store",
+            Self::Control => "control API",
+        })
+    }
+}
+
+/// A format's version differs from the one this build speaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{format} has version {found}, this build reads version {supported}; {}", advice(*found, *supported))]
+pub struct VersionMismatch {
+    /// Which format.
+    pub format: Format,
+    /// The version found.
+    pub found: u32,
+    /// The version this build reads.
+    pub supported: u32,
+}
+
+const fn advice(found: u32, supported: u32) -> &'static str {
+    if found > supported { "upgrade this polymath" } else { "upgrade whoever wrote it" }
+}

@@ -1,0 +1,1 @@
+//! The NAT lab and the mesh simulator

@@ -1,0 +1,19 @@
+//! Regenerates `crates/proto/src/generated` from `proto/`: `cargo xtask codegen`.
+
+use std::{fs, path::Path};
+
+fn main() -> anyhow::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let out = match std::env::args().nth(1) {
+        Some(dir) => dir.into(),
+        None => root.join("crates/proto/src/generated"),
+    };
+    fs::create_dir_all(&out)?;
+    let files = ["expert", "catalog", "control"].map(|f| format!("polymath/v1/{f}.proto"));
+    let descriptors = protox::compile(files, [root.join("proto")])?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .out_dir(out)
+        .compile_fds(descriptors)?;
+    Ok(())
+}
