@@ -1,1 +1,28 @@
-//! Signed Automerge documents, anti-entropy, the routing index; sans-IO
+//! The catalog: what every node of the mesh offers, known to every node.
+//!
+//! Decides which bytes of strangers become knowledge. Each node writes one Automerge document, its
+//! *offer*, in changes it signs; every node passes on what it verified, so that offers outlive
+//! their authors' connections. *Cards* are immutable and fetched once by id. From both the routing
+//! [`Index`](polymath_types::Index) is built.
+//!
+//! Sans-IO: frames and stored records go in, [`Action`]s come out, in the order in which they must
+//! be done. Leaves to others the transports, the clock that calls [`Catalog::tick`], the disk, and
+//! liveness, which is no history and not kept here.
+
+mod asks;
+mod cards;
+mod catalog;
+mod chunk;
+mod document;
+mod envelope;
+mod frames;
+mod limits;
+mod offers;
+mod record;
+mod refusal;
+
+pub use catalog::{Action, Catalog, CatalogConfig, FrameError, Offer, OfferError, Recovered};
+pub use document::in_sandbox;
+pub use limits::{CatalogLimits, FRAME_BYTES};
+pub use record::RecordError;
+pub use refusal::{Counters, Refusal};

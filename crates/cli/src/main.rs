@@ -1,1 +1,75 @@
-fn main() {}
+//! `polymath`: verbs, output formats and exit codes. Everything else lives on the floors below.
+
+mod args;
+mod ask;
+mod bench;
+mod config;
+mod daemon;
+mod demo;
+mod join;
+mod logs;
+mod model;
+mod output;
+mod session;
+mod up;
+mod views;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use polymath_types::Failure;
+
+use args::{Args, Verb};
+use session::Session;
+
+/// Version and commit, e.g. `0.1.0 (1a2b3c4d5e6f)`.
+pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("POLYMATH_COMMIT"), ")");
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let json = args.global.json;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("error: the operating system gives no threads: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match runtime.block_on(run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::print_failure(&failure, json);
+            ExitCode::from(failure.kind.exit_code())
+        }
+    };
+    // A thread that is loading a model must not keep the process.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(args: Args) -> Result<(), Failure> {
+    let session = Session::new(args.global);
+    match args.verb {
+        Verb::Up(up) => up::run(session, up).await,
+        Verb::Ask(ask) => ask::run(session, ask).await,
+        Verb::Join(join) => join::run(session, join).await,
+        Verb::Status => views::status(session).await,
+        Verb::Peers => views::peers(session).await,
+        Verb::Experts => views::experts(session).await,
+        Verb::Down => views::down(session).await,
+        Verb::Model { verb } => model::run(session, verb).await,
+        Verb::Config { verb } => config::run(&session, &verb),
+        Verb::Demo(demo) => demo::run(session, demo).await,
+        Verb::Bench(bench) => bench::run(session, bench).await,
+        Verb::Completions { shell } => {
+            args::completions(shell);
+            Ok(())
+        }
+        Verb::Version => {
+            output::print(&session, &serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "commit": env!("POLYMATH_COMMIT") }), || {
+                format!("polymath {VERSION}")
+            });
+            Ok(())
+        }
+    }
+}

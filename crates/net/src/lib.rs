@@ -1,1 +1,43 @@
-//! One libp2p swarm: transports, DHT, local discovery, streams, paths
+//! One libp2p swarm: transports, DHT, local discovery, streams, paths.
+//!
+//! This crate decides how peers of one mesh find and reach each other: which transports, who is
+//! let into the routing table, which of several connections a stream takes, when a silent peer is
+//! given up, and what is refused when a bound is reached. It leaves to others what travels in the
+//! streams (`rpc`), which peers are worth asking (`router`) and who decides membership (`node`).
+//! It knows nothing of experts.
+//!
+//! * [`Net`] is the handle: cheap to clone, speaks to the one task that owns the swarm over a
+//!   bounded channel. Should that task die, every call answers `Stopped`.
+//! * Every protocol name, DHT key and local announcement carries the
+//!   [`MeshId`](polymath_types::MeshId), so that neighbouring meshes never merge. Only
+//!   [`Net::hello`] crosses meshes: it asks a peer which mesh it belongs to.
+//! * [`MeshStream`] is a byte stream to a peer that knows whose it is and over which path it runs.
+//! * Everything the network can feed is bounded; what was refused is counted in [`NetCounters`].
+
+// Errors carry whole peer ids, 80 bytes each. They are rare; boxing them would burden every match.
+#![allow(clippy::result_large_err)]
+
+mod address;
+mod address_book;
+mod config;
+mod counters;
+mod discovery;
+mod error;
+mod hello;
+mod link;
+mod manager;
+mod names;
+mod net;
+mod peers;
+mod provider_store;
+mod streams;
+mod swarm;
+
+pub use config::{NetConfig, NetLimits, Role};
+pub use counters::NetCounters;
+pub use error::{AcceptError, DhtError, DialError, HelloError, OpenError, StartError};
+pub use hello::Hello;
+pub use libp2p::{Multiaddr, PeerId};
+pub use net::Net;
+pub use peers::{Membership, NetEvent, PeerInfo};
+pub use streams::{Incoming, MeshStream};

@@ -1,1 +1,319 @@
-//! Composes the floors below: lifecycle, configuration, dispatch
+//! A node: every floor below, put together.
+//!
+//! This crate decides the lifecycle (home, configuration, start, join, stop), encodes questions,
+//! turns the router's decisions into calls, and wires the catalog to its streams. It leaves HTTP
+//! to `gateway` and everything a person sees to `cli`; both enter by [`Node::ask`].
+
+pub mod config;
+mod control;
+mod discover;
+mod dispatch;
+mod encode;
+pub mod experts;
+mod home;
+mod hosted;
+mod join;
+mod members;
+mod serve;
+mod sync;
+mod views;
+
+use std::{
+    net::{TcpListener, UdpSocket},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use polymath_blobs::Store;
+use polymath_catalog::{Catalog, CatalogConfig};
+use polymath_engine::{Engine, EngineConfig};
+use polymath_net::{Multiaddr, Net, NetConfig, NetLimits, Role};
+use polymath_proto::v1::{catalog_server::CatalogServer, expert_server::ExpertServer};
+use polymath_router::{Router, RouterConfig};
+use polymath_rpc::Clients;
+use polymath_types::{ErrorKind, ExpertCard, Failure, Genesis, Index, NodeKey, PeerId};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use control::{Control, connect};
+pub use dispatch::{Answer, failure};
+pub use home::{Home, HomeLock, Membership};
+pub use join::{Joined, join};
+pub use tonic::Status;
+
+/// Software and version, as peers see it.
+pub const AGENT: &str = concat!("polymath/", env!("CARGO_PKG_VERSION"));
+
+/// Time tasks get to end by themselves.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What a node is started with.
+#[derive(Debug)]
+pub struct Options {
+    /// Its home.
+    pub home: Home,
+    /// Proof that the home is ours.
+    pub lock: HomeLock,
+    /// Settings.
+    pub config: config::Config,
+    /// Experts to host; their files lie in `store`.
+    pub cards: Vec<Arc<ExpertCard>>,
+    /// Model files.
+    pub store: Store,
+    /// Here for one question only: no socket, no offer, no mesh of its own.
+    pub passing: bool,
+}
+
+/// Why a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was told to.
+    Stopped,
+    /// The home joined another mesh: start again.
+    Restart,
+}
+
+/// A running node; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) home: Home,
+    _lock: HomeLock,
+    pub(crate) config: config::Config,
+    pub(crate) membership: Mutex<Membership>,
+    pub(crate) key: NodeKey,
+    pub(crate) net: Net,
+    pub(crate) clients: Clients,
+    pub(crate) service: serve::Service,
+    pub(crate) router: Mutex<Router>,
+    pub(crate) encoder: encode::Encoder,
+    pub(crate) index: Arc<ArcSwap<Index>>,
+    pub(crate) discovered: discover::Discovered,
+    pub(crate) gateway: Mutex<String>,
+    pub(crate) begun: Instant,
+    pub(crate) end: watch::Sender<Option<End>>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Node {
+    /// Starts a node. Its socket and its place in the mesh are open when this returns; models
+    /// load behind it.
+    pub async fn start(options: Options) -> Result<Self, Failure> {
+        let Options { home, lock, config, cards, store, passing } = options;
+        let key = home.identity(&lock)?;
+        let mut membership = membership(&home, &key, passing)?;
+        let client = config.client || passing;
+        let listen = listen_addresses(&config, &mut membership, client)?;
+        if !passing {
+            home.save_membership(&membership)?;
+        }
+        let control = if passing { None } else { Some(control::bind(&home)?) };
+        let threads = match config.engine.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1),
+            n => n,
+        };
+        let engine = Engine::start(EngineConfig { threads, slots: config.engine.slots, queue: config.engine.queue })
+            .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+        let net = Net::start(NetConfig {
+            key: key.clone(),
+            genesis: membership.genesis.clone(),
+            listen,
+            role: if client { Role::Client } else { Role::Server },
+            local_discovery: config.net.local_discovery,
+            agent: AGENT.to_owned(),
+            limits: NetLimits::default(),
+        })
+        .await
+        .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let catalog_dir = home.mesh_dir(net.mesh()).join("catalog");
+        let records = sync::stored(&catalog_dir)?;
+        let (catalog, recovered) = Catalog::open(CatalogConfig { key: key.clone(), mesh: net.mesh(), limits: Default::default() }, records);
+        for (record, problem) in &recovered.problems {
+            tracing::warn!("catalog record {record} was skipped: {problem}");
+        }
+        let index = Arc::new(ArcSwap::from_pointee(Index::default()));
+        let sync = sync::start(catalog, catalog_dir, Arc::clone(&index), &tasks, &cancel);
+        let hosted = hosted::Hosted::new(engine.clone(), cards);
+        let clients = Clients::new(net.clone());
+        let inner = Arc::new(Inner {
+            encoder: encode::Encoder::new(engine.clone(), store.clone(), &config.router.encoder),
+            service: serve::Service { engine, hosted: hosted.clone() },
+            router: Mutex::new(Router::new(RouterConfig::default(), u64::from_be_bytes(random()))),
+            discovered: discover::Discovered::default(),
+            gateway: Mutex::default(),
+            begun: Instant::now(),
+            end: watch::Sender::new(None),
+            home,
+            _lock: lock,
+            config,
+            membership: Mutex::new(membership),
+            key,
+            net: net.clone(),
+            clients: clients.clone(),
+            index,
+            tasks,
+            cancel,
+        });
+        let node = Self { inner };
+        node.spawn_services(control, sync.clone());
+        let tasks = &node.inner.tasks;
+        tasks.spawn(members::meet(node.clone()));
+        if node.inner.config.catalog.exchange {
+            tasks.spawn(sync.clone().follow(net, clients));
+        }
+        if !client {
+            tasks.spawn(members::announce(node.clone(), sync));
+        }
+        // Loading blocks a thread for seconds; it is not waited for at shutdown.
+        tokio::task::spawn_blocking(move || hosted.load_all(&store));
+        Ok(node)
+    }
+
+    fn spawn_services(&self, control: Option<tokio::net::UnixListener>, sync: sync::SyncHandle) {
+        let inner = &self.inner;
+        let exchange = inner.config.catalog.exchange.then_some(sync);
+        let mut routes = tonic::service::RoutesBuilder::default();
+        routes.add_service(ExpertServer::new(inner.service.clone()));
+        routes.add_service(CatalogServer::new(serve::SyncService { sync: exchange }));
+        let (net, cancel) = (inner.net.clone(), inner.cancel.clone());
+        let routes = routes.routes();
+        inner.tasks.spawn(async move {
+            if let Err(e) = polymath_rpc::serve(&net, routes, cancel).await {
+                tracing::error!("{e}");
+            }
+        });
+        if let Some(listener) = control {
+            inner.tasks.spawn(control::serve(self.clone(), listener));
+        }
+    }
+
+    /// The index the router reads now.
+    pub(crate) fn index(&self) -> Arc<Index> {
+        self.inner.discovered.merged(&self.inner.index.load_full())
+    }
+
+    /// Time since the start: the router's clock.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.inner.begun.elapsed()
+    }
+
+    /// This node's id.
+    pub fn peer_id(&self) -> PeerId {
+        self.inner.net.local_peer()
+    }
+
+    /// Says where the HTTP API listens, for `status`.
+    pub fn set_gateway(&self, address: &str) {
+        address.clone_into(&mut self.inner.gateway.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+
+    /// Whether every hosted expert is loaded or has failed.
+    pub fn settled(&self) -> bool {
+        self.inner.service.hosted.settled()
+    }
+
+    /// Asks the node to end; [`Node::ended`] then returns.
+    pub fn stop(&self, end: End) {
+        self.inner.end.send_if_modified(|e| e.is_none() && e.replace(end).is_none());
+    }
+
+    /// Waits until someone asked the node to end.
+    pub async fn ended(&self) -> End {
+        let mut end = self.inner.end.subscribe();
+        match end.wait_for(Option::is_some).await {
+            Ok(end) => end.unwrap_or(End::Stopped),
+            Err(_) => End::Stopped,
+        }
+    }
+
+    /// Ends all tasks and leaves the mesh.
+    pub async fn shut_down(self) {
+        let inner = &self.inner;
+        inner.cancel.cancel();
+        inner.tasks.close();
+        let _ = tokio::time::timeout(LAST_WORDS, inner.tasks.wait()).await;
+        inner.net.shutdown().await;
+        let _ = std::fs::remove_file(inner.home.control_socket());
+    }
+}
+
+impl Inner {
+    /// Tells the network what the catalog knows of a peer's addresses.
+    pub(crate) fn introduce(&self, peer: &PeerId) {
+        let index = self.index.load();
+        if let Some(offer) = index.peers().get(peer) {
+            let addresses: Vec<Multiaddr> = offer.addresses.iter().filter_map(|a| a.parse().ok()).collect();
+            if !addresses.is_empty() {
+                self.net.add_addresses(*peer, addresses);
+            }
+        }
+    }
+}
+
+/// The home's mesh; a fresh home founds its own, a passing client must have one.
+fn membership(home: &Home, key: &NodeKey, passing: bool) -> Result<Membership, Failure> {
+    if let Some(membership) = home.membership()? {
+        return Ok(membership);
+    }
+    if passing {
+        return Err(Failure::new(
+            ErrorKind::Unavailable,
+            "no node runs here and this home belongs to no mesh: start one with `polymath up --expert NAME`, or join one with `polymath join ADDR`",
+        ));
+    }
+    let id = key.peer_id().to_string();
+    let name = format!("mesh-{}", &id[id.len().saturating_sub(6)..]);
+    let genesis = Genesis::new(&name, &key.keypair().public()).map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?;
+    Ok(Membership { genesis, joined: false, bootstrap: Vec::new(), port: 0 })
+}
+
+/// Where to listen: as configured; else on the home's own port, for this machine only until the
+/// home has joined a mesh.
+fn listen_addresses(config: &config::Config, membership: &mut Membership, client: bool) -> Result<Vec<Multiaddr>, Failure> {
+    if !config.net.listen.is_empty() {
+        return config.net.listen.iter().map(|a| parse_address(a)).collect();
+    }
+    if client {
+        return Ok(Vec::new());
+    }
+    let host = if membership.joined { "0.0.0.0" } else { "127.0.0.1" };
+    if membership.port == 0 || !free(host, membership.port) {
+        membership.port = (0..16)
+            .find_map(|_| {
+                let port = TcpListener::bind((host, 0)).ok()?.local_addr().ok()?.port();
+                free(host, port).then_some(port)
+            })
+            .ok_or_else(|| Failure::new(ErrorKind::FailedPrecondition, format!("no free port on {host}: name an address with --listen")))?;
+    }
+    let port = membership.port;
+    [format!("/ip4/{host}/tcp/{port}"), format!("/ip4/{host}/udp/{port}/quic-v1")].iter().map(|a| parse_address(a)).collect()
+}
+
+fn free(host: &str, port: u16) -> bool {
+    TcpListener::bind((host, port)).is_ok() && UdpSocket::bind((host, port)).is_ok()
+}
+
+pub(crate) fn parse_address(text: &str) -> Result<Multiaddr, Failure> {
+    text.parse().map_err(|e| {
+        Failure::new(
+            ErrorKind::InvalidInput,
+            format!("'{text}' is not an address ({e}): write it like /ip4/192.0.2.7/tcp/4040, with /p2p/PEER behind it where a peer is meant"),
+        )
+    })
+}
+
+/// Bytes from the operating system.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // Without randomness an id repeats, and nothing else is lost.
+    let _ = getrandom::fill(&mut bytes);
+    bytes
+}

@@ -1,1 +1,36 @@
-//! Which expert, which replica, what next; sans-IO
+//! Decides, for one query, which expert on which peer is asked, in which order others are tried,
+//! why, and who is excluded for which reason.
+//!
+//! It is a pure state machine: the query's vector, the clock's reading, the [`Index`] and what is
+//! known of each peer are inputs, and every outcome comes back through [`Router::observe`]. It
+//! leaves to others how a text becomes a vector, how a peer is reached and how a call is made.
+//!
+//! The way of one decision:
+//!
+//! 1. **Hard filters** (`filter`): kind, name, labels, context length, vector space, required peer.
+//! 2. **Quality** (`quality`): cosine of the query with an expert's description and examples.
+//! 3. **Replicas** (`replica`): peer allow and deny, reachability, circuit breakers; then the
+//!    expected time to answer by own observation (`statistics`).
+//! 4. **Order**: experts by score, in which speed can only break near-ties of content
+//!    ([`RouterConfig::near_tie`]); replicas of one expert by expected time.
+//!
+//! [`Index`]: polymath_types::Index
+
+mod bounded;
+mod breaker;
+mod config;
+mod decision;
+mod failure;
+mod filter;
+mod quality;
+mod reason;
+mod replica;
+mod request;
+mod router;
+mod statistics;
+
+pub use config::{Blend, RouterConfig};
+pub use decision::{Candidate, Decision, Excluded, Reason, Term};
+pub use quality::Descriptor;
+pub use request::{Features, Outcome, PeerState, Reach, Request, Served};
+pub use router::Router;

@@ -3,7 +3,9 @@
 use std::{fs, path::Path};
 
 fn main() -> anyhow::Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()?;
     let out = match std::env::args().nth(1) {
         Some(dir) => dir.into(),
         None => root.join("crates/proto/src/generated"),

@@ -1,0 +1,13 @@
+//! The model store through its public door, with made-up models, wheels and pips.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod damage;
+mod fixture;
+mod imports;
+mod killed;
+mod known;
+mod layout;
+mod packages;
+mod progress;
+mod removal;
+mod sources;

@@ -1,0 +1,90 @@
+//! The signed envelope around an Automerge change: who may have written it.
+//!
+//! Signed are a domain tag, the mesh, the epoch, the sequence and the change's bytes. The key is
+//! taken out of the author's peer id, so that offers of authors who are offline verify too.
+
+use polymath_proto::v1::SignedChange;
+use polymath_types::{Format, MeshId, NodeKey, PeerId, PublicKey};
+
+use crate::{CatalogLimits, Refusal};
+
+const DOMAIN: &[u8] = b"polymath offer change v1\0";
+
+fn signed_bytes(mesh: &MeshId, epoch: u64, sequence: u64, change: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(DOMAIN.len() + 48 + change.len());
+    bytes.extend_from_slice(DOMAIN);
+    bytes.extend_from_slice(mesh.as_bytes());
+    bytes.extend_from_slice(&epoch.to_be_bytes());
+    bytes.extend_from_slice(&sequence.to_be_bytes());
+    bytes.extend_from_slice(change);
+    bytes
+}
+
+/// The Ed25519 key inlined in a peer id (identity multihash: code 0, one length byte, the key).
+fn inlined_key(peer: &PeerId) -> Option<PublicKey> {
+    let bytes = peer.to_bytes();
+    let [0, _, protobuf @ ..] = bytes.as_slice() else {
+        return None;
+    };
+    let key = PublicKey::try_decode_protobuf(protobuf).ok()?;
+    (key.clone().try_into_ed25519().is_ok() && key.to_peer_id() == *peer).then_some(key)
+}
+
+/// The peer id in a message, in its one canonical form.
+pub(crate) fn peer_id(bytes: &[u8]) -> Option<PeerId> {
+    // An Ed25519 peer id has 38 bytes; none has more than 64 and its multihash header.
+    let peer = (bytes.len() <= 80).then(|| PeerId::from_bytes(bytes).ok())??;
+    (peer.to_bytes() == bytes).then_some(peer)
+}
+
+/// Signs `change` as change `sequence` of `epoch` of the key's own document.
+pub(crate) fn sign(
+    key: &NodeKey,
+    mesh: &MeshId,
+    epoch: u64,
+    sequence: u64,
+    change: Vec<u8>,
+) -> Result<SignedChange, Refusal> {
+    let signature = key
+        .keypair()
+        .sign(&signed_bytes(mesh, epoch, sequence, &change))
+        .map_err(|_| Refusal::Signature)?;
+    Ok(SignedChange {
+        version: Format::Offer.current(),
+        author: key.peer_id().to_bytes().into(),
+        epoch,
+        sequence,
+        change: change.into(),
+        signature: signature.into(),
+    })
+}
+
+/// Version, size and author: everything that costs nothing to check.
+pub(crate) fn check_form(change: &SignedChange, limits: &CatalogLimits) -> Result<PeerId, Refusal> {
+    Format::Offer
+        .check(change.version)
+        .map_err(|_| Refusal::Version)?;
+    if change.change.len() > limits.change_bytes || change.signature.len() != 64 {
+        return Err(Refusal::Size);
+    }
+    // Both count from 1; no author signs a zero.
+    if change.epoch == 0 || change.sequence == 0 {
+        return Err(Refusal::Signature);
+    }
+    peer_id(&change.author).ok_or(Refusal::Author)
+}
+
+/// Whether `author` signed it for `mesh`.
+pub(crate) fn check_signature(
+    change: &SignedChange,
+    author: &PeerId,
+    mesh: &MeshId,
+) -> Result<(), Refusal> {
+    let key = inlined_key(author).ok_or(Refusal::Author)?;
+    let bytes = signed_bytes(mesh, change.epoch, change.sequence, &change.change);
+    if key.verify(&bytes, &change.signature) {
+        Ok(())
+    } else {
+        Err(Refusal::Signature)
+    }
+}

@@ -1,0 +1,74 @@
+//! Every bound of the catalog, in one place.
+
+/// Largest frame sent, and largest accepted, bytes encoded.
+pub const FRAME_BYTES: usize = 256 * 1024;
+/// Heads in one page of a digest.
+pub(crate) const DIGEST_PAGE: usize = 2048;
+/// Entries of each kind in one `Want`.
+pub(crate) const WANT_ENTRIES: usize = 2048;
+/// What one `Want` is answered with at most; whoever needs more asks again after the next digest.
+pub(crate) const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// Proven faults after which a peer's stream is closed.
+pub(crate) const STRIKES: u32 = 32;
+/// Ticks after which an unanswered question may be put to another peer.
+pub(crate) const ASK_TICKS: u64 = 2;
+/// Peers remembered as waiting for one card that is itself still on its way.
+pub(crate) const CARD_WAITERS: usize = 32;
+/// Documents kept live; a live one costs about 20 KB, all others are kept as signed changes.
+pub(crate) const HOT_DOCUMENTS: usize = 16;
+
+/// What the catalog keeps and accepts at most. All nodes of a mesh should hold the same limits on
+/// a single document (the last seven), else some refuse what others pass on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogLimits {
+    /// Authors whose offers are kept.
+    pub authors: usize,
+    /// Bytes of signed changes kept, all authors together.
+    pub offer_bytes: usize,
+    /// Cards kept.
+    pub cards: usize,
+    /// Bytes of cards kept.
+    pub card_bytes: usize,
+    /// Peers connected at once.
+    pub peers: usize,
+    /// Own changes after which a fresh document (epoch + 1) is started from live state.
+    pub roll_after: usize,
+    /// Changes of one epoch that are accepted from an author.
+    pub changes_per_epoch: usize,
+    /// Bytes of all changes of one epoch.
+    pub document_bytes: usize,
+    /// Bytes of one change.
+    pub change_bytes: usize,
+    /// Operations in one change.
+    pub operations: u64,
+    /// Addresses in an offer, each at most 256 bytes.
+    pub addresses: usize,
+    /// Experts in an offer.
+    pub experts: usize,
+}
+
+impl CatalogLimits {
+    /// One address, bytes.
+    pub const ADDRESS_BYTES: usize = 256;
+    /// Software name and version, bytes.
+    pub const AGENT_BYTES: usize = 128;
+}
+
+impl Default for CatalogLimits {
+    fn default() -> Self {
+        Self {
+            authors: 4096,
+            offer_bytes: 64 << 20,
+            cards: 16_384,
+            card_bytes: 64 << 20,
+            peers: 1024,
+            roll_after: 64,
+            changes_per_epoch: 256,
+            document_bytes: 128 * 1024,
+            change_bytes: 32 * 1024,
+            operations: 1024,
+            addresses: 16,
+            experts: 64,
+        }
+    }
+}

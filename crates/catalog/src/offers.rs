@@ -1,0 +1,300 @@
+//! The table of offers: per author the signed changes of the current epoch and what they say.
+//!
+//! Decides in which order a change is checked and what becomes of it. Documents are cold: signed
+//! changes and a parsed view; the few that were changed last are kept live.
+
+use std::collections::BTreeMap;
+
+use polymath_proto::v1::SignedChange;
+use polymath_types::{ExpertId, MeshId, NodeKey, PeerId, PeerOffer};
+
+use crate::{
+    CatalogLimits, Refusal,
+    document::{Document, Head, View, check_continuity},
+    envelope,
+    limits::HOT_DOCUMENTS,
+};
+
+/// Everything known of one author.
+#[derive(Debug)]
+pub(crate) struct Author {
+    epoch: u64,
+    changes: Vec<SignedChange>,
+    bytes: usize,
+    head: Head,
+    view: View,
+}
+
+impl Author {
+    /// `changes` are those of `epoch`, from sequence 1 on; not empty.
+    pub(crate) fn new(epoch: u64, changes: Vec<SignedChange>, head: Head, view: View) -> Self {
+        let bytes = changes.iter().map(|c| c.change.len()).sum();
+        Self {
+            epoch,
+            changes,
+            bytes,
+            head,
+            view,
+        }
+    }
+
+    /// Epoch and sequence: how far the document is known.
+    pub(crate) fn position(&self) -> (u64, u64) {
+        (self.epoch, self.changes.len() as u64)
+    }
+
+    pub(crate) fn changes(&self) -> &[SignedChange] {
+        &self.changes
+    }
+
+    pub(crate) fn head(&self) -> Head {
+        self.head
+    }
+
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// What whoever knows the document up to `position` lacks.
+    pub(crate) fn after(&self, (epoch, sequence): (u64, u64)) -> &[SignedChange] {
+        match self.epoch.cmp(&epoch) {
+            std::cmp::Ordering::Less => &[],
+            std::cmp::Ordering::Greater => &self.changes,
+            std::cmp::Ordering::Equal => {
+                let known = usize::try_from(sequence)
+                    .unwrap_or(usize::MAX)
+                    .min(self.changes.len());
+                &self.changes[known..]
+            }
+        }
+    }
+
+    pub(crate) fn to_offer(&self) -> PeerOffer {
+        let (epoch, sequence) = self.position();
+        PeerOffer {
+            addresses: self.view.addresses.clone(),
+            agent: self.view.agent.clone(),
+            sequence,
+            epoch,
+            experts: self.view.experts.iter().copied().collect(),
+        }
+    }
+}
+
+/// What became of a change that was not refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It continues its document and was applied; these experts' references changed.
+    Applied {
+        added: Vec<ExpertId>,
+        removed: Vec<ExpertId>,
+    },
+    /// Known, or of an epoch that is over.
+    Repeat,
+    /// Changes before it are missing.
+    Gap,
+    /// Signed by us, but not in our document: our storage was lost or restored.
+    OwnFork,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Offers {
+    authors: BTreeMap<PeerId, Author>,
+    bytes: usize,
+    /// Least recently changed first.
+    hot: Vec<(PeerId, u64, Document)>,
+}
+
+impl Offers {
+    pub(crate) fn get(&self, author: &PeerId) -> Option<&Author> {
+        self.authors.get(author)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&PeerId, &Author)> {
+        self.authors.iter()
+    }
+
+    /// How far an author's document is known; (0, 0) is not at all.
+    pub(crate) fn position(&self, author: &PeerId) -> (u64, u64) {
+        self.get(author).map_or((0, 0), Author::position)
+    }
+
+    /// Whether there is room for another author.
+    pub(crate) fn has_room(&self, limits: &CatalogLimits) -> bool {
+        self.authors.len() < limits.authors
+    }
+
+    /// Puts back what a record held.
+    pub(crate) fn restore(&mut self, author: PeerId, log: Author, limits: &CatalogLimits) -> bool {
+        let fits = self.has_room(limits) && self.bytes + log.bytes <= limits.offer_bytes;
+        if fits {
+            self.bytes += log.bytes;
+            self.authors.insert(author, log);
+        }
+        fits
+    }
+
+    /// Takes a change from a peer. Order of checks: form and size, repeats by comparison,
+    /// signature, sequence, bounds, the chunk's own structure, then a copy of the document.
+    pub(crate) fn take(
+        &mut self,
+        change: SignedChange,
+        me: &PeerId,
+        mesh: &MeshId,
+        limits: &CatalogLimits,
+    ) -> Result<Outcome, Refusal> {
+        let author = envelope::check_form(&change, limits)?;
+        let (epoch, sequence) = (change.epoch, change.sequence);
+        let (known_epoch, known_sequence) = self.position(&author);
+        if epoch < known_epoch {
+            return Ok(Outcome::Repeat);
+        }
+        let same_epoch = epoch == known_epoch;
+        let known = self
+            .get(&author)
+            .filter(|_| same_epoch && sequence <= known_sequence);
+        if let Some(log) = known
+            && log.changes[sequence as usize - 1].change == change.change
+        {
+            return Ok(Outcome::Repeat);
+        }
+        envelope::check_signature(&change, &author, mesh)?;
+        if author == *me {
+            return Ok(Outcome::OwnFork);
+        }
+        if known.is_some() {
+            return Err(Refusal::Equivocation);
+        }
+        let expected = if same_epoch { known_sequence + 1 } else { 1 };
+        if sequence != expected {
+            return Ok(Outcome::Gap);
+        }
+        if sequence > limits.changes_per_epoch as u64 {
+            return Err(Refusal::TooMuch);
+        }
+        let log = self.get(&author);
+        if log.is_none() && !self.has_room(limits) {
+            return Err(Refusal::Full);
+        }
+        let kept = log.filter(|_| same_epoch);
+        let kept_epoch = kept.is_some();
+        let replaced = log.filter(|_| !same_epoch).map_or(0, |l| l.bytes);
+        if kept.map_or(0, |l| l.bytes) + change.change.len() > limits.document_bytes {
+            return Err(Refusal::TooMuch);
+        }
+        if self.bytes - replaced + change.change.len() > limits.offer_bytes {
+            return Err(Refusal::Full);
+        }
+        let expected = check_continuity(
+            &change.change,
+            &author,
+            epoch,
+            sequence,
+            kept.map(Author::head),
+            limits,
+        )?;
+        let document = self.document(&author, epoch)?;
+        match document.with_change(&change.change, expected, limits) {
+            Ok((changed, view, head)) => {
+                Ok(self.commit(author, epoch, changed, change, head, view))
+            }
+            Err(refusal) => {
+                // As it was; else every bad change would cost a replay of the document.
+                if kept_epoch {
+                    self.keep_hot(author, epoch, document);
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Writes the next change of our own document. `epoch` above the present one starts a fresh
+    /// document. No change when it says `to` already.
+    pub(crate) fn write(
+        &mut self,
+        key: &NodeKey,
+        mesh: &MeshId,
+        epoch: u64,
+        to: View,
+    ) -> Result<Option<Outcome>, Refusal> {
+        let me = key.peer_id();
+        let log = self.get(&me).filter(|l| l.epoch == epoch);
+        if log.is_some_and(|l| l.view == to) {
+            return Ok(None);
+        }
+        let (from, sequence) = (
+            log.map(|l| l.view.clone()),
+            log.map_or(0, |l| l.changes.len() as u64) + 1,
+        );
+        let (document, bytes, head) = self.document(&me, epoch)?.edited(from.as_ref(), &to)?;
+        let change = envelope::sign(key, mesh, epoch, sequence, bytes)?;
+        Ok(Some(self.commit(me, epoch, document, change, head, to)))
+    }
+
+    /// Bytes of all changes of an author's present epoch.
+    pub(crate) fn document_bytes(&self, author: &PeerId) -> usize {
+        self.get(author).map_or(0, |l| l.bytes)
+    }
+
+    /// The author's live document, or an empty one for an epoch that begins.
+    fn document(&mut self, author: &PeerId, epoch: u64) -> Result<Document, Refusal> {
+        if let Some(at) = self
+            .hot
+            .iter()
+            .position(|(a, e, _)| a == author && *e == epoch)
+        {
+            return Ok(self.hot.remove(at).2);
+        }
+        match self.get(author).filter(|l| l.epoch == epoch) {
+            Some(log) => Document::replay(author, epoch, &log.changes),
+            None => Ok(Document::new(author, epoch)),
+        }
+    }
+
+    fn keep_hot(&mut self, author: PeerId, epoch: u64, document: Document) {
+        self.hot.retain(|(a, ..)| *a != author);
+        if self.hot.len() >= HOT_DOCUMENTS {
+            self.hot.remove(0);
+        }
+        self.hot.push((author, epoch, document));
+    }
+
+    fn commit(
+        &mut self,
+        author: PeerId,
+        epoch: u64,
+        document: Document,
+        change: SignedChange,
+        head: Head,
+        view: View,
+    ) -> Outcome {
+        self.keep_hot(author, epoch, document);
+        self.bytes += change.change.len();
+        let log = self
+            .authors
+            .entry(author)
+            .or_insert_with(|| Author::new(epoch, Vec::new(), head, View::default()));
+        if log.epoch != epoch {
+            self.bytes -= log.bytes;
+            (log.epoch, log.bytes) = (epoch, 0);
+            log.changes.clear();
+        }
+        log.bytes += change.change.len();
+        log.changes.push(change);
+        log.head = head;
+        let before = std::mem::replace(&mut log.view, view);
+        Outcome::Applied {
+            added: log
+                .view
+                .experts
+                .difference(&before.experts)
+                .copied()
+                .collect(),
+            removed: before
+                .experts
+                .difference(&log.view.experts)
+                .copied()
+                .collect(),
+        }
+    }
+}

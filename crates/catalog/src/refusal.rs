@@ -1,0 +1,127 @@
+//! Why something a peer sent is refused, and how often that happened.
+
+use std::{collections::BTreeMap, fmt};
+
+/// Why a change or a card is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Another version of the offer document or of the card.
+    Version,
+    /// Larger than one change or card may be.
+    Size,
+    /// The author is not a peer id with an Ed25519 key in it.
+    Author,
+    /// Not signed by its author, or for another mesh, epoch or sequence.
+    Signature,
+    /// A second, different change under a known epoch and sequence.
+    Equivocation,
+    /// Not one uncompressed Automerge change, or one that no offer document can contain.
+    Chunk,
+    /// Does not continue its author's document: wrong actor, sequence, dependency or counter.
+    Continuity,
+    /// Automerge panicked on it.
+    Panicked,
+    /// Automerge refused it.
+    Document,
+    /// The document it leads to is not an offer.
+    Schema,
+    /// The document it leads to holds more than an offer may.
+    TooMuch,
+    /// As many authors, or bytes of offers, are kept as may be.
+    Full,
+    /// Not a card.
+    Card,
+    /// A card no offer speaks of.
+    CardUnwanted,
+    /// As many cards, or bytes of cards, are kept as may be.
+    CardsFull,
+    /// As many peers are connected as may be.
+    PeersFull,
+}
+
+impl Refusal {
+    /// A name for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Size => "size",
+            Self::Author => "author",
+            Self::Signature => "signature",
+            Self::Equivocation => "equivocation",
+            Self::Chunk => "chunk",
+            Self::Continuity => "continuity",
+            Self::Panicked => "panicked",
+            Self::Document => "document",
+            Self::Schema => "schema",
+            Self::TooMuch => "too-much",
+            Self::Full => "full",
+            Self::Card => "card",
+            Self::CardUnwanted => "card-unwanted",
+            Self::CardsFull => "cards-full",
+            Self::PeersFull => "peers-full",
+        }
+    }
+
+    /// Whether the author's own valid signature is on what was refused, so that asking again
+    /// brings the same again.
+    pub(crate) const fn is_authors_own(self) -> bool {
+        !matches!(
+            self,
+            Self::Version | Self::Size | Self::Author | Self::Signature
+        )
+    }
+
+    /// Whether an honest peer, which checks all it passes on, could not have sent this.
+    pub(crate) const fn blames_sender(self) -> bool {
+        !matches!(
+            self,
+            // Two honest peers can hold different halves of an equivocation, and so different
+            // continuations; their tables and versions can differ from ours.
+            Self::Version
+                | Self::Equivocation
+                | Self::Continuity
+                | Self::Full
+                | Self::CardUnwanted
+                | Self::CardsFull
+                | Self::PeersFull
+        )
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What the catalog has taken and refused since it was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Changes of other authors taken.
+    pub changes: u64,
+    /// Cards taken from peers.
+    pub cards: u64,
+    /// Changes and cards that were known already.
+    pub repeats: u64,
+    /// Times a peer held a version of our own document that we do not know: lost or restored
+    /// storage, or a second node with our key.
+    pub own_forks: u64,
+    refused: BTreeMap<Refusal, u64>,
+}
+
+impl Counters {
+    /// Refusals for one reason.
+    pub fn refused(&self, reason: Refusal) -> u64 {
+        self.refused.get(&reason).copied().unwrap_or(0)
+    }
+
+    /// Every reason that occurred, with its count.
+    pub fn refusals(&self) -> impl Iterator<Item = (Refusal, u64)> + '_ {
+        self.refused.iter().map(|(r, n)| (*r, *n))
+    }
+
+    pub(crate) fn refuse(&mut self, reason: Refusal) {
+        *self.refused.entry(reason).or_default() += 1;
+    }
+}

@@ -1,0 +1,289 @@
+//! Nodes, their disks, and the frames on their way between them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use polymath_catalog::{
+    Action, Catalog, CatalogConfig, CatalogLimits, FRAME_BYTES, Offer, Recovered,
+};
+use polymath_proto::v1::{SyncFrame, sync_frame::Frame};
+use polymath_types::{
+    ExpertCard, ExpertId, ExpertKind, Index, Keypair, LabelSet, MeshId, Model, NodeKey, PeerId,
+    Runtime, Sampling,
+};
+use prost::Message as _;
+
+pub(crate) const MESH: MeshId = MeshId::from_bytes([7; 32]);
+
+/// The key whose seed is `n` everywhere.
+pub(crate) fn key(n: u8) -> NodeKey {
+    let pair = Keypair::ed25519_from_bytes([n; 32]).unwrap();
+    let text = STANDARD.encode(pair.to_protobuf_encoding().unwrap());
+    NodeKey::from_text(&format!("polymath-identity 1\n{text}\n")).unwrap()
+}
+
+pub(crate) fn card(name: &str) -> Arc<ExpertCard> {
+    Arc::new(ExpertCard {
+        version: 1,
+        name: name.into(),
+        kind: ExpertKind::Generate,
+        model: Model {
+            name: "tiny".into(),
+            runtime: Runtime::Trigram,
+            files: Vec::new(),
+            adapter: None,
+            context_length: 128,
+            dimensions: 0,
+            licence: "MIT".into(),
+        },
+        system: None,
+        sampling: Sampling::default(),
+        description: format!("all about {name}"),
+        examples: Vec::new(),
+        languages: Vec::new(),
+        labels: LabelSet::None,
+    })
+}
+
+pub(crate) type Disk = BTreeMap<String, Vec<u8>>;
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) catalog: Catalog,
+    pub(crate) disk: Disk,
+    pub(crate) key: NodeKey,
+    pub(crate) links: BTreeSet<PeerId>,
+}
+
+impl Node {
+    pub(crate) fn open(key: NodeKey, limits: CatalogLimits, disk: Disk) -> (Self, Recovered) {
+        let config = CatalogConfig {
+            key: key.clone(),
+            mesh: MESH,
+            limits,
+        };
+        let (catalog, recovered) = Catalog::open(config, disk.clone());
+        (
+            Self {
+                catalog,
+                disk,
+                key,
+                links: BTreeSet::new(),
+            },
+            recovered,
+        )
+    }
+
+    pub(crate) fn fresh(n: u8) -> Self {
+        Self::open(key(n), CatalogLimits::default(), Disk::new()).0
+    }
+
+    pub(crate) fn id(&self) -> PeerId {
+        self.key.peer_id()
+    }
+
+    /// Does what the actions say; what is to be sent comes back, checked against the wire's rules.
+    pub(crate) fn perform(&mut self, actions: Vec<Action>) -> Vec<(PeerId, SyncFrame)> {
+        let mut sent = Vec::new();
+        for action in actions {
+            match action {
+                Action::Store { name, bytes } => {
+                    assert!(sent.is_empty(), "{name} is stored after something was sent");
+                    assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+                    self.disk.insert(name, bytes);
+                }
+                Action::Remove { name } => {
+                    assert!(self.disk.remove(&name).is_some(), "{name} was never stored");
+                }
+                Action::Send { peer, frame } => {
+                    assert!(
+                        self.links.contains(&peer),
+                        "a frame for a peer that is not connected"
+                    );
+                    let bytes = frame.encode_to_vec();
+                    assert!(
+                        bytes.len() <= FRAME_BYTES,
+                        "a frame of {} bytes",
+                        bytes.len()
+                    );
+                    sent.push((peer, SyncFrame::decode(bytes.as_slice()).unwrap()));
+                }
+                _ => {}
+            }
+        }
+        sent
+    }
+
+    /// Hosts experts of these names and says so.
+    pub(crate) fn offer(&mut self, names: &[&str]) -> Vec<(PeerId, SyncFrame)> {
+        let cards: Vec<_> = names.iter().map(|n| card(n)).collect();
+        let offer = Offer {
+            agent: "polymath/test".into(),
+            addresses: vec![format!("/ip4/127.0.0.1/tcp/{}", 4000 + names.len())],
+            experts: cards.iter().map(|c| c.id()).collect(),
+        };
+        let mut actions = self.catalog.set_cards(cards).unwrap();
+        actions.extend(self.catalog.set_offer(offer).unwrap());
+        // Two calls' actions: each is in order by itself.
+        let (sends, rest): (Vec<_>, Vec<_>) = actions
+            .into_iter()
+            .partition(|a| matches!(a, Action::Send { .. }));
+        let mut sent = self.perform(rest);
+        sent.extend(self.perform(sends));
+        sent
+    }
+
+    /// Connects to a peer that exists only in the test.
+    pub(crate) fn connect_to(&mut self, peer: PeerId) -> Vec<(PeerId, SyncFrame)> {
+        self.links.insert(peer);
+        let actions = self.catalog.peer_connected(peer);
+        self.perform(actions)
+    }
+
+    pub(crate) fn receive(&mut self, from: PeerId, frame: SyncFrame) -> Vec<(PeerId, SyncFrame)> {
+        let actions = self.catalog.receive(from, frame).unwrap();
+        self.perform(actions)
+    }
+
+    /// The process ends and starts again on the same disk.
+    pub(crate) fn restart(&mut self, limits: CatalogLimits) -> Recovered {
+        let (node, recovered) =
+            Self::open(self.key.clone(), limits, std::mem::take(&mut self.disk));
+        *self = node;
+        recovered
+    }
+
+    pub(crate) fn expert_names(&self) -> BTreeSet<String> {
+        self.catalog
+            .index()
+            .experts()
+            .map(|e| e.card.name.clone())
+            .collect()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Packet {
+    pub(crate) from: PeerId,
+    pub(crate) to: PeerId,
+    pub(crate) frame: SyncFrame,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Mesh {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) wire: VecDeque<Packet>,
+    /// Bytes of changes and cards carried, to see what is sent twice.
+    pub(crate) carried: usize,
+}
+
+impl Mesh {
+    /// Nodes with keys 1 to `n`, not connected.
+    pub(crate) fn of(n: u8) -> Self {
+        Self {
+            nodes: (1..=n).map(Node::fresh).collect(),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn post(&mut self, from: usize, sent: Vec<(PeerId, SyncFrame)>) {
+        let from = self.nodes[from].id();
+        self.wire.extend(
+            sent.into_iter()
+                .map(|(to, frame)| Packet { from, to, frame }),
+        );
+    }
+
+    pub(crate) fn offer(&mut self, node: usize, names: &[&str]) {
+        let sent = self.nodes[node].offer(names);
+        self.post(node, sent);
+    }
+
+    pub(crate) fn connect(&mut self, a: usize, b: usize) {
+        for (x, y) in [(a, b), (b, a)] {
+            let peer = self.nodes[y].id();
+            let sent = self.nodes[x].connect_to(peer);
+            self.post(x, sent);
+        }
+    }
+
+    pub(crate) fn disconnect(&mut self, a: usize, b: usize) {
+        for (x, y) in [(a, b), (b, a)] {
+            let peer = self.nodes[y].id();
+            self.nodes[x].links.remove(&peer);
+            self.nodes[x].catalog.peer_disconnected(peer);
+        }
+        let (a, b) = (self.nodes[a].id(), self.nodes[b].id());
+        self.wire
+            .retain(|p| (p.from, p.to) != (a, b) && (p.from, p.to) != (b, a));
+    }
+
+    /// Cuts every link of a node.
+    pub(crate) fn isolate(&mut self, node: usize) {
+        for other in 0..self.nodes.len() {
+            if other != node {
+                self.disconnect(node, other);
+            }
+        }
+    }
+
+    pub(crate) fn deliver(&mut self, packet: Packet) {
+        if let Some(Frame::Offers(_) | Frame::Cards(_)) = packet.frame.frame {
+            self.carried += packet.frame.encoded_len();
+        }
+        let to = self.nodes.iter().position(|n| n.id() == packet.to).unwrap();
+        if !self.nodes[to].links.contains(&packet.from) {
+            return;
+        }
+        let sent = self.nodes[to].receive(packet.from, packet.frame);
+        self.post(to, sent);
+    }
+
+    /// Carries frames until none is left.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let Some(packet) = self.wire.pop_front() else {
+                return;
+            };
+            self.deliver(packet);
+        }
+        panic!("the mesh never falls silent");
+    }
+
+    pub(crate) fn tick(&mut self) {
+        for node in 0..self.nodes.len() {
+            let actions = self.nodes[node].catalog.tick();
+            let sent = self.nodes[node].perform(actions);
+            self.post(node, sent);
+        }
+    }
+
+    pub(crate) fn index(&self, node: usize) -> Arc<Index> {
+        self.nodes[node].catalog.index()
+    }
+}
+
+/// Changes in frames, in order.
+pub(crate) fn changes(sent: &[(PeerId, SyncFrame)]) -> Vec<polymath_proto::v1::SignedChange> {
+    sent.iter()
+        .filter_map(|(_, f)| match &f.frame {
+            Some(Frame::Offers(o)) => Some(o.changes.clone()),
+            _ => None,
+        })
+        .flatten()
+        .collect()
+}
+
+pub(crate) fn offers(changes: Vec<polymath_proto::v1::SignedChange>) -> SyncFrame {
+    SyncFrame {
+        version: 1,
+        frame: Some(Frame::Offers(polymath_proto::v1::Offers { changes })),
+    }
+}
+
+pub(crate) fn expert_id(name: &str) -> ExpertId {
+    card(name).id()
+}

@@ -1,0 +1,101 @@
+//! The bytes of version 1, kept in files: what a record on disk and a frame on the wire are.
+//!
+//! `POLYMATH_BLESS=1` writes the files anew; that is right only together with a new version.
+
+use std::path::PathBuf;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use polymath_catalog::{CatalogLimits, RecordError};
+use polymath_proto::v1::SyncFrame;
+use polymath_types::{Keypair, NodeKey};
+use prost::Message as _;
+
+use crate::driver::{Disk, Node, card, expert_id, key, offers};
+
+pub(crate) fn key_from_seed(seed: [u8; 32]) -> NodeKey {
+    let pair = Keypair::ed25519_from_bytes(seed).unwrap();
+    let text = STANDARD.encode(pair.to_protobuf_encoding().unwrap());
+    NodeKey::from_text(&format!("polymath-identity 1\n{text}\n")).unwrap()
+}
+
+fn golden(name: &str, made: &[u8]) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    if std::env::var_os("POLYMATH_BLESS").is_some() {
+        std::fs::write(&path, made).unwrap();
+    }
+    std::fs::read(&path).unwrap()
+}
+
+/// A node with a fixed key after two changes of its offer, and the frame that carries both.
+fn author() -> (Node, SyncFrame) {
+    let mut node = Node::fresh(42);
+    let peer = key(43).peer_id();
+    node.connect_to(peer);
+    let mut all = crate::driver::changes(&node.offer(&["chef"]));
+    all.extend(crate::driver::changes(&node.offer(&["chef", "coder"])));
+    (node, offers(all))
+}
+
+#[test]
+fn the_record_is_what_version_1_wrote() {
+    let (node, _) = author();
+    let name = format!("offer-{}", node.id());
+    let kept = golden("offer_record_v1.bin", &node.disk[&name]);
+    assert_eq!(node.disk[&name], kept);
+    let (reader, recovered) =
+        Node::open(key(1), CatalogLimits::default(), Disk::from([(name, kept)]));
+    assert!(recovered.problems.is_empty(), "{recovered:?}");
+    let offer = reader.catalog.index().peers()[&node.id()].clone();
+    assert_eq!(
+        (offer.epoch, offer.sequence, offer.agent.as_str()),
+        (1, 2, "polymath/test")
+    );
+    let mut experts = vec![expert_id("chef"), expert_id("coder")];
+    experts.sort();
+    assert_eq!(offer.experts, experts);
+}
+
+#[test]
+fn the_frame_is_what_version_1_sent() {
+    let (node, frame) = author();
+    let kept = golden("sync_frame_v1.bin", &frame.encode_to_vec());
+    assert_eq!(frame.encode_to_vec(), kept);
+    let mut reader = Node::fresh(1);
+    reader.connect_to(node.id());
+    reader.receive(node.id(), SyncFrame::decode(kept.as_slice()).unwrap());
+    assert_eq!(reader.catalog.index().peers(), node.catalog.index().peers());
+}
+
+#[test]
+fn a_record_of_version_2_is_refused_with_both_versions_named() {
+    let (node, _) = author();
+    for (name, bytes) in &node.disk {
+        let mut later = bytes.clone();
+        later[4] = 2;
+        let disk = Disk::from([(name.clone(), later)]);
+        let (_, recovered) = Node::open(key(1), CatalogLimits::default(), disk);
+        let (refused, error) = &recovered.problems[0];
+        assert_eq!(refused, name);
+        assert!(matches!(error, RecordError::Version(_)));
+        let line = error.to_string();
+        assert!(
+            line.contains("version 2") && line.contains("version 1"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_card_record_round_trips() {
+    let (node, _) = author();
+    let name = format!("card-{}", expert_id("chef"));
+    let disk = Disk::from([(name.clone(), node.disk[&name].clone())]);
+    let (reader, recovered) = Node::open(key(1), CatalogLimits::default(), disk);
+    assert_eq!(recovered.cards, 1);
+    assert_eq!(
+        reader.catalog.card(&expert_id("chef")).unwrap(),
+        card("chef")
+    );
+}

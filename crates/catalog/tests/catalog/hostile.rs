@@ -1,0 +1,397 @@
+//! Bytes of strangers: whatever they are, they harm no entry but their signer's.
+
+use automerge::{
+    ObjType, ROOT,
+    transaction::{Transactable as _, Transaction},
+};
+use polymath_catalog::{FrameError, Refusal};
+use polymath_proto::v1::{
+    Cards, Digest, OfferHead, SignedChange, SyncFrame, Want, sync_frame::Frame,
+};
+
+use crate::{
+    driver::{MESH, card, changes, key, offers},
+    scene::{body, chunk, scene, signed, valid_root},
+};
+
+#[test]
+fn the_scene_itself_is_accepted() {
+    let scene = scene();
+    let node = scene.attack(vec![scene.first.clone(), scene.second.clone()]);
+    assert_eq!(node.catalog.counters().changes, 2);
+    assert_eq!(scene.sign(1, 1, scene.first.change.to_vec()), scene.first);
+    let small = scene.crafted(|tx| {
+        valid_root(tx);
+    });
+    assert_eq!(scene.attack(vec![small]).catalog.counters().changes, 1);
+    assert_eq!(chunk(1, body(&scene.first.change)), scene.first.change);
+}
+
+#[test]
+fn a_document_of_another_is_refused_whoever_signs() {
+    let scene = scene();
+    let stranger = key(77);
+    // Signed by a stranger in the author's name.
+    let mut forged = signed(
+        &stranger,
+        MESH.as_bytes(),
+        1,
+        1,
+        scene.first.change.to_vec(),
+    );
+    forged.author = scene.first.author.clone();
+    assert_eq!(scene.refusals(forged), [(Refusal::Signature, 1)]);
+    // Another author's change, signed by the stranger as his own: the actor is not his.
+    let copied = signed(
+        &stranger,
+        MESH.as_bytes(),
+        1,
+        1,
+        scene.first.change.to_vec(),
+    );
+    assert_eq!(scene.refusals(copied), [(Refusal::Continuity, 1)]);
+    // A peer id without a key in it.
+    let mut keyless = scene.first.clone();
+    keyless.author = [vec![0x12, 0x20], vec![5; 32]].concat().into();
+    assert_eq!(scene.refusals(keyless), [(Refusal::Author, 1)]);
+}
+
+#[test]
+fn another_mesh_epoch_or_sequence_breaks_the_signature() {
+    let scene = scene();
+    let change = scene.first.change.to_vec();
+    let elsewhere = signed(&scene.hostile, &[8; 32], 1, 1, change);
+    assert_eq!(scene.refusals(elsewhere), [(Refusal::Signature, 1)]);
+    for (epoch, sequence) in [(2, 1), (1, 2), (u64::MAX, 1)] {
+        let replayed = SignedChange {
+            epoch,
+            sequence,
+            ..scene.first.clone()
+        };
+        assert_eq!(scene.refusals(replayed), [(Refusal::Signature, 1)]);
+    }
+}
+
+#[test]
+fn two_changes_with_one_sequence_are_reported_and_the_first_stays() {
+    let scene = scene();
+    let other = scene.crafted(|tx| {
+        valid_root(tx);
+    });
+    let node = scene.attack(vec![scene.first.clone(), other, scene.first.clone()]);
+    assert_eq!(node.catalog.counters().refused(Refusal::Equivocation), 1);
+    assert_eq!(node.catalog.counters().repeats, 1);
+    assert_eq!(
+        node.catalog.index().peers()[&scene.hostile.peer_id()]
+            .experts
+            .len(),
+        3
+    );
+}
+
+#[test]
+fn only_single_uncompressed_changes_reach_automerge() {
+    let scene = scene();
+    let change = scene.first.change.to_vec();
+    for kind in [0, 2, 3, 4, 0xff] {
+        let forged = scene.sign(1, 1, chunk(kind, body(&change)));
+        assert_eq!(
+            scene.refusals(forged),
+            [(Refusal::Chunk, 1)],
+            "chunk type {kind}"
+        );
+    }
+    for bytes in [
+        Vec::new(),
+        change[..change.len() - 1].to_vec(),
+        [change.clone(), change.clone()].concat(),
+    ] {
+        assert_eq!(
+            scene.refusals(scene.sign(1, 1, bytes)),
+            [(Refusal::Chunk, 1)]
+        );
+    }
+    let huge = scene.crafted(|tx| {
+        valid_root(tx);
+        tx.put(ROOT, "agent", "x".repeat(40_000)).unwrap();
+    });
+    assert_eq!(scene.refusals(huge), [(Refusal::Size, 1)]);
+    let many = scene.crafted(|tx| {
+        valid_root(tx);
+        for n in 0..1100u64 {
+            tx.put(ROOT, "agent", n).unwrap();
+        }
+    });
+    assert_eq!(scene.refusals(many), [(Refusal::Chunk, 1)]);
+}
+
+#[test]
+fn a_well_made_document_that_is_no_offer_is_refused() {
+    use Refusal::{Chunk, Schema, TooMuch, Version};
+    type Tx<'a, 'b> = &'a mut Transaction<'b>;
+    let scene = scene();
+    let id = card("liar").id().to_string();
+    let check = |expected: Refusal, edit: &dyn Fn(Tx<'_, '_>)| {
+        assert_eq!(
+            scene.refusals(scene.crafted(|tx| edit(tx))),
+            [(expected, 1)]
+        );
+    };
+    check(Schema, &|tx| tx.put(ROOT, "agent", "x").unwrap());
+    check(Version, &|tx| {
+        valid_root(tx);
+        tx.put(ROOT, "version", 2u64).unwrap();
+    });
+    check(Schema, &|tx| {
+        valid_root(tx);
+        tx.put(ROOT, "agent", 5u64).unwrap();
+    });
+    check(Schema, &|tx| {
+        valid_root(tx);
+        tx.put(ROOT, "agent", "\u{1b}[2J").unwrap();
+    });
+    check(TooMuch, &|tx| {
+        valid_root(tx);
+        tx.put(ROOT, "agent", "x".repeat(129)).unwrap();
+    });
+    check(TooMuch, &|tx| {
+        valid_root(tx);
+        let list = tx.put_object(ROOT, "addresses", ObjType::List).unwrap();
+        for at in 0..17 {
+            tx.insert(&list, at, "/a").unwrap();
+        }
+    });
+    check(Schema, &|tx| {
+        let experts = valid_root(tx);
+        tx.put(&experts, id.as_str(), true).unwrap();
+    });
+    check(Schema, &|tx| {
+        let experts = valid_root(tx);
+        let entry = tx
+            .put_object(&experts, id.to_uppercase(), ObjType::Map)
+            .unwrap();
+        tx.put(&entry, "accepting", true).unwrap();
+    });
+    check(TooMuch, &|tx| {
+        let experts = valid_root(tx);
+        for n in 0..65 {
+            let entry = tx
+                .put_object(&experts, format!("{n:064x}"), ObjType::Map)
+                .unwrap();
+            tx.put(&entry, "accepting", true).unwrap();
+        }
+    });
+    check(TooMuch, &|tx| {
+        valid_root(tx);
+        for n in 0..40 {
+            tx.put(ROOT, format!("later field {n}"), true).unwrap();
+        }
+    });
+    check(Chunk, &|tx| {
+        valid_root(tx);
+        tx.put(ROOT, "k".repeat(200), true).unwrap();
+    });
+    check(Chunk, &|tx| {
+        valid_root(tx);
+        tx.put_object(ROOT, "text", ObjType::Text).unwrap();
+    });
+}
+
+#[test]
+fn fields_of_a_later_revision_are_ignored() {
+    let scene = scene();
+    let change = scene.crafted(|tx| {
+        let experts = valid_root(tx);
+        let entry = tx
+            .put_object(&experts, card("liar").id().to_string(), ObjType::Map)
+            .unwrap();
+        tx.put(&entry, "accepting", true).unwrap();
+        tx.put(&entry, "price", 3u64).unwrap();
+        tx.put(ROOT, "region", "eu").unwrap();
+    });
+    let node = scene.attack(vec![change]);
+    assert_eq!(
+        node.catalog.index().peers()[&scene.hostile.peer_id()].experts,
+        [card("liar").id()]
+    );
+}
+
+#[test]
+fn a_peer_that_goes_on_sending_forgeries_is_cut_off_with_a_reason() {
+    let scene = scene();
+    let mut node = scene.victim();
+    let mut forged = scene.first.clone();
+    forged.signature = vec![9; 64].into();
+    node.receive(scene.hostile.peer_id(), offers(vec![forged.clone(); 500]));
+    let counted = node.catalog.counters().refused(Refusal::Signature);
+    assert!(counted < 100, "{counted} verified of one bad frame");
+    let error = node
+        .catalog
+        .receive(scene.hostile.peer_id(), offers(vec![forged]))
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            FrameError::Misbehaving {
+                last: Refusal::Signature,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    // The author itself is not to blame for what someone else forged in its name.
+    node.connect_to(key(50).peer_id());
+    node.receive(key(50).peer_id(), offers(vec![scene.first.clone()]));
+    assert_eq!(node.catalog.counters().changes, 1);
+}
+
+#[test]
+fn a_refused_change_is_not_asked_for_again_and_again() {
+    let scene = scene();
+    let mut node = scene.victim();
+    let from = scene.hostile.peer_id();
+    let nonsense = scene.crafted(|tx| tx.put(ROOT, "agent", "x").unwrap());
+    let answer = offers(vec![nonsense, scene.second.clone()]);
+    // The second change looks like the end of a gap, which this peer could never fill.
+    for _ in 0..3 {
+        assert!(node.receive(from, answer.clone()).is_empty());
+    }
+    // Without the refusal the gap is asked for.
+    let mut other = scene.victim();
+    assert_eq!(
+        other
+            .receive(from, offers(vec![scene.second.clone()]))
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn cards_are_taken_only_whole_and_only_if_an_offer_names_them() {
+    let scene = scene();
+    let mut node = scene.attack(vec![scene.first.clone()]);
+    let from = scene.hostile.peer_id();
+    let frame = |cards: Vec<Vec<u8>>| SyncFrame {
+        version: 1,
+        frame: Some(Frame::Cards(Cards {
+            cards: cards.into_iter().map(Into::into).collect(),
+        })),
+    };
+    let mut longer = card("liar").as_ref().clone();
+    longer.description = "x".repeat(100_000);
+    let mut altered = card("liar").to_bytes();
+    altered[40] ^= 1;
+    node.receive(
+        from,
+        frame(vec![
+            card("nobody offers this").to_bytes(),
+            card("gatecrasher").to_bytes(),
+        ]),
+    );
+    node.receive(
+        from,
+        frame(vec![longer.to_bytes(), altered, b"{}".to_vec(), Vec::new()]),
+    );
+    let counters = node.catalog.counters();
+    assert_eq!(counters.cards, 0);
+    assert_eq!(counters.refused(Refusal::CardUnwanted), 1);
+    assert!(counters.refused(Refusal::Card) >= 4);
+    node.receive(from, frame(vec![card("liar").to_bytes()]));
+    assert!(node.expert_names().contains("liar"));
+}
+
+#[test]
+fn frames_out_of_bounds_are_refused_with_both_versions_named() {
+    let scene = scene();
+    let mut node = scene.victim();
+    let from = scene.hostile.peer_id();
+    let error = node
+        .catalog
+        .receive(
+            from,
+            SyncFrame {
+                version: 2,
+                frame: None,
+            },
+        )
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("version 2") && error.contains("version 1"),
+        "{error}"
+    );
+    let error = node
+        .catalog
+        .receive(
+            from,
+            SyncFrame {
+                version: 1,
+                frame: None,
+            },
+        )
+        .unwrap_err();
+    assert_eq!(error, FrameError::Empty);
+    let heads = vec![
+        OfferHead {
+            author: vec![1; 60].into(),
+            epoch: 1,
+            sequence: 1
+        };
+        5000
+    ];
+    let frame = SyncFrame {
+        version: 1,
+        frame: Some(Frame::Digest(Digest { heads, more: false })),
+    };
+    assert!(matches!(
+        node.catalog.receive(from, frame.clone()),
+        Err(FrameError::TooLarge { .. })
+    ));
+    assert!(matches!(
+        node.catalog.receive(key(60).peer_id(), frame),
+        Err(FrameError::NotConnected)
+    ));
+}
+
+#[test]
+fn claims_without_proof_move_nothing() {
+    let scene = scene();
+    let mut node = scene.victim();
+    let from = scene.hostile.peer_id();
+    let me = node.id();
+    let before = (node.catalog.index(), node.disk.clone());
+    // Our own document far ahead, an unknown author, and repeated questions for one document.
+    let heads = [me, key(44).peer_id()]
+        .map(|p| OfferHead {
+            author: p.to_bytes().into(),
+            epoch: u64::MAX,
+            sequence: u64::MAX,
+        })
+        .to_vec();
+    node.receive(
+        from,
+        SyncFrame {
+            version: 1,
+            frame: Some(Frame::Digest(Digest { heads, more: true })),
+        },
+    );
+    let known = OfferHead {
+        author: key(2).peer_id().to_bytes().into(),
+        epoch: 0,
+        sequence: 0,
+    };
+    let want = Want {
+        offers: vec![known; 3000],
+        cards: Vec::new(),
+    };
+    let sent = node.receive(
+        from,
+        SyncFrame {
+            version: 1,
+            frame: Some(Frame::Want(want)),
+        },
+    );
+    assert_eq!(changes(&sent).len(), 1);
+    assert_eq!((node.catalog.index(), node.disk.clone()), before);
+    assert_eq!(node.catalog.counters().own_forks, 0);
+}

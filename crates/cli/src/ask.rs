@@ -1,0 +1,277 @@
+//! `polymath ask`: tokens on stdout, all else on stderr.
+
+use std::{
+    io::{IsTerminal, Read, Write},
+    time::Duration,
+};
+
+use polymath_node::{Node, Options};
+use polymath_proto::v1::{self, ask_event::Event};
+use polymath_types::{ErrorKind, Failure, Format};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use toml::Table;
+
+use crate::{args, output, session::Session};
+
+/// Most bytes read from standard input.
+const MOST_INPUT: u64 = 4 << 20;
+/// Time a passing client gives itself to meet the mesh.
+const MEET: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(session: Session, ask: args::Ask) -> Result<(), Failure> {
+    let config = session.begin(Table::new())?;
+    let question = question(&ask.question)?;
+    let show = Show { json: session.json, explain: ask.explain, dry_run: ask.dry_run, verbose: ask.verbose };
+    let request = request(ask, question)?;
+    let asked = async {
+        if let Some(mut daemon) = session.daemon().await? {
+            let mut stream = daemon.ask(request).await.map_err(|s| Node::control_failure(&s))?.into_inner();
+            let (events, answer) = mpsc::channel(1);
+            let pump = async move {
+                while let Some(event) = stream.message().await.map_err(|s| Node::control_failure(&s))? {
+                    if events.send(event).await.is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            };
+            let (shown, pumped) = tokio::join!(show.all(answer), pump);
+            // A broken connection explains an answer that ended too early.
+            return pumped.and(shown);
+        }
+        let home = session.home()?;
+        let lock = home.lock()?;
+        let store = session.store(&config)?;
+        let timeout = Duration::from_millis(request.timeout_ms);
+        let node = Node::start(Options { home, lock, config: config.clone(), cards: Vec::new(), store, passing: true }).await?;
+        node.meet(MEET.min(timeout / 2)).await;
+        let shown = show.all(node.ask(request)).await;
+        node.shut_down().await;
+        shown
+    };
+    tokio::select! {
+        done = asked => done,
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(ErrorKind::Cancelled, "interrupted: the answer was cancelled")),
+    }
+}
+
+fn question(words: &[String]) -> Result<String, Failure> {
+    let invalid = |m: String| Failure::new(ErrorKind::InvalidInput, m);
+    let from_stdin = words.is_empty() || words == ["-"];
+    if !from_stdin {
+        return Ok(words.join(" "));
+    }
+    if words.is_empty() && std::io::stdin().is_terminal() {
+        return Err(invalid("no question: write it behind `polymath ask`, or pipe it in".into()));
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .take(MOST_INPUT + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| invalid(format!("standard input cannot be read: {e}")))?;
+    if bytes.len() as u64 > MOST_INPUT {
+        return Err(invalid(format!("the question on standard input is longer than {}", output::bytes(MOST_INPUT))));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        invalid(format!("standard input is not UTF-8 (byte {at}): convert it first, for example with `iconv -t UTF-8`"))
+    })
+}
+
+fn request(ask: args::Ask, question: String) -> Result<v1::AskRequest, Failure> {
+    use v1::chat_message::Role;
+    let timeout_ms = Duration::try_from_secs_f64(ask.timeout)
+        .ok()
+        .filter(|t| !t.is_zero())
+        .and_then(|t| u64::try_from(t.as_millis()).ok())
+        .ok_or_else(|| Failure::new(ErrorKind::InvalidInput, format!("--timeout {}: give a number of seconds over 0", ask.timeout)))?;
+    let message = |role: Role, content: String| v1::ChatMessage { role: role as i32, content };
+    let mut messages: Vec<_> = ask.system.into_iter().map(|s| message(Role::System, s)).collect();
+    messages.push(message(Role::User, question));
+    Ok(v1::AskRequest {
+        version: Format::Control.current(),
+        kind: ask.kind,
+        messages,
+        labels: ask.labels,
+        sampling: Some(v1::Sampling {
+            max_tokens: ask.max_tokens,
+            temperature: ask.temperature,
+            top_p: None,
+            top_k: None,
+            seed: ask.seed,
+            stop: ask.stop,
+        }),
+        model: ask.model.unwrap_or_default(),
+        peer: ask.peer.unwrap_or_default(),
+        exclude: ask.exclude,
+        timeout_ms: timeout_ms.max(1),
+        dry_run: ask.dry_run,
+        request_id: String::new(),
+    })
+}
+
+/// How much of an answer's way is shown.
+struct Show {
+    json: bool,
+    explain: bool,
+    dry_run: bool,
+    verbose: bool,
+}
+
+impl Show {
+    async fn all(&self, mut answer: mpsc::Receiver<v1::AskEvent>) -> Result<(), Failure> {
+        let mut collected = Collected::default();
+        while let Some(event) = answer.recv().await {
+            let Some(event) = event.event else { continue };
+            match event {
+                Event::Decision(decision) => {
+                    if self.dry_run && !decision.candidates.is_empty() {
+                        let text = if self.json { json!({ "decision": decision_json(&decision) }).to_string() } else { explain(&decision) };
+                        return say(&text, true);
+                    }
+                    if self.explain && !self.json {
+                        eprintln!("{}", output::dim(&explain(&decision)));
+                    }
+                    collected.decision = Some(decision);
+                }
+                Event::Attempt(attempt) => {
+                    if attempt.number > 1 {
+                        eprintln!("{}", output::dim(&format!(
+                            "{}: asking {} on {} instead",
+                            attempt.previous_failure, attempt.expert, output::short_peer(&attempt.peer)
+                        )));
+                    }
+                }
+                Event::Started(_) => {}
+                Event::Tokens(tokens) => {
+                    if !self.json {
+                        say(&tokens.text, false)?;
+                        collected.text_begun |= !tokens.text.is_empty();
+                    }
+                    collected.text.push_str(&tokens.text);
+                }
+                Event::Embeddings(embeddings) => collected.vectors = embeddings.vectors,
+                Event::Classifications(c) => collected.classes = c.classifications,
+                Event::Done(done) => return self.done(&collected, &done),
+                Event::Failed(failed) => {
+                    if collected.text_begun {
+                        say("", true)?;
+                    }
+                    return Err(polymath_node::failure(failed));
+                }
+            }
+        }
+        Err(Failure::new(ErrorKind::Internal, "the answer ended without a result: see the node's log"))
+    }
+
+    fn done(&self, c: &Collected, done: &v1::Done) -> Result<(), Failure> {
+        if self.json {
+            return say(&c.json(done, self.explain).to_string(), true);
+        }
+        if !c.vectors.is_empty() {
+            for vector in &c.vectors {
+                say(&json!(vector.values).to_string(), true)?;
+            }
+        } else if !c.classes.is_empty() {
+            for class in &c.classes {
+                let labels: Vec<String> = class.labels.iter().take(5).map(|l| format!("{} {:.3}", l.label, l.score)).collect();
+                say(&labels.join("\n"), true)?;
+            }
+        } else {
+            say("", true)?;
+        }
+        if self.verbose {
+            let usage = done.usage.unwrap_or_default();
+            let tries = if done.attempts > 1 { format!(" · {} tries", done.attempts) } else { String::new() };
+            eprintln!("{}", output::dim(&format!(
+                "{} ({}) on {} · {} {} · TTFT {:.0} ms · {:.1} tokens/s · {} + {} tokens · {:.0} ms{tries}",
+                done.expert, done.model, output::short_peer(&done.peer), done.path, done.transport, done.ttft_ms,
+                done.tokens_per_second, usage.prompt_tokens, usage.completion_tokens, done.total_ms
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Collected {
+    decision: Option<v1::Decision>,
+    text: String,
+    text_begun: bool,
+    vectors: Vec<v1::Vector>,
+    classes: Vec<v1::Classification>,
+}
+
+impl Collected {
+    fn json(&self, done: &v1::Done, explain: bool) -> Value {
+        let usage = done.usage.unwrap_or_default();
+        let mut value = json!({
+            "expert": done.expert, "expert_id": done.expert_id, "model": done.model, "peer": done.peer,
+            "path": done.path, "transport": done.transport, "attempts": done.attempts,
+            "ttft_ms": done.ttft_ms, "total_ms": done.total_ms, "tokens_per_second": done.tokens_per_second,
+            "finish_reason": if done.reason() == v1::finished::Reason::Length { "length" } else { "stop" },
+            "usage": { "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens },
+            "engine_fingerprint": done.engine_fingerprint, "seed": done.seed,
+        });
+        if !self.vectors.is_empty() {
+            value["embeddings"] = self.vectors.iter().map(|v| json!(v.values)).collect();
+        } else if !self.classes.is_empty() {
+            value["classifications"] = self
+                .classes
+                .iter()
+                .map(|c| c.labels.iter().map(|l| json!({ "label": l.label, "score": l.score })).collect::<Value>())
+                .collect();
+        } else {
+            value["answer"] = self.text.clone().into();
+        }
+        if let Some(decision) = &self.decision {
+            value["request_id"] = decision.request_id.clone().into();
+            value["reason"] = decision.reason.clone().into();
+            if explain {
+                value["decision"] = decision_json(decision);
+            }
+        }
+        value
+    }
+}
+
+/// Writes to stdout at once; a reader that went away ends the question.
+fn say(text: &str, newline: bool) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let end = if newline { "\n" } else { "" };
+    write!(out, "{text}{end}")
+        .and_then(|()| out.flush())
+        .map_err(|e| Failure::new(ErrorKind::Cancelled, format!("the answer's reader went away: {e}")))
+}
+
+pub(crate) fn decision_json(d: &v1::Decision) -> Value {
+    json!({
+        "request_id": d.request_id, "encoder": d.encoder, "reason": d.reason,
+        "candidates": d.candidates.iter().map(|c| json!({
+            "expert": c.expert, "expert_id": c.expert_id, "model": c.model, "peer": c.peer, "score": c.score,
+            "terms": c.terms.iter().map(|t| json!({ "name": t.name, "value": t.value, "weight": t.weight })).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+        "excluded": d.excluded.iter().map(|e| json!({
+            "expert": e.expert, "peer": e.peer, "reason": e.reason, "detail": e.detail,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn explain(d: &v1::Decision) -> String {
+    let rows: Vec<Vec<String>> = d
+        .candidates
+        .iter()
+        .map(|c| {
+            let terms: Vec<String> = c.terms.iter().map(|t| format!("{} {:.2}×{:.2}", t.name, t.value, t.weight)).collect();
+            vec![c.expert.clone(), output::short_peer(&c.peer), format!("{:.3}", c.score), terms.join("  ")]
+        })
+        .collect();
+    let mut text = format!("{}\n{}", d.reason, output::table(&["EXPERT", "PEER", "SCORE", "TERMS"], &rows));
+    for e in &d.excluded {
+        let peer = if e.peer.is_empty() { String::new() } else { format!(" on {}", output::short_peer(&e.peer)) };
+        text.push_str(&format!("\nnot {}{peer}: {} ({})", e.expert, e.reason, e.detail));
+    }
+    text.push_str(&format!("\nencoder {}", d.encoder));
+    text
+}

@@ -1,0 +1,148 @@
+//! `polymath status|peers|experts|down`.
+
+use std::time::Duration;
+
+use polymath_node::Node;
+use polymath_proto::v1;
+use polymath_types::{ErrorKind, Failure, Format};
+use serde_json::{Value, json};
+
+use crate::{output, session::Session};
+
+/// Time a daemon gets to end after it was told to.
+const GOODBYE: Duration = Duration::from_secs(30);
+
+const fn version() -> u32 {
+    Format::Control.current()
+}
+
+fn failed(status: polymath_node::Status) -> Failure {
+    Node::control_failure(&status)
+}
+
+pub(crate) fn status_json(s: &v1::StatusResponse) -> Value {
+    let load = s.load.unwrap_or_default();
+    json!({
+        "peer": s.peer, "mesh": { "id": s.mesh_id, "name": s.mesh_name, "own": s.own_mesh },
+        "addresses": s.addresses, "api": s.gateway, "home": s.home, "version": s.version, "pid": s.pid,
+        "uptime_ms": s.uptime_ms, "connected_peers": s.connected_peers, "known_experts": s.known_experts,
+        "rss_bytes": s.rss_bytes,
+        "load": { "queue_depth": load.queue_depth, "active": load.active, "free_slots": load.free_slots },
+        "experts": s.hosted.iter().map(|e| json!({
+            "id": e.id, "name": e.name, "kind": e.kind, "model": e.model, "state": e.state, "detail": e.detail,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// `chef, coder (loading), x (failed: why)`.
+pub(crate) fn hosted(s: &v1::StatusResponse) -> String {
+    if s.hosted.is_empty() {
+        return "none".into();
+    }
+    let names: Vec<String> = s
+        .hosted
+        .iter()
+        .map(|e| match e.state.as_str() {
+            "ready" => e.name.clone(),
+            "failed" => format!("{} (failed: {})", e.name, e.detail),
+            state => format!("{} ({state})", e.name),
+        })
+        .collect();
+    names.join(", ")
+}
+
+pub(crate) async fn status(session: Session) -> Result<(), Failure> {
+    let request = v1::StatusRequest { version: version() };
+    let s = session.running().await?.status(request).await.map_err(failed)?.into_inner();
+    output::print(&session, &status_json(&s), || {
+        let load = s.load.unwrap_or_default();
+        let rows = [
+            ("peer", s.peer.clone()),
+            ("mesh", format!("{} ({}){}", s.mesh_name, &s.mesh_id[..16.min(s.mesh_id.len())], if s.own_mesh { ", founded here" } else { "" })),
+            ("addresses", if s.addresses.is_empty() { "none: client only".into() } else { s.addresses.join("\n           ") }),
+            ("API", if s.gateway.is_empty() { "off".into() } else { format!("http://{}/v1", s.gateway) }),
+            ("experts", hosted(&s)),
+            ("known", format!("{} experts, {} connected peers", s.known_experts, s.connected_peers)),
+            ("load", format!("{} answering, {} waiting, {} free", load.active, load.queue_depth, load.free_slots)),
+            ("process", format!("pid {}, up {:.0?}, {} resident, {}", s.pid, Duration::from_millis(s.uptime_ms), output::bytes(s.rss_bytes), s.version)),
+            ("home", s.home.clone()),
+        ];
+        rows.iter().map(|(k, v)| format!("{k:<10} {v}")).collect::<Vec<_>>().join("\n")
+    });
+    Ok(())
+}
+
+pub(crate) async fn peers(session: Session) -> Result<(), Failure> {
+    let request = v1::PeersRequest { version: version() };
+    let peers = session.running().await?.peers(request).await.map_err(failed)?.into_inner().peers;
+    let value: Vec<Value> = peers
+        .iter()
+        .map(|p| {
+            json!({
+                "id": p.id, "connected": p.connected, "path": p.path, "transport": p.transport, "rtt_ms": p.rtt_ms,
+                "agent": p.agent, "experts": p.experts, "addresses": p.addresses, "note": p.note,
+            })
+        })
+        .collect();
+    output::print(&session, &json!({ "peers": value }), || {
+        if peers.is_empty() {
+            return "no peers yet: `polymath status` prints the address others join by".into();
+        }
+        let rows: Vec<Vec<String>> = peers
+            .iter()
+            .map(|p| {
+                let path = if p.connected { format!("{} {}", p.path, p.transport) } else { "-".into() };
+                let rtt = if p.rtt_ms > 0.0 { format!("{:.1} ms", p.rtt_ms) } else { "-".into() };
+                vec![p.id.clone(), path, rtt, p.agent.clone(), p.experts.join(", "), p.note.clone()]
+            })
+            .collect();
+        output::table(&["PEER", "PATH", "RTT", "VERSION", "EXPERTS", "NOTE"], &rows)
+    });
+    Ok(())
+}
+
+pub(crate) async fn experts(session: Session) -> Result<(), Failure> {
+    let request = v1::ExpertsRequest { version: version() };
+    let experts = session.running().await?.experts(request).await.map_err(failed)?.into_inner().experts;
+    let value: Vec<Value> = experts
+        .iter()
+        .map(|e| {
+            json!({
+                "id": e.id, "name": e.name, "kind": e.kind, "model": e.model, "description": e.description,
+                "licence": e.licence, "context_length": e.context_length, "peers": e.peers, "hosted_here": e.hosted_here,
+                "weights_id": e.weights_id,
+            })
+        })
+        .collect();
+    output::print(&session, &json!({ "experts": value }), || {
+        if experts.is_empty() {
+            return "no experts known yet: host one with `polymath up --expert NAME`, or join a mesh with `polymath join ADDR`".into();
+        }
+        let rows: Vec<Vec<String>> = experts
+            .iter()
+            .map(|e| {
+                let here = if e.hosted_here { " (here)" } else { "" };
+                let about: String = e.description.chars().take(60).collect();
+                vec![e.name.clone(), e.kind.clone(), e.model.clone(), format!("{}{here}", e.peers.len()), e.id[..12.min(e.id.len())].to_owned(), about]
+            })
+            .collect();
+        output::table(&["EXPERT", "KIND", "MODEL", "PEERS", "ID", "ABOUT"], &rows)
+    });
+    Ok(())
+}
+
+pub(crate) async fn down(session: Session) -> Result<(), Failure> {
+    session.running().await?.shutdown(v1::ShutdownRequest { version: version() }).await.map_err(failed)?;
+    let home = session.home()?;
+    let ended = async {
+        // The lock is what a next `up` needs, so its release is what "down" means.
+        while home.lock().is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(GOODBYE, ended).await.is_err() {
+        return Err(Failure::new(ErrorKind::DeadlineExceeded, format!("the node was told to stop but still runs after {GOODBYE:?}")));
+    }
+    output::print(&session, &json!({ "stopped": true }), || "stopped".into());
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! BERT sentence embeddings (Devlin et al. 2018; pooling as in Reimers and Gurevych 2019): the
+//! encoder of MiniLM and its kin, in 32-bit floats on candle's matrix product.
+
+use std::{collections::HashMap, path::Path};
+
+use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
+use candle_nn::ops::softmax_last_dim;
+use tokenizers::{Tokenizer, TruncationParams};
+
+use crate::{LoadError, gguf::first_line};
+
+/// Longest text that is looked at, tokens, where the model allows as many: what MiniLM was tuned
+/// on. The rest of a longer text is ignored.
+pub(crate) const MAX_TOKENS: usize = 256;
+
+#[derive(Debug, serde::Deserialize)]
+struct Config {
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    max_position_embeddings: usize,
+    vocab_size: usize,
+    layer_norm_eps: f64,
+    hidden_act: String,
+}
+
+/// A sentence encoder.
+#[derive(Debug)]
+pub(crate) struct Bert {
+    config: Config,
+    tokenizer: Tokenizer,
+    words: Tensor,
+    positions: Tensor,
+    /// The embedding of segment 0, the only one a lone text has.
+    segment: Tensor,
+    norm: Norm,
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug)]
+struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+#[derive(Debug)]
+struct Linear {
+    /// Transposed: inputs by outputs.
+    weight: Tensor,
+    bias: Tensor,
+}
+
+#[derive(Debug)]
+struct Layer {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    attention_norm: Norm,
+    up: Linear,
+    down: Linear,
+    output_norm: Norm,
+}
+
+/// Tensors of a safetensors file, by name.
+struct Tensors {
+    path: String,
+    map: HashMap<String, Tensor>,
+}
+
+impl Tensors {
+    fn read(path: &Path) -> Result<Self, LoadError> {
+        let name = path.display().to_string();
+        if let Err(e) = std::fs::metadata(path) {
+            return Err(LoadError::Unreadable { path: name, reason: e.to_string() });
+        }
+        let map = candle_core::safetensors::load(path, &Device::Cpu)
+            .map_err(|e| LoadError::Corrupt { path: name.clone(), reason: first_line(&e) })?;
+        Ok(Self { path: name, map })
+    }
+
+    fn take(&mut self, name: &str, dims: &[usize]) -> Result<Tensor, LoadError> {
+        let corrupt = |reason: String| LoadError::Corrupt { path: self.path.clone(), reason };
+        // Some exports put every name under "bert.".
+        let tensor = self
+            .map
+            .remove(name)
+            .or_else(|| self.map.remove(&format!("bert.{name}")))
+            .ok_or_else(|| corrupt(format!("the tensor '{name}' is missing")))?;
+        if tensor.dims() != dims {
+            return Err(corrupt(format!("the tensor '{name}' has shape {:?}, not {dims:?}", tensor.dims())));
+        }
+        tensor.to_dtype(DType::F32).map_err(|e| corrupt(format!("tensor '{name}': {}", first_line(&e))))
+    }
+
+    fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, LoadError> {
+        let weight = self.take(&format!("{name}.weight"), &[outputs, inputs])?;
+        let weight = weight
+            .t()
+            .and_then(|t| t.contiguous())
+            .map_err(|e| LoadError::Corrupt { path: self.path.clone(), reason: first_line(&e) })?;
+        Ok(Linear { weight, bias: self.take(&format!("{name}.bias"), &[outputs])? })
+    }
+
+    fn norm(&mut self, name: &str, size: usize, eps: f64) -> Result<Norm, LoadError> {
+        Ok(Norm {
+            weight: self.take(&format!("{name}.weight"), &[size])?,
+            bias: self.take(&format!("{name}.bias"), &[size])?,
+            eps,
+        })
+    }
+}
+
+impl Norm {
+    fn apply(&self, x: &Tensor) -> CandleResult<Tensor> {
+        candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.eps as f32)
+    }
+}
+
+impl Linear {
+    /// `x` has rank 2.
+    fn apply(&self, x: &Tensor) -> CandleResult<Tensor> {
+        x.matmul(&self.weight)?.broadcast_add(&self.bias)
+    }
+}
+
+impl Bert {
+    /// Loads the encoder from its three files.
+    pub(crate) fn load(weights: &Path, config: &Path, tokenizer: &Path) -> Result<Self, LoadError> {
+        let (config_path, tokenizer_path) = (config.display().to_string(), tokenizer.display().to_string());
+        let bytes = std::fs::read(config)
+            .map_err(|e| LoadError::Unreadable { path: config_path.clone(), reason: e.to_string() })?;
+        let config: Config = serde_json::from_slice(&bytes)
+            .map_err(|e| LoadError::Corrupt { path: config_path.clone(), reason: e.to_string() })?;
+        let c = &config;
+        let sound = (1..=1 << 14).contains(&c.hidden_size)
+            && (1..=256).contains(&c.num_hidden_layers)
+            && (1..=c.hidden_size).contains(&c.num_attention_heads)
+            && c.hidden_size.is_multiple_of(c.num_attention_heads)
+            && c.max_position_embeddings >= 8
+            && c.layer_norm_eps > 0.0;
+        if !sound || c.hidden_act != "gelu" {
+            return Err(LoadError::Unsupported {
+                path: config_path,
+                what: "its sizes or its activation are not those of a BERT sentence encoder".into(),
+                supported: "BERT encoders with gelu".into(),
+            });
+        }
+        if let Err(e) = std::fs::metadata(tokenizer) {
+            return Err(LoadError::Unreadable { path: tokenizer_path, reason: e.to_string() });
+        }
+        let corrupt = |e: tokenizers::Error| LoadError::Corrupt { path: tokenizer_path.clone(), reason: e.to_string() };
+        let mut tokenizer = Tokenizer::from_file(tokenizer).map_err(corrupt)?;
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(Some(TruncationParams {
+                max_length: MAX_TOKENS.min(c.max_position_embeddings),
+                ..TruncationParams::default()
+            }))
+            .map_err(corrupt)?;
+
+        let mut t = Tensors::read(weights)?;
+        let (h, i, eps) = (c.hidden_size, c.intermediate_size, c.layer_norm_eps);
+        let layers = (0..c.num_hidden_layers)
+            .map(|n| {
+                let name = |part: &str| format!("encoder.layer.{n}.{part}");
+                Ok(Layer {
+                    query: t.linear(&name("attention.self.query"), h, h)?,
+                    key: t.linear(&name("attention.self.key"), h, h)?,
+                    value: t.linear(&name("attention.self.value"), h, h)?,
+                    output: t.linear(&name("attention.output.dense"), h, h)?,
+                    attention_norm: t.norm(&name("attention.output.LayerNorm"), h, eps)?,
+                    up: t.linear(&name("intermediate.dense"), i, h)?,
+                    down: t.linear(&name("output.dense"), h, i)?,
+                    output_norm: t.norm(&name("output.LayerNorm"), h, eps)?,
+                })
+            })
+            .collect::<Result<_, LoadError>>()?;
+        let segments = t.take("embeddings.token_type_embeddings.weight", &[2, h])?;
+        let segment = segments
+            .narrow(0, 0, 1)
+            .map_err(|e| LoadError::Corrupt { path: t.path.clone(), reason: first_line(&e) })?;
+        Ok(Self {
+            words: t.take("embeddings.word_embeddings.weight", &[c.vocab_size, h])?,
+            positions: t.take("embeddings.position_embeddings.weight", &[c.max_position_embeddings, h])?,
+            segment,
+            norm: t.norm("embeddings.LayerNorm", h, eps)?,
+            layers,
+            tokenizer,
+            config,
+        })
+    }
+
+    /// Length of a vector.
+    pub(crate) const fn dimensions(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    /// Unit vectors of `texts`, and the tokens looked at.
+    pub(crate) fn embed(&self, texts: &[String]) -> Result<(Vec<Vec<f32>>, u32), String> {
+        let ids = texts
+            .iter()
+            .map(|text| self.tokenizer.encode_fast(text.as_str(), true).map(|e| e.get_ids().to_vec()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| e.to_string())?;
+        let tokens = ids.iter().map(Vec::len).sum::<usize>();
+        if tokens == 0 {
+            return Ok((vec![vec![0.0; self.dimensions()]; texts.len()], 0));
+        }
+        let vectors = self.forward(&ids).map_err(|e| first_line(&e))?;
+        Ok((vectors, tokens as u32))
+    }
+
+    fn forward(&self, ids: &[Vec<u32>]) -> CandleResult<Vec<Vec<f32>>> {
+        let (batch, longest) = (ids.len(), ids.iter().map(Vec::len).max().unwrap_or(0));
+        let (hidden, heads) = (self.config.hidden_size, self.config.num_attention_heads);
+        let head_dim = hidden / heads;
+        let mut padded = Vec::with_capacity(batch * longest);
+        let mut mask = Vec::with_capacity(batch * longest);
+        for ids in ids {
+            padded.extend_from_slice(ids);
+            padded.resize(padded.len() + longest - ids.len(), 0);
+            mask.resize(mask.len() + ids.len(), 1f32);
+            mask.resize(mask.len() + longest - ids.len(), 0f32);
+        }
+        let cpu = &Device::Cpu;
+        let mask = Tensor::from_vec(mask, (batch, longest), cpu)?;
+        // Padding gets no attention.
+        let bias = mask.affine(1e9, -1e9)?.reshape((batch, 1, 1, longest))?;
+        let padded = Tensor::from_vec(padded, batch * longest, cpu)?;
+        let x = self.words.index_select(&padded, 0)?.reshape((batch, longest, hidden))?;
+        let x = x.broadcast_add(&self.positions.narrow(0, 0, longest)?)?.broadcast_add(&self.segment)?;
+        let mut x = self.norm.apply(&x)?.reshape((batch * longest, hidden))?;
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        for layer in &self.layers {
+            let split = |linear: &Linear| {
+                linear.apply(&x)?.reshape((batch, longest, heads, head_dim))?.transpose(1, 2)?.contiguous()
+            };
+            let (query, key, value) = (split(&layer.query)?, split(&layer.key)?, split(&layer.value)?);
+            let scores = (query.matmul(&key.t()?)? * scale)?.broadcast_add(&bias)?;
+            let mixed = softmax_last_dim(&scores)?.matmul(&value)?;
+            let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((batch * longest, hidden))?;
+            x = layer.attention_norm.apply(&(layer.output.apply(&mixed)? + &x)?)?;
+            let inner = layer.up.apply(&x)?.gelu_erf()?;
+            x = layer.output_norm.apply(&(layer.down.apply(&inner)? + &x)?)?;
+        }
+        let weighted = x.reshape((batch, longest, hidden))?.broadcast_mul(&mask.unsqueeze(D::Minus1)?)?;
+        let mut vectors: Vec<Vec<f32>> = weighted.sum(1)?.to_vec2()?;
+        for vector in &mut vectors {
+            // The count in the mean cancels against the normalisation.
+            let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-12);
+            vector.iter_mut().for_each(|v| *v /= norm);
+        }
+        Ok(vectors)
+    }
+}

@@ -1,0 +1,207 @@
+//! The handle everyone else holds.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use polymath_types::{ExpertCard, ExpertId, ExpertKind, FileRef, LoadReport};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    Classified, Embedded, EngineError, GenerateJob, GenerateStream, LoadError,
+    encode::EncodeJob,
+    expert::{Expert, Experts, Running},
+    generate::EVENTS,
+    inbox::Inbox,
+    sampling::Plan,
+    sequence::Admission,
+    worker::Worker,
+};
+
+/// How much of the machine the engine takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Threads that compute; 0 means one fewer than the machine has, but at least one, which
+    /// leaves a core to the network.
+    pub threads: usize,
+    /// Answers computed at once; each holds a KV cache.
+    pub slots: usize,
+    /// Requests that wait, of each sort, before the engine answers "busy".
+    pub queue: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { threads: 0, slots: 4, queue: 32 }
+    }
+}
+
+/// A handle to the engine; clones share it, and the last one dropped stops it.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    inbox: Arc<Inbox>,
+    experts: Experts,
+    slots: usize,
+    /// For the work of loading; inference has the same number of threads.
+    loaders: rayon::ThreadPool,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}
+
+impl Engine {
+    /// Starts the inference thread. Nothing is loaded yet.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`] when the system grants no threads.
+    pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if config.threads == 0 { cores.saturating_sub(1).max(1) } else { config.threads };
+        let slots = config.slots.max(1);
+        let pool = |name: &'static str| {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .thread_name(move |i| format!("{name}-{i}"))
+                .build()
+                .map_err(|e| EngineError::Stopped(format!("cannot start {threads} threads: {e}")))
+        };
+        let inbox = Arc::new(Inbox::new(config.queue.max(1)));
+        let worker = Worker::new(Arc::clone(&inbox), pool("inference")?, slots);
+        let shared = Shared { inbox, experts: Experts::default(), slots, loaders: pool("load")? };
+        std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || worker.run())
+            .map_err(|e| EngineError::Stopped(format!("cannot start its thread: {e}")))?;
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Loads an expert; `file` says where each of its files lies. Blocks while it reads, so call it
+    /// off the async threads. Experts over the same files share one copy of the weights. Checksums
+    /// are taken as verified. Loading what is loaded does nothing.
+    ///
+    /// # Errors
+    /// See [`LoadError`]; a failed load leaves no trace.
+    pub fn load(&self, card: Arc<ExpertCard>, file: &dyn Fn(&FileRef) -> PathBuf) -> Result<(), LoadError> {
+        self.shared.experts.load(card, file, &self.shared.loaders)
+    }
+
+    /// Forgets an expert; answers under way end in peace. Whether it was loaded.
+    pub fn unload(&self, id: &ExpertId) -> bool {
+        self.shared.experts.remove(id)
+    }
+
+    /// Whether the expert can be asked.
+    pub fn is_ready(&self, id: &ExpertId) -> bool {
+        self.shared.experts.get(id).is_some()
+    }
+
+    /// What this expert's answers are computed by: build, runtime, formats, kernel class, device.
+    /// Answers are equal token for token only between equal fingerprints.
+    pub fn fingerprint(&self, id: &ExpertId) -> Option<String> {
+        self.shared.experts.get(id).map(|e| e.fingerprint.clone())
+    }
+
+    /// Asks for an answer; never waits.
+    ///
+    /// # Errors
+    /// `UnknownExpert`, `WrongKind`, `InvalidInput`, `ContextOverflow`, and `Busy` when the queue
+    /// is full. Later faults come through the stream.
+    pub fn generate(&self, id: &ExpertId, job: GenerateJob) -> Result<GenerateStream, EngineError> {
+        let expert = self.expert(id, ExpertKind::Generate)?;
+        let Running::Generate(model) = &expert.running else {
+            return Err(EngineError::Internal("the expert lost its model".into()));
+        };
+        if job.messages.is_empty() {
+            return Err(EngineError::InvalidInput("the conversation has no message".into()));
+        }
+        let plan = Plan::new(&expert.card.sampling, &job.sampling, draw_seed).map_err(EngineError::InvalidInput)?;
+        let vocabulary = model.tokenizer.vocabulary();
+        let foreign = |id: &&u32| **id as usize >= vocabulary || model.tokenizer.is_end(**id);
+        if let Some(id) = job.prefix_token_ids.iter().find(foreign) {
+            return Err(EngineError::InvalidInput(format!(
+                "the forced prefix holds token {id}, which is no token of an answer by this model"
+            )));
+        }
+        let context = expert.context(model);
+        if job.prefix_token_ids.len() > context as usize {
+            let prompt = u32::try_from(job.prefix_token_ids.len()).unwrap_or(u32::MAX);
+            return Err(EngineError::ContextOverflow { prompt, limit: context });
+        }
+        let (events, receiver) = mpsc::channel(EVENTS);
+        self.shared.inbox.push_generate(Admission {
+            prompt: model.prompt(&expert.with_system(job.messages), context)?,
+            model: Arc::clone(model),
+            fingerprint: expert.fingerprint.clone(),
+            prefix: job.prefix_token_ids,
+            plan,
+            context,
+            deadline: job.deadline,
+            events,
+        })?;
+        Ok(GenerateStream::new(receiver, Arc::clone(&self.shared.inbox)))
+    }
+
+    /// Turns texts into unit vectors. Of each text the first 256 tokens count. Dropping the future
+    /// cancels.
+    ///
+    /// # Errors
+    /// As [`Self::generate`], but for `ContextOverflow`.
+    pub async fn embed(&self, id: &ExpertId, texts: Vec<String>) -> Result<Embedded, EngineError> {
+        let expert = self.expert(id, ExpertKind::Embed)?;
+        let (reply, result) = oneshot::channel();
+        self.shared.inbox.push_encode(EncodeJob::embed(expert, texts, reply)?)?;
+        result.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Gives texts labels with probabilities, best first. Without `labels` the card's own are used;
+    /// a language identifier narrows its choice to the `labels` given.
+    ///
+    /// # Errors
+    /// As [`Self::embed`].
+    pub async fn classify(
+        &self,
+        id: &ExpertId,
+        texts: Vec<String>,
+        labels: Vec<String>,
+    ) -> Result<Classified, EngineError> {
+        let expert = self.expert(id, ExpertKind::Classify)?;
+        let (reply, result) = oneshot::channel();
+        self.shared.inbox.push_encode(EncodeJob::classify(expert, texts, labels, reply)?)?;
+        result.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// How busy the engine is.
+    pub fn load_report(&self) -> LoadReport {
+        let (waiting, active) = self.shared.inbox.load();
+        LoadReport {
+            queue_depth: waiting as u32,
+            active: active as u32,
+            free_slots: self.shared.slots.saturating_sub(waiting + active) as u32,
+        }
+    }
+
+    fn expert(&self, id: &ExpertId, kind: ExpertKind) -> Result<Arc<Expert>, EngineError> {
+        let expert = self.shared.experts.get(id).ok_or_else(|| EngineError::UnknownExpert(id.short()))?;
+        expert.expect(kind)?;
+        Ok(expert)
+    }
+}
+
+fn lost() -> EngineError {
+    EngineError::Internal("the request was dropped by a stopping or failing engine".into())
+}
+
+/// A seed nobody chose: the standard library keys each `RandomState` from the system's randomness.
+fn draw_seed() -> u64 {
+    RandomState::new().hash_one(0u8)
+}

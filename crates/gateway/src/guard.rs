@@ -1,0 +1,84 @@
+//! Keeps web pages out: a page in the user's browser can reach loopback, so the `Host` must be
+//! this machine (against DNS rebinding) and an `Origin`, where there is one, must be this very
+//! server (against cross-site requests).
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use polymath_types::{ErrorKind, Failure};
+
+use crate::envelope::Refusal;
+
+pub(crate) async fn same_machine(State(address): State<SocketAddr>, request: Request, next: Next) -> Response {
+    // HTTP/1.1 says Host; HTTP/2 would say it in the URI.
+    let authority = request.uri().authority().map(|a| a.as_str().to_owned());
+    match check(request.headers(), authority.as_deref(), address) {
+        Ok(()) => next.run(request).await,
+        Err(why) => Refusal(Failure::new(ErrorKind::PermissionDenied, why)).into_response(),
+    }
+}
+
+fn check(headers: &HeaderMap, authority: Option<&str>, address: SocketAddr) -> Result<(), String> {
+    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).or(authority).unwrap_or_default();
+    if !ours(host, address) {
+        return Err(format!("the Host '{host}' is not this server: use http://{address}"));
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or("null");
+    let same = origin.strip_prefix("http://").is_some_and(|o| o == host && ours(o, address));
+    if same { Ok(()) } else { Err(format!("web pages of {origin} may not use this server")) }
+}
+
+/// Whether `HOST[:PORT]` means this server: a loopback name or the bound address, and its port.
+fn ours(host: &str, address: SocketAddr) -> bool {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port.parse::<u16>().ok()),
+        _ => (host, Some(80)),
+    };
+    if port != Some(address.port()) {
+        return false;
+    }
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip == address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_gets_in() {
+        let address: SocketAddr = "127.0.0.1:8420".parse().unwrap();
+        let try_it = |host: &str, origin: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, origin.parse().unwrap());
+            }
+            check(&headers, None, address).is_ok()
+        };
+        assert!(try_it("127.0.0.1:8420", None));
+        assert!(try_it("localhost:8420", None));
+        assert!(try_it("[::1]:8420", None));
+        assert!(try_it("localhost:8420", Some("http://localhost:8420")));
+        for (host, origin) in [
+            ("evil.example:8420", None),
+            ("127.0.0.1:9999", None),
+            ("localhost", None),
+            ("", None),
+            ("localhost:8420", Some("https://evil.example")),
+            ("localhost:8420", Some("http://localhost:3000")),
+            ("localhost:8420", Some("http://127.0.0.1:8420")),
+            ("localhost:8420", Some("null")),
+            ("evil.example:8420", Some("http://evil.example:8420")),
+        ] {
+            assert!(!try_it(host, origin), "{host} {origin:?}");
+        }
+    }
+}

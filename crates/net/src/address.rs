@@ -1,0 +1,159 @@
+//! Reading multiaddresses: whose they are, which path and transport they name, which are worth
+//! dialling.
+
+use std::{
+    io,
+    net::{IpAddr, TcpListener, UdpSocket},
+};
+
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+use polymath_types::{PathKind, Transport};
+
+/// Longest multiaddress kept, bytes.
+const MAX_BYTES: usize = 256;
+
+/// Takes the peer off the end of `/…/p2p/PEER`.
+pub(crate) fn split_peer(mut address: Multiaddr) -> (Multiaddr, Option<PeerId>) {
+    if let Some(Protocol::P2p(peer)) = address.iter().last() {
+        address.pop();
+        (address, Some(peer))
+    } else {
+        (address, None)
+    }
+}
+
+pub(crate) fn path_of(address: &Multiaddr) -> PathKind {
+    if address.iter().any(|p| matches!(p, Protocol::P2pCircuit)) {
+        PathKind::Relayed
+    } else {
+        PathKind::Direct
+    }
+}
+
+pub(crate) fn transport_of(address: &Multiaddr) -> Transport {
+    if address.iter().any(|p| matches!(p, Protocol::QuicV1)) {
+        Transport::Quic
+    } else {
+        Transport::Tcp
+    }
+}
+
+/// The IP address an address begins with, if it begins with one.
+pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+pub(crate) fn is_loopback(address: &Multiaddr) -> bool {
+    ip_of(address).is_some_and(|ip| ip.is_loopback())
+}
+
+/// Whether our transports could dial `address`, and nothing in it is absurd.
+pub(crate) fn is_dialable(address: &Multiaddr) -> bool {
+    let mut parts = address.iter();
+    let host = match parts.next() {
+        Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
+        Some(Protocol::Ip6(ip)) => !ip.is_unspecified() && !ip.is_multicast(),
+        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)) => true,
+        _ => false,
+    };
+    let transport = match parts.next() {
+        Some(Protocol::Tcp(port)) => port != 0,
+        Some(Protocol::Udp(port)) => port != 0 && matches!(parts.next(), Some(Protocol::QuicV1)),
+        _ => false,
+    };
+    let end = matches!(
+        (parts.next(), parts.next()),
+        (None | Some(Protocol::P2p(_)), None)
+    );
+    host && transport && end && address.len() <= MAX_BYTES
+}
+
+/// Drops loopback addresses as soon as there is any other: they mean this machine only.
+pub(crate) fn prefer_reachable(mut addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
+    if addresses.iter().any(|a| !is_loopback(a)) {
+        addresses.retain(|a| !is_loopback(a));
+    }
+    addresses
+}
+
+/// Binds the port a listen address names, and lets go of it again.
+///
+/// libp2p listens on TCP with `SO_REUSEPORT`, with which a second process of the same user takes
+/// a port in use and the kernel deals connections out to either; a bind without it tells. And the
+/// operating system's own error is lost among libp2p's wrappers.
+pub(crate) fn try_bind(address: &Multiaddr) -> io::Result<()> {
+    let (Some(ip), Some(port)) = (ip_of(address), address.iter().nth(1)) else {
+        return Ok(());
+    };
+    match port {
+        Protocol::Tcp(port) => TcpListener::bind((ip, port)).map(drop),
+        Protocol::Udp(port) => UdpSocket::bind((ip, port)).map(drop),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn addr(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_addresses_of_our_transports_are_dialable() {
+        for good in [
+            "/ip4/192.0.2.1/tcp/4001",
+            "/ip6/2001:db8::1/udp/4001/quic-v1",
+            "/dns4/example.org/tcp/1",
+        ] {
+            assert!(is_dialable(&addr(good)), "{good}");
+        }
+        for bad in [
+            "/ip4/0.0.0.0/tcp/4001",
+            "/ip4/192.0.2.1/tcp/0",
+            "/ip4/192.0.2.1/udp/4001",
+            "/ip4/192.0.2.1",
+            "/ip4/224.0.0.1/tcp/1",
+            "/ip4/192.0.2.1/tcp/1/ws",
+            "/memory/7",
+        ] {
+            assert!(!is_dialable(&addr(bad)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_peer_is_taken_off_the_end_only() {
+        let peer = PeerId::random();
+        let bare = addr("/ip4/192.0.2.1/tcp/4001");
+        assert_eq!(
+            split_peer(bare.clone().with(Protocol::P2p(peer))),
+            (bare.clone(), Some(peer))
+        );
+        assert_eq!(split_peer(bare.clone()), (bare, None));
+    }
+
+    #[test]
+    fn loopback_is_offered_only_for_want_of_better() {
+        let (lo, lan) = (addr("/ip4/127.0.0.1/tcp/1"), addr("/ip4/192.0.2.1/tcp/1"));
+        assert_eq!(prefer_reachable(vec![lo.clone()]), vec![lo.clone()]);
+        assert_eq!(prefer_reachable(vec![lo, lan.clone()]), vec![lan]);
+    }
+
+    #[test]
+    fn path_and_transport_are_read_off_the_address() {
+        assert_eq!(
+            transport_of(&addr("/ip4/192.0.2.1/udp/1/quic-v1")),
+            Transport::Quic
+        );
+        assert_eq!(transport_of(&addr("/ip4/192.0.2.1/tcp/1")), Transport::Tcp);
+        assert_eq!(path_of(&addr("/ip4/192.0.2.1/tcp/1")), PathKind::Direct);
+        let relayed = format!("/ip4/192.0.2.1/tcp/1/p2p/{}/p2p-circuit", PeerId::random());
+        assert_eq!(path_of(&addr(&relayed)), PathKind::Relayed);
+    }
+}

@@ -1,0 +1,135 @@
+//! What a swarm is started with.
+
+use std::time::Duration;
+
+use libp2p::Multiaddr;
+use polymath_types::{Genesis, NodeKey};
+
+/// Whether others may rely on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Keeps a part of the DHT as soon as it listens somewhere.
+    Server,
+    /// Asks the DHT, never answers for it: a passing guest, or a node nobody can reach.
+    Client,
+}
+
+/// What a swarm is started with.
+#[derive(Debug, Clone)]
+pub struct NetConfig {
+    /// This node's identity.
+    pub key: NodeKey,
+    /// The mesh it belongs to.
+    pub genesis: Genesis,
+    /// Addresses to listen on; empty for a node that only dials. Port 0 takes a free one.
+    pub listen: Vec<Multiaddr>,
+    /// Its part in the DHT.
+    pub role: Role,
+    /// Whether to announce this node on the local network and to dial members announced there.
+    pub local_discovery: bool,
+    /// Program and version, told to peers; at most 128 bytes are sent.
+    pub agent: String,
+    /// Bounds.
+    pub limits: NetLimits,
+}
+
+impl NetConfig {
+    /// A serving node without local discovery, with default limits.
+    pub fn new(key: NodeKey, genesis: Genesis, listen: Vec<Multiaddr>) -> Self {
+        Self {
+            key,
+            genesis,
+            listen,
+            role: Role::Server,
+            local_discovery: false,
+            agent: concat!("polymath/", env!("CARGO_PKG_VERSION")).to_owned(),
+            limits: NetLimits::default(),
+        }
+    }
+}
+
+/// Bounds on what the network can make this node hold.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NetLimits {
+    /// Established connections. Idle ones are closed from seven eighths on; a quarter is reserved
+    /// for connections this node opens itself, so that inbound ones cannot eclipse it.
+    pub connections: u32,
+    /// Connections with one peer: two transports, both sides dialling at once.
+    pub connections_per_peer: u32,
+    /// Connections being established, in each direction.
+    pub pending_connections: u32,
+    /// Mesh streams on one connection, in each direction.
+    pub streams_per_connection: u32,
+    /// Inbound streams of one protocol that wait to be accepted; the next is reset.
+    pub inbound_queue: usize,
+    /// The same, from one peer.
+    pub inbound_queue_per_peer: usize,
+    /// Peers whose addresses are remembered.
+    pub address_book: usize,
+    /// Keys this node may provide.
+    pub provided_keys: usize,
+    /// Providers kept of one key.
+    pub providers_per_key: usize,
+    /// Provider records kept for others, in total.
+    pub provider_records: usize,
+    /// Provider records kept for others, from one peer.
+    pub provider_records_per_peer: usize,
+    /// DHT queries of this node's own under way.
+    pub queries: usize,
+    /// Members found on the local network that are dialled without being asked for.
+    pub local_peers: usize,
+}
+
+impl Default for NetLimits {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            connections_per_peer: 4,
+            pending_connections: 128,
+            streams_per_connection: 256,
+            inbound_queue: 256,
+            inbound_queue_per_peer: 64,
+            address_book: 4096,
+            provided_keys: 1024,
+            providers_per_key: 256,
+            provider_records: 32_768,
+            provider_records_per_peer: 2048,
+            queries: 256,
+            local_peers: 64,
+        }
+    }
+}
+
+/// Commands that wait for the swarm task; senders wait when it is full.
+pub(crate) const COMMAND_QUEUE: usize = 256;
+/// Events a slow subscriber may lag behind.
+pub(crate) const EVENT_QUEUE: usize = 256;
+/// Callers that may wait for one peer to connect or identify itself.
+pub(crate) const WAITERS_PER_PEER: usize = 1024;
+/// Most providers one look-up returns.
+pub(crate) const MAX_PROVIDERS: usize = 64;
+/// Most addresses kept of one peer.
+pub(crate) const MAX_ADDRESSES: usize = 16;
+/// Longest agent string kept or sent, bytes.
+pub(crate) const MAX_AGENT: usize = 128;
+
+/// Transport, encryption and multiplexing must be done by then.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection nobody wants to keep is closed after this.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Every connection is pinged this often.
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// A connection without a pong for this long is dead: two pings lost in a row, and known within
+/// ten seconds. libp2p's own ping reports only the second failure, which would take longer.
+pub(crate) const SILENCE: Duration = Duration::from_millis(8500);
+/// How long a peer of another mesh may stay to have its hello answered.
+pub(crate) const FOREIGN_GRACE: Duration = Duration::from_secs(10);
+/// How often the swarm task looks after silent peers, waiting queries and delayed announcements.
+pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(250);
+/// Provider records expire after this unless renewed; the mesh must forget a dead expert.
+pub(crate) const PROVIDER_TTL: Duration = Duration::from_secs(30 * 60);
+/// Own provider records are renewed this often: a third of their life.
+pub(crate) const REPUBLISH: Duration = Duration::from_secs(10 * 60);
+/// One DHT query.
+pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(20);

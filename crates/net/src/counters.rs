@@ -1,0 +1,70 @@
+//! What was refused, dropped or given up, counted.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What the network side of this node refused, dropped or gave up since it started.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct NetCounters { $($(#[$doc])* pub $name: u64,)* }
+
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters { $(pub(crate) $name: Counter,)* }
+
+        impl Counters {
+            pub(crate) fn snapshot(&self) -> NetCounters {
+                NetCounters { $($name: self.$name.get(),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Inbound streams reset because their protocol's queue was full.
+    streams_refused_queue_full,
+    /// Inbound streams reset because their peer alone had filled its share of the queue.
+    streams_refused_peer_full,
+    /// Inbound streams reset because their connection carried too many.
+    streams_refused_connection_full,
+    /// Inbound streams accepted into a queue.
+    streams_accepted,
+    /// Streams opened to peers.
+    streams_opened,
+    /// Opens refused because too many were open or waiting on the connection.
+    opens_refused,
+    /// Connections refused by a limit.
+    connections_refused,
+    /// Connections given up because the peer fell silent.
+    connections_silent,
+    /// Idle connections closed to stay under the limit.
+    connections_trimmed,
+    /// Peers met that belong to another mesh, another version, or no mesh.
+    foreign_peers,
+    /// Callers turned away because too many waited for the same peer or query.
+    callers_refused,
+    /// Peers dropped from the full address book.
+    addresses_evicted,
+    /// Provider records of others not kept.
+    provider_records_refused,
+    /// Announcements on the local network that were malformed or of another mesh.
+    local_announcements_ignored,
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    pub(crate) fn up(&self) {
+        self.add(1);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}

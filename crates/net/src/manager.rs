@@ -1,0 +1,387 @@
+//! The one task that owns the swarm.
+//!
+//! It takes commands from handles, follows the swarm's events and looks after time. No request is
+//! handled here: streams go to their acceptors' queues, and everything that waits (dials,
+//! identification, DHT queries) is a table entry with a reply channel. Replies never block.
+//!
+//! * [`table`]: who is connected, who belongs here, who fell silent.
+//! * [`dials`]: connections being made and who waits for them.
+//! * [`dht`]: the routing table's gate, look-ups, announcements.
+
+mod command;
+mod dht;
+mod dials;
+mod table;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+pub(crate) use command::{Command, Need};
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, PeerId, Swarm,
+    core::transport::ListenerId,
+    identify, ping,
+    swarm::{ConnectionId, SwarmEvent},
+};
+use polymath_types::Genesis;
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+
+use crate::{
+    address::{prefer_reachable, split_peer, try_bind},
+    address_book::AddressBook,
+    config::{HOUSEKEEPING, NetLimits, Role},
+    counters::Counters,
+    error::StartError,
+    names::Names,
+    peers::{NetEvent, PeerInfo},
+    streams::Registry,
+    swarm::{Mesh, MeshEvent},
+};
+
+/// What the swarm task and the handles share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) local: PeerId,
+    pub(crate) names: Names,
+    pub(crate) genesis: Genesis,
+    pub(crate) limits: NetLimits,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) events: broadcast::Sender<NetEvent>,
+    pub(crate) listen: watch::Sender<Vec<Multiaddr>>,
+    book: Mutex<AddressBook>,
+    peers: Mutex<HashMap<PeerId, PeerInfo>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        local: PeerId,
+        names: Names,
+        genesis: Genesis,
+        limits: NetLimits,
+        registry: Arc<Registry>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            local,
+            names,
+            genesis,
+            registry,
+            counters,
+            events: broadcast::Sender::new(crate::config::EVENT_QUEUE),
+            listen: watch::Sender::new(Vec::new()),
+            book: Mutex::new(AddressBook::new(limits.address_book)),
+            peers: Mutex::default(),
+            limits,
+        }
+    }
+
+    pub(crate) fn peers(&self) -> MutexGuard<'_, HashMap<PeerId, PeerInfo>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn book(&self) -> MutexGuard<'_, AddressBook> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn learn(&self, peer: PeerId, addresses: impl IntoIterator<Item = Multiaddr>) {
+        if peer != self.local {
+            let evicted = self.book().learn(peer, addresses);
+            self.counters.addresses_evicted.add(evicted);
+        }
+    }
+
+    pub(crate) fn addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        self.book().addresses(peer)
+    }
+
+    fn emit(&self, event: NetEvent) {
+        // Nobody listening is fine.
+        let _ = self.events.send(event);
+    }
+}
+
+/// The swarm and all that is under way on it.
+pub(crate) struct Manager {
+    swarm: Swarm<Mesh>,
+    shared: Arc<Shared>,
+    commands: mpsc::Receiver<Command>,
+    role: Role,
+    peers: HashMap<PeerId, table::Peer>,
+    dials: HashMap<ConnectionId, dials::Dial>,
+    dht: dht::Dht,
+    /// Members announced on the local network, and when to dial each next.
+    local: HashMap<PeerId, Instant>,
+    /// Listen addresses told to the DHT as ours.
+    external: Vec<Multiaddr>,
+    kept_house: Instant,
+}
+
+impl Manager {
+    pub(crate) fn new(
+        swarm: Swarm<Mesh>,
+        shared: Arc<Shared>,
+        commands: mpsc::Receiver<Command>,
+        role: Role,
+    ) -> Self {
+        let mut manager = Self {
+            swarm,
+            shared,
+            commands,
+            role,
+            peers: HashMap::new(),
+            dials: HashMap::new(),
+            dht: dht::Dht::default(),
+            local: HashMap::new(),
+            external: Vec::new(),
+            kept_house: Instant::now(),
+        };
+        manager.serve_dht(false);
+        manager
+    }
+
+    /// Listens on every address; returns when each has told its first real address.
+    pub(crate) async fn listen(
+        &mut self,
+        addresses: &[Multiaddr],
+        within: Duration,
+    ) -> Result<(), StartError> {
+        let mut waiting: Vec<(ListenerId, Multiaddr)> = Vec::new();
+        for addr in addresses {
+            try_bind(addr).map_err(|source| StartError::Listen {
+                addr: addr.clone(),
+                source,
+            })?;
+            let id = self.swarm.listen_on(addr.clone()).map_err(|e| match e {
+                libp2p::TransportError::MultiaddrNotSupported(addr) => StartError::Address { addr },
+                libp2p::TransportError::Other(source) => StartError::Listen {
+                    addr: addr.clone(),
+                    source,
+                },
+            })?;
+            waiting.push((id, addr.clone()));
+        }
+        let deadline = Instant::now() + within;
+        while let Some((_, addr)) = waiting.first() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(event) = timeout(left, self.swarm.select_next_some()).await else {
+                return Err(StartError::Listen {
+                    addr: addr.clone(),
+                    source: std::io::ErrorKind::TimedOut.into(),
+                });
+            };
+            match &event {
+                SwarmEvent::NewListenAddr { listener_id, .. } => {
+                    waiting.retain(|(id, _)| id != listener_id);
+                }
+                SwarmEvent::ListenerClosed {
+                    listener_id,
+                    reason,
+                    ..
+                } => {
+                    if let Some((_, addr)) = waiting.iter().find(|(id, _)| id == listener_id) {
+                        let kind = reason
+                            .as_ref()
+                            .err()
+                            .map_or(std::io::ErrorKind::Other, |e| e.kind());
+                        return Err(StartError::Listen {
+                            addr: addr.clone(),
+                            source: kind.into(),
+                        });
+                    }
+                }
+                _ => {}
+            }
+            self.on_swarm_event(event);
+        }
+        Ok(())
+    }
+
+    /// Runs until told to stop, or until the last handle is gone.
+    pub(crate) async fn run(mut self) {
+        let mut tick = interval(HOUSEKEEPING);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.kept_house = Instant::now();
+        let asked = loop {
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.on_swarm_event(event),
+                command = self.commands.recv() => match command {
+                    Some(Command::Shutdown { reply }) => break Some(reply),
+                    Some(command) => self.on_command(command),
+                    None => break None,
+                },
+                _ = tick.tick() => self.keep_house(Instant::now()),
+            }
+        };
+        self.close().await;
+        drop(self);
+        if let Some(reply) = asked {
+            let _: Result<(), ()> = reply.send(());
+        }
+    }
+
+    /// Says goodbye to every peer, so that they notice at once, and lets go of the ports.
+    async fn close(&mut self) {
+        self.commands.close();
+        let connected: Vec<_> = self.swarm.connected_peers().copied().collect();
+        for peer in connected {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let _ = timeout(Duration::from_secs(1), async {
+            while self.swarm.connected_peers().next().is_some() {
+                let event = self.swarm.select_next_some().await;
+                self.on_swarm_event(event);
+            }
+        })
+        .await;
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Dial { addr, need, reply } => self.dial(addr, dials::Waiter { need, reply }),
+            Command::Connect { peer, reply } => {
+                self.connect(
+                    peer,
+                    dials::Waiter {
+                        need: Need::Identified,
+                        reply,
+                    },
+                );
+            }
+            Command::Open {
+                peer,
+                request,
+                anyone,
+            } => self.open(peer, request, anyone),
+            Command::Find { peer, reply } => self.find(peer, reply),
+            Command::Provide { key, reply } => self.provide(key, reply),
+            Command::StopProviding { key, reply } => {
+                self.stop_providing(&key);
+                answer(reply, ());
+            }
+            Command::Providers { key, found, reply } => self.find_providers(key, found, reply),
+            Command::Disconnect { peer, reply } => {
+                let _ = self.swarm.disconnect_peer_id(peer);
+                answer(reply, ());
+            }
+            Command::Discovered { peer, addresses } => self.discovered(peer, addresses),
+            Command::Shutdown { .. } => {}
+            #[cfg(test)]
+            Command::Crash => panic!("asked to crash"),
+        }
+    }
+
+    fn on_swarm_event(&mut self, event: SwarmEvent<MeshEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => {
+                self.connected(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                cause,
+                ..
+            } => {
+                tracing::debug!(peer = %peer_id, cause = cause.map(|c| c.to_string()), "connection closed");
+                self.disconnected(peer_id, connection_id);
+            }
+            SwarmEvent::Dialing {
+                peer_id,
+                connection_id,
+            } => self.dialling(peer_id, connection_id),
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                peer_id,
+                error,
+            } => {
+                self.dial_failed(connection_id, peer_id, error);
+            }
+            SwarmEvent::IncomingConnectionError { error, .. } => {
+                if matches!(error, libp2p::swarm::ListenError::Denied { .. }) {
+                    self.shared.counters.connections_refused.up();
+                }
+                tracing::debug!(%error, "inbound connection failed");
+            }
+            SwarmEvent::NewListenAddr { .. }
+            | SwarmEvent::ExpiredListenAddr { .. }
+            | SwarmEvent::ListenerClosed { .. } => self.listeners_changed(),
+            SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "listener"),
+            _ => {}
+        }
+    }
+
+    fn on_behaviour_event(&mut self, event: MeshEvent) {
+        match event {
+            MeshEvent::Identify(
+                identify::Event::Received { peer_id, info, .. }
+                | identify::Event::Pushed { peer_id, info, .. },
+            ) => self.identified(peer_id, info),
+            MeshEvent::Identify(identify::Event::Error { peer_id, error, .. }) => {
+                tracing::debug!(peer = %peer_id, %error, "identify failed");
+                self.not_identified(peer_id);
+            }
+            MeshEvent::Identify(_) => {}
+            MeshEvent::Ping(ping::Event {
+                peer,
+                connection,
+                result,
+            }) => {
+                if let Ok(rtt) = result {
+                    self.heard(peer, connection, rtt);
+                }
+            }
+            MeshEvent::Kad(event) => self.on_kad_event(event),
+            MeshEvent::Limits(never) | MeshEvent::Streams(never) => match never {},
+        }
+    }
+
+    fn listeners_changed(&mut self) {
+        let mut addresses: Vec<_> = self
+            .swarm
+            .listeners()
+            .map(|a| split_peer(a.clone()).0)
+            .collect();
+        addresses.sort_by_key(|a| a.to_string());
+        addresses.dedup();
+        self.serve_dht(!addresses.is_empty());
+        // Provider records carry the addresses the swarm believes others can reach. A holder of a
+        // record whose routing table has no room for us would otherwise not name us at all.
+        let external = if self.role == Role::Server {
+            prefer_reachable(addresses.clone())
+        } else {
+            Vec::new()
+        };
+        for old in self.external.iter().filter(|a| !external.contains(a)) {
+            self.swarm.remove_external_address(old);
+        }
+        for new in external.iter().filter(|a| !self.external.contains(a)) {
+            self.swarm.add_external_address(new.clone());
+        }
+        self.external = external;
+        self.shared.listen.send_if_modified(|known| {
+            let changed = *known != addresses;
+            if changed {
+                *known = addresses;
+            }
+            changed
+        });
+    }
+}
+
+/// Answers a command; that the asker no longer waits is its own business.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}

@@ -1,0 +1,351 @@
+//! The DHT: who gets into the routing table, look-ups, and keeping this node's own keys announced.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol,
+    core::Endpoint,
+    kad::{self, GetProvidersOk, QueryId, QueryResult, RecordKey},
+    swarm::{ConnectionId, NetworkBehaviour},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{Manager, answer};
+use crate::{
+    config::{MAX_PROVIDERS, Role},
+    error::DhtError,
+};
+
+/// Announcements under way at once; a node may provide a thousand keys.
+const ANNOUNCING: usize = 16;
+/// While the routing table is this small, every newcomer should hold our records.
+const SMALL_TABLE: usize = 20;
+/// Newcomers within this time share one round of announcements.
+const GATHER: std::time::Duration = std::time::Duration::from_millis(500);
+/// Most addresses of one peer in the routing table; they travel in every reply.
+const ROUTED_ADDRESSES: usize = 8;
+
+#[derive(Default)]
+pub(super) struct Dht {
+    /// Members in the routing table.
+    routed: HashSet<PeerId>,
+    queries: HashMap<QueryId, Query>,
+    provided: HashSet<RecordKey>,
+    /// Keys to announce, in turn; each of `provided` at most once.
+    to_announce: VecDeque<RecordKey>,
+    announcing: HashSet<QueryId>,
+    /// When everything is to be announced again.
+    announce_all: Option<Instant>,
+}
+
+/// A look-up somebody waits for.
+enum Query {
+    Peer {
+        peer: PeerId,
+        reply: Option<oneshot::Sender<bool>>,
+    },
+    Providers {
+        key: RecordKey,
+        found: mpsc::Sender<PeerId>,
+        seen: HashSet<PeerId>,
+    },
+}
+
+impl Manager {
+    /// Answers for the DHT if this node may and can.
+    pub(super) fn serve_dht(&mut self, listening: bool) {
+        let serve = listening && self.role == Role::Server;
+        let mode = if serve {
+            kad::Mode::Server
+        } else {
+            kad::Mode::Client
+        };
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        // Kad must be told even if the mode stays, or it goes on to choose for itself.
+        kad.set_mode(Some(mode));
+    }
+
+    /// Lets a member into the routing table if it serves the DHT, and out if it does not.
+    pub(super) fn route(
+        &mut self,
+        peer: PeerId,
+        addresses: &[Multiaddr],
+        protocols: &[StreamProtocol],
+    ) {
+        let serves = self
+            .shared
+            .names
+            .kad()
+            .is_some_and(|kad| protocols.contains(&kad));
+        if !serves || addresses.is_empty() {
+            return self.unroute(&peer);
+        }
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        for address in addresses.iter().take(ROUTED_ADDRESSES) {
+            kad.add_address(&peer, address.clone());
+        }
+    }
+
+    pub(super) fn unroute(&mut self, peer: &PeerId) {
+        self.dht.routed.remove(peer);
+        self.swarm.behaviour_mut().kad.remove_peer(peer);
+    }
+
+    pub(super) fn provide(&mut self, key: RecordKey, reply: oneshot::Sender<Result<(), DhtError>>) {
+        let limit = self.shared.limits.provided_keys;
+        if !self.dht.provided.contains(&key) && self.dht.provided.len() >= limit {
+            return answer(reply, Err(DhtError::TooManyKeys(limit)));
+        }
+        self.dht.provided.insert(key.clone());
+        if !self.dht.to_announce.contains(&key) {
+            self.dht.to_announce.push_back(key);
+        }
+        self.announce_some();
+        answer(reply, Ok(()));
+    }
+
+    pub(super) fn stop_providing(&mut self, key: &RecordKey) {
+        self.dht.provided.remove(key);
+        self.dht.to_announce.retain(|k| k != key);
+        self.swarm.behaviour_mut().kad.stop_providing(key);
+    }
+
+    pub(super) fn find_providers(
+        &mut self,
+        key: RecordKey,
+        found: mpsc::Sender<PeerId>,
+        reply: oneshot::Sender<Result<(), DhtError>>,
+    ) {
+        let limit = self.shared.limits.queries;
+        if self.dht.queries.len() >= limit {
+            self.shared.counters.callers_refused.up();
+            return answer(reply, Err(DhtError::TooManyQueries(limit)));
+        }
+        let id = self.swarm.behaviour_mut().kad.get_providers(key.clone());
+        self.dht.queries.insert(
+            id,
+            Query::Providers {
+                key,
+                found,
+                seen: HashSet::new(),
+            },
+        );
+        answer(reply, Ok(()));
+    }
+
+    pub(super) fn find(&mut self, peer: PeerId, reply: oneshot::Sender<bool>) {
+        if self.dht.queries.len() >= self.shared.limits.queries {
+            self.shared.counters.callers_refused.up();
+            return answer(reply, false);
+        }
+        let id = self.swarm.behaviour_mut().kad.get_closest_peers(peer);
+        self.dht.queries.insert(
+            id,
+            Query::Peer {
+                peer,
+                reply: Some(reply),
+            },
+        );
+    }
+
+    pub(super) fn on_kad_event(&mut self, event: kad::Event) {
+        match event {
+            kad::Event::OutboundQueryProgressed {
+                id, result, step, ..
+            } => {
+                self.on_query(id, result, step.last);
+            }
+            kad::Event::RoutingUpdated {
+                peer,
+                is_new_peer,
+                old_peer,
+                ..
+            } => {
+                if let Some(old) = old_peer {
+                    self.dht.routed.remove(&old);
+                }
+                if is_new_peer {
+                    self.on_newcomer(peer);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What was announced before anybody was there must reach the first peer at once, and later
+    /// ones soon; once the table is full the periodic renewal does.
+    fn on_newcomer(&mut self, peer: PeerId) {
+        let before = self.dht.routed.len();
+        self.dht.routed.insert(peer);
+        let now = Instant::now();
+        if before == 0 {
+            self.announce_everything();
+        } else if before < SMALL_TABLE && self.dht.announce_all.is_none() {
+            self.dht.announce_all = Some(now + GATHER);
+        }
+    }
+
+    fn announce_everything(&mut self) {
+        self.dht.announce_all = None;
+        self.dht.to_announce = self.dht.provided.iter().cloned().collect();
+        self.announce_some();
+    }
+
+    fn announce_some(&mut self) {
+        while self.dht.announcing.len() < ANNOUNCING {
+            let Some(key) = self.dht.to_announce.pop_front() else {
+                return;
+            };
+            match self.swarm.behaviour_mut().kad.start_providing(key) {
+                Ok(id) => {
+                    self.dht.announcing.insert(id);
+                }
+                Err(error) => tracing::warn!(%error, "a key could not be announced"),
+            }
+        }
+    }
+
+    fn on_query(&mut self, id: QueryId, result: QueryResult, last: bool) {
+        match result {
+            QueryResult::StartProviding(_) => {
+                self.dht.announcing.remove(&id);
+                self.announce_some();
+            }
+            QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) => {
+                self.on_providers(id, providers);
+            }
+            QueryResult::GetClosestPeers(result) => {
+                let peers = match result {
+                    Ok(ok) => ok.peers,
+                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
+                };
+                self.on_closest(id, peers);
+            }
+            _ => {}
+        }
+        if last {
+            // Dropping the query closes its channel: the asker sees the end.
+            self.dht.queries.remove(&id);
+        }
+    }
+
+    fn on_providers(&mut self, id: QueryId, providers: HashSet<PeerId>) {
+        let Some(Query::Providers {
+            key,
+            found,
+            mut seen,
+        }) = self.dht.queries.remove(&id)
+        else {
+            return;
+        };
+        let mut full = false;
+        for peer in providers {
+            if peer == self.shared.local || full || !seen.insert(peer) {
+                continue;
+            }
+            let mut addresses = self.dht_addresses(peer);
+            addresses.extend(
+                self.swarm
+                    .behaviour_mut()
+                    .kad
+                    .store_mut()
+                    .addresses(&key, &peer),
+            );
+            self.shared.learn(peer, addresses);
+            full = found.try_send(peer).is_err() || seen.len() >= MAX_PROVIDERS;
+        }
+        if full {
+            self.finish(id);
+        } else {
+            self.dht
+                .queries
+                .insert(id, Query::Providers { key, found, seen });
+        }
+    }
+
+    fn on_closest(&mut self, id: QueryId, peers: Vec<kad::PeerInfo>) {
+        let Some(Query::Peer {
+            peer,
+            reply: Some(reply),
+        }) = self.dht.queries.remove(&id)
+        else {
+            return;
+        };
+        if let Some(info) = peers.into_iter().find(|p| p.peer_id == peer) {
+            self.shared.learn(peer, info.addrs);
+        }
+        let known = self.peers.contains_key(&peer) || !self.shared.addresses(&peer).is_empty();
+        answer(reply, known);
+    }
+
+    /// Addresses the routing table and the queries under way know of a peer. Kad tells them to
+    /// nobody but dials: its events name providers without their addresses, and forget what a
+    /// finished query had learnt.
+    fn dht_addresses(&mut self, peer: PeerId) -> Vec<Multiaddr> {
+        self.swarm
+            .behaviour_mut()
+            .kad
+            .handle_pending_outbound_connection(
+                ConnectionId::new_unchecked(0),
+                Some(peer),
+                &[],
+                Endpoint::Dialer,
+            )
+            .unwrap_or_default()
+    }
+
+    fn finish(&mut self, id: QueryId) {
+        if let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id) {
+            query.finish();
+        }
+    }
+
+    pub(super) fn keep_dht(&mut self, now: Instant) {
+        if self.dht.announce_all.is_some_and(|due| due <= now) {
+            self.announce_everything();
+        }
+        let mut over = Vec::new();
+        let wanted: Vec<_> = self
+            .dht
+            .queries
+            .iter()
+            .filter_map(|(id, query)| match query {
+                Query::Providers { found, .. } => {
+                    if found.is_closed() {
+                        over.push(*id);
+                    }
+                    None
+                }
+                Query::Peer { reply, .. }
+                    if reply.as_ref().is_none_or(oneshot::Sender::is_closed) =>
+                {
+                    over.push(*id);
+                    None
+                }
+                Query::Peer { peer, .. } => Some((*id, *peer)),
+            })
+            .collect();
+        for (id, peer) in wanted {
+            // No need to ask the rest of the closest peers once one has told the address.
+            let addresses = self.dht_addresses(peer);
+            if addresses.is_empty() && !self.peers.contains_key(&peer) {
+                continue;
+            }
+            self.shared.learn(peer, addresses);
+            if let Some(Query::Peer {
+                reply: Some(reply), ..
+            }) = self.dht.queries.remove(&id)
+            {
+                answer(reply, true);
+            }
+            over.push(id);
+        }
+        for id in over {
+            self.dht.queries.remove(&id);
+            self.finish(id);
+        }
+    }
+}

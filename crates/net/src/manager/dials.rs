@@ -1,0 +1,255 @@
+//! Connections being made and who waits for them.
+
+use std::error::Error as _;
+
+use libp2p::{
+    Multiaddr, PeerId,
+    connection_limits::Exceeded,
+    swarm::{
+        self, ConnectionId,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use tokio::sync::oneshot;
+
+use super::{Manager, Need};
+use crate::{address::split_peer, config::WAITERS_PER_PEER, error::DialError};
+
+/// After so many failures in a row a peer leaves the routing table.
+const UNROUTE_AFTER: u32 = 3;
+
+/// A connection being made.
+pub(super) struct Dial {
+    peer: Option<PeerId>,
+    /// The address or peer, for error messages.
+    target: String,
+    pub(super) waiters: Vec<Waiter>,
+}
+
+impl Dial {
+    /// One that nobody waits for.
+    pub(super) fn unasked(peer: PeerId) -> Self {
+        Self {
+            peer: Some(peer),
+            target: peer.to_string(),
+            waiters: Vec::new(),
+        }
+    }
+}
+
+/// Somebody who waits for a peer.
+pub(super) struct Waiter {
+    pub(super) need: Need,
+    pub(super) reply: oneshot::Sender<Result<PeerId, DialError>>,
+}
+
+impl Waiter {
+    pub(super) fn tell(self, outcome: Result<PeerId, DialError>) {
+        let _ = self.reply.send(outcome);
+    }
+
+    pub(super) fn needs_member(&self) -> bool {
+        self.need == Need::Identified
+    }
+
+    pub(super) fn still_waits(&self) -> bool {
+        !self.reply.is_closed()
+    }
+}
+
+impl Manager {
+    /// Connects to an address, whoever is there.
+    pub(super) fn dial(&mut self, addr: Multiaddr, waiter: Waiter) {
+        let target = addr.to_string();
+        let (bare, named) = split_peer(addr);
+        // Port reuse would make a socket connect to itself, which fails in odd ways.
+        let own = named == Some(self.shared.local) || self.shared.listen.borrow().contains(&bare);
+        if own {
+            return waiter.tell(Err(DialError::Own { target }));
+        }
+        let connected = self
+            .peers
+            .iter()
+            .find(|(id, peer)| {
+                named.is_none_or(|n| n == **id) && (named.is_some() || peer.is_at(&bare))
+            })
+            .map(|(id, _)| *id);
+        if let Some(id) = connected {
+            return self.await_standing(id, waiter);
+        }
+        let opts = match named {
+            Some(peer) => DialOpts::peer_id(peer)
+                .condition(PeerCondition::Always)
+                .addresses(vec![bare])
+                .build(),
+            None => DialOpts::unknown_peer_id().address(bare).build(),
+        };
+        self.start(opts, named, target, waiter);
+    }
+
+    /// Connects to a member, wherever it is known to be.
+    pub(super) fn connect(&mut self, peer: PeerId, waiter: Waiter) {
+        let target = peer.to_string();
+        if peer == self.shared.local {
+            return waiter.tell(Err(DialError::Own { target }));
+        }
+        if self.peers.contains_key(&peer) {
+            return self.await_standing(peer, waiter);
+        }
+        if let Some(dial) = self.dials.values_mut().find(|d| d.peer == Some(peer)) {
+            if dial.waiters.len() < WAITERS_PER_PEER {
+                dial.waiters.push(waiter);
+            } else {
+                self.shared.counters.callers_refused.up();
+                let reason = format!("{WAITERS_PER_PEER} callers already wait for it");
+                waiter.tell(Err(DialError::Busy { target, reason }));
+            }
+            return;
+        }
+        // `Always`: the swarm may still count a connection that we have given up.
+        let opts = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Always)
+            .addresses(self.shared.addresses(&peer))
+            .extend_addresses_through_behaviour()
+            .build();
+        self.start(opts, Some(peer), target, waiter);
+    }
+
+    fn start(&mut self, opts: DialOpts, peer: Option<PeerId>, target: String, waiter: Waiter) {
+        let id = opts.connection_id();
+        match self.swarm.dial(opts) {
+            Ok(()) => {
+                self.dials.insert(
+                    id,
+                    Dial {
+                        peer,
+                        target,
+                        waiters: vec![waiter],
+                    },
+                );
+            }
+            Err(error) => waiter.tell(Err(self.explain(error, peer, &target))),
+        }
+    }
+
+    /// A behaviour, the DHT, dials on its own account: others may wait for that too.
+    pub(super) fn dialling(&mut self, peer: Option<PeerId>, connection: ConnectionId) {
+        if let Some(peer) = peer {
+            self.dials
+                .entry(connection)
+                .or_insert_with(|| Dial::unasked(peer));
+        }
+    }
+
+    pub(super) fn dial_succeeded(&mut self, connection: ConnectionId, peer: PeerId) {
+        let mut waiters = self
+            .dials
+            .remove(&connection)
+            .map(|d| d.waiters)
+            .unwrap_or_default();
+        for dial in self.dials.values_mut().filter(|d| d.peer == Some(peer)) {
+            waiters.append(&mut dial.waiters);
+        }
+        for waiter in waiters {
+            self.await_standing(peer, waiter);
+        }
+    }
+
+    pub(super) fn dial_failed(
+        &mut self,
+        connection: ConnectionId,
+        peer: Option<PeerId>,
+        error: swarm::DialError,
+    ) {
+        tracing::debug!(peer = peer.map(tracing::field::display), %error, "dial failed");
+        if matches!(error, swarm::DialError::Transport(_))
+            && let Some(peer) = peer
+            && !self.peers.contains_key(&peer)
+            && self.shared.book().failed(&peer) >= UNROUTE_AFTER
+        {
+            self.unroute(&peer);
+        }
+        let Some(dial) = self.dials.remove(&connection) else {
+            return;
+        };
+        let denied = matches!(error, swarm::DialError::Denied { .. });
+        let explained = self.explain(error, dial.peer, &dial.target);
+        for waiter in dial.waiters {
+            match peer.filter(|p| denied && self.peers.contains_key(p)) {
+                // One connection too many with a peer we are connected to is as good as a success.
+                Some(peer) => self.await_standing(peer, waiter),
+                None => waiter.tell(Err(explained.clone())),
+            }
+        }
+    }
+
+    fn explain(&self, error: swarm::DialError, peer: Option<PeerId>, target: &str) -> DialError {
+        let target = target.to_owned();
+        match error {
+            swarm::DialError::LocalPeerId { .. } => DialError::Own { target },
+            swarm::DialError::NoAddresses => match peer {
+                Some(peer) => DialError::NoAddress { peer },
+                None => DialError::Unreachable {
+                    target,
+                    reason: "no address".into(),
+                },
+            },
+            swarm::DialError::WrongPeerId { obtained, address } => match peer {
+                Some(expected) => DialError::WrongPeer {
+                    expected,
+                    found: obtained,
+                    address: split_peer(address).0,
+                },
+                None => DialError::Unreachable {
+                    target,
+                    reason: format!("peer {obtained} answers there"),
+                },
+            },
+            swarm::DialError::Denied { cause } => {
+                self.shared.counters.connections_refused.up();
+                let reason = match cause.downcast::<Exceeded>() {
+                    Ok(exceeded) => exceeded.to_string(),
+                    Err(cause) => cause.to_string(),
+                };
+                DialError::Busy { target, reason }
+            }
+            swarm::DialError::Transport(tried) => {
+                let more = tried.len().saturating_sub(4);
+                let mut reasons: Vec<_> = tried
+                    .iter()
+                    .take(4)
+                    .map(|(address, e)| format!("{}: {}", split_peer(address.clone()).0, root(e)))
+                    .collect();
+                if more > 0 {
+                    reasons.push(format!("and {more} more"));
+                }
+                DialError::Unreachable {
+                    target,
+                    reason: reasons.join(", "),
+                }
+            }
+            swarm::DialError::Aborted => DialError::Unreachable {
+                target,
+                reason: "the attempt was aborted".into(),
+            },
+            swarm::DialError::DialPeerConditionFalse(_) => DialError::Busy {
+                target,
+                reason: "it is being dialled already".into(),
+            },
+        }
+    }
+}
+
+/// The innermost cause, in one line.
+fn root(error: &libp2p::TransportError<std::io::Error>) -> String {
+    let libp2p::TransportError::Other(error) = error else {
+        return "no transport for this address".into();
+    };
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = cause.to_string();
+        next = cause.source();
+    }
+    text.replace('\n', " ")
+}

@@ -1,0 +1,438 @@
+//! The handle.
+
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+
+use libp2p::{Multiaddr, PeerId, StreamProtocol};
+use polymath_types::{Genesis, MeshId};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    address::try_bind,
+    config::{COMMAND_QUEUE, MAX_PROVIDERS, NetConfig},
+    counters::{Counters, NetCounters},
+    discovery,
+    error::{AcceptError, DhtError, DialError, HelloError, OpenError, OpenRefusal, StartError},
+    hello::{self, Hello},
+    manager::{Command, Manager, Need, Shared},
+    names::{HELLO, Names},
+    peers::{NetEvent, PeerInfo},
+    streams::{Incoming, MeshStream, OpenRequest, Registry},
+    swarm,
+};
+
+/// How long the listeners may take to tell their addresses.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the tasks of a swarm may take to end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between looks at whether a port is free again.
+const PORT_CHECK: Duration = Duration::from_millis(20);
+
+/// A running swarm. Clones are cheap and mean the same swarm; it stops at [`Net::shutdown`], or
+/// when the last clone is dropped.
+#[derive(Clone)]
+pub struct Net {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// The swarm task is gone.
+struct Gone;
+
+impl Net {
+    /// Starts a swarm; returns when every listen address is in use and known.
+    pub async fn start(config: NetConfig) -> Result<Self, StartError> {
+        let counters = Arc::new(Counters::default());
+        let registry = Arc::new(Registry::new(config.limits.clone(), counters.clone()));
+        let names = Names::new(config.genesis.id());
+        let swarm = swarm::build(&config, &names, &registry, &counters)?;
+        let shared = Arc::new(Shared::new(
+            config.key.peer_id(),
+            names,
+            config.genesis.clone(),
+            config.limits.clone(),
+            registry,
+            counters,
+        ));
+        let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
+        let mut manager = Manager::new(swarm, shared.clone(), inbox, config.role);
+        manager.listen(&config.listen, LISTEN_TIMEOUT).await?;
+
+        let net = Self {
+            shared,
+            commands,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        net.supervise(manager);
+        if let Ok(incoming) = net.shared.registry.register(HELLO) {
+            net.tasks.spawn(hello::serve(
+                incoming,
+                net.shared.genesis.clone(),
+                swarm::agent(&config.agent),
+            ));
+        }
+        if config.local_discovery {
+            net.tasks.spawn(discovery::run(
+                net.shared.clone(),
+                net.commands.downgrade(),
+                net.stop.clone(),
+            ));
+        }
+        Ok(net)
+    }
+
+    /// Runs the swarm task and cleans up when it ends, however it ends.
+    fn supervise(&self, manager: Manager) {
+        let (shared, stop) = (self.shared.clone(), self.stop.clone());
+        let swarm = tokio::spawn(manager.run());
+        self.tasks.spawn(async move {
+            if let Err(error) = swarm.await {
+                tracing::error!(%error, "the swarm task died; this node is off the network until it is restarted");
+            }
+            shared.registry.close();
+            shared.peers().clear();
+            stop.cancel();
+        });
+    }
+
+    /// This node's id.
+    pub fn local_peer(&self) -> PeerId {
+        self.shared.local
+    }
+
+    /// The mesh this node belongs to.
+    pub fn mesh(&self) -> MeshId {
+        self.shared.names.mesh()
+    }
+
+    /// What that mesh was founded on.
+    pub fn genesis(&self) -> &Genesis {
+        &self.shared.genesis
+    }
+
+    /// Addresses this node really listens on, wildcards expanded, without its id.
+    pub fn listen_addrs(&self) -> watch::Receiver<Vec<Multiaddr>> {
+        self.shared.listen.subscribe()
+    }
+
+    /// Connects to a member of this mesh at `addr`, which may end in `/p2p/PEER`; returns when it
+    /// has said that it is one.
+    pub async fn dial(&self, addr: Multiaddr, within: Duration) -> Result<PeerId, DialError> {
+        self.dial_until(addr, Need::Identified, within).await
+    }
+
+    async fn dial_until(
+        &self,
+        addr: Multiaddr,
+        need: Need,
+        within: Duration,
+    ) -> Result<PeerId, DialError> {
+        let target = addr.to_string();
+        timeout(
+            within,
+            self.ask(|reply| Command::Dial { addr, need, reply }),
+        )
+        .await
+        .map_err(|_| DialError::Timeout { target, within })?
+        .map_err(|Gone| DialError::Stopped)?
+    }
+
+    /// Asks whoever is at `addr` which mesh it belongs to. If it is not ours the connection is
+    /// closed again.
+    pub async fn hello(&self, addr: Multiaddr, within: Duration) -> Result<Hello, HelloError> {
+        let target = addr.to_string();
+        timeout(within, self.ask_hello(addr, within))
+            .await
+            .map_err(|_| HelloError::Dial(DialError::Timeout { target, within }))?
+    }
+
+    async fn ask_hello(&self, addr: Multiaddr, within: Duration) -> Result<Hello, HelloError> {
+        let peer = self.dial_until(addr, Need::Connected, within).await?;
+        let answer = match self.request_stream(peer, HELLO, true).await {
+            Ok(stream) => hello::ask(stream).await,
+            Err(OpenRefusal::NotReady) => Err(HelloError::NoAnswer {
+                peer,
+                reason: "it closed the connection".into(),
+            }),
+            Err(OpenRefusal::Final(error)) => Err(HelloError::NoAnswer {
+                peer,
+                reason: error.to_string(),
+            }),
+        };
+        if answer
+            .as_ref()
+            .map_or(true, |a| a.genesis.id() != self.mesh())
+        {
+            self.disconnect(peer).await;
+        }
+        answer
+    }
+
+    /// Tells where `peer` may be reached: a hint for [`Net::open`], kept in the bounded address
+    /// book beside what peers and the DHT tell.
+    pub fn add_addresses(&self, peer: PeerId, addrs: Vec<Multiaddr>) {
+        self.shared.learn(peer, addrs);
+    }
+
+    /// Opens a stream of `protocol` (1 to 64 lower-case letters, digits, `.`, `_`, `-`) to a
+    /// member. Connects first if need be: by the address book, then by asking the DHT. Of several
+    /// connections takes a direct one before a relayed one, then the one with the shortest round
+    /// trip.
+    pub async fn open(
+        &self,
+        peer: PeerId,
+        protocol: &str,
+        within: Duration,
+    ) -> Result<MeshStream, OpenError> {
+        let name = self
+            .shared
+            .names
+            .stream(protocol)
+            .ok_or_else(|| OpenError::Name(clip(protocol)))?;
+        timeout(within, self.connect_and_open(peer, name))
+            .await
+            .unwrap_or_else(|_| {
+                Err(OpenError::Timeout {
+                    peer,
+                    protocol: protocol.to_owned(),
+                    within,
+                })
+            })
+    }
+
+    async fn connect_and_open(
+        &self,
+        peer: PeerId,
+        protocol: StreamProtocol,
+    ) -> Result<MeshStream, OpenError> {
+        match self.request_stream(peer, protocol.clone(), false).await {
+            Ok(stream) => return Ok(stream),
+            // A connection may break just now; a fresh one is worth a try.
+            Err(OpenRefusal::NotReady | OpenRefusal::Final(OpenError::ConnectionLost { .. })) => {}
+            Err(OpenRefusal::Final(error)) => return Err(error),
+        }
+        if let Err(error) = self.connect(peer).await {
+            let found = error.another_address_may_help() && self.find(peer).await?;
+            if !found {
+                return Err(error.into());
+            }
+            self.connect(peer).await?;
+        }
+        self.request_stream(peer, protocol, false)
+            .await
+            .map_err(|refusal| match refusal {
+                OpenRefusal::NotReady => OpenError::ConnectionLost {
+                    peer,
+                    reason: "it was closed at once".into(),
+                },
+                OpenRefusal::Final(error) => error,
+            })
+    }
+
+    async fn connect(&self, peer: PeerId) -> Result<PeerId, DialError> {
+        self.ask(|reply| Command::Connect { peer, reply })
+            .await
+            .map_err(|Gone| DialError::Stopped)?
+    }
+
+    async fn find(&self, peer: PeerId) -> Result<bool, OpenError> {
+        self.ask(|reply| Command::Find { peer, reply })
+            .await
+            .map_err(|Gone| OpenError::Stopped)
+    }
+
+    async fn request_stream(
+        &self,
+        peer: PeerId,
+        protocol: StreamProtocol,
+        anyone: bool,
+    ) -> Result<MeshStream, OpenRefusal> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Open {
+            peer,
+            request: OpenRequest { protocol, reply },
+            anyone,
+        };
+        if self.commands.send(command).await.is_err() {
+            return Err(OpenRefusal::Final(OpenError::Stopped));
+        }
+        answer.await.unwrap_or_else(|_| {
+            // The wish was dropped unanswered: with its connection, or with the whole swarm.
+            Err(OpenRefusal::Final(if self.commands.is_closed() {
+                OpenError::Stopped
+            } else {
+                OpenError::ConnectionLost {
+                    peer,
+                    reason: "it closed".into(),
+                }
+            }))
+        })
+    }
+
+    /// Accepts streams of `protocol` from members, until the returned value is dropped.
+    pub fn accept(&self, protocol: &str) -> Result<Incoming, AcceptError> {
+        let name = self
+            .shared
+            .names
+            .stream(protocol)
+            .ok_or_else(|| AcceptError::Name(clip(protocol)))?;
+        self.shared
+            .registry
+            .register(name)
+            .map_err(|e| e.into_accept(protocol))
+    }
+
+    /// Announces that this node provides `key`, now and every ten minutes, until
+    /// [`Net::stop_providing`]. Returns when that is noted; with nobody to tell yet, the first
+    /// peer to come is told at once.
+    pub async fn provide(&self, key: &[u8]) -> Result<(), DhtError> {
+        let key = self.shared.names.dht_key(key);
+        self.ask(|reply| Command::Provide { key, reply })
+            .await
+            .map_err(|Gone| DhtError::Stopped)?
+    }
+
+    /// Stops announcing `key`; others forget it within half an hour.
+    pub async fn stop_providing(&self, key: &[u8]) {
+        let key = self.shared.names.dht_key(key);
+        let _ = self
+            .ask(|reply| Command::StopProviding { key, reply })
+            .await;
+    }
+
+    /// Up to 64 peers, this one excepted, that announced `key`; their addresses go into the
+    /// address book. Returns when the DHT has nothing more to tell, or at the deadline with what
+    /// was found by then. A record may be up to half an hour old: its peer may be gone.
+    pub async fn providers(&self, key: &[u8], within: Duration) -> Result<Vec<PeerId>, DhtError> {
+        let key = self.shared.names.dht_key(key);
+        let (sender, mut receiver) = mpsc::channel(MAX_PROVIDERS);
+        let mut found = BTreeSet::new();
+        let search = async {
+            self.ask(|reply| Command::Providers {
+                key,
+                found: sender,
+                reply,
+            })
+            .await
+            .map_err(|Gone| DhtError::Stopped)??;
+            while let Some(peer) = receiver.recv().await {
+                found.insert(peer);
+            }
+            Ok(())
+        };
+        match timeout(within, search).await {
+            Ok(outcome) => outcome?,
+            Err(_) if found.is_empty() => return Err(DhtError::Timeout(within)),
+            Err(_) => {}
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// Connected peers, members or not, in no particular order.
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        self.shared.peers().values().cloned().collect()
+    }
+
+    /// What happens to peers from now on.
+    pub fn events(&self) -> broadcast::Receiver<NetEvent> {
+        self.shared.events.subscribe()
+    }
+
+    /// Closes all connections with `peer`. It may connect again.
+    pub async fn disconnect(&self, peer: PeerId) {
+        let _ = self.ask(|reply| Command::Disconnect { peer, reply }).await;
+    }
+
+    /// Closes every connection, stops listening and announcing, and ends all tasks. The ports are free
+    /// when it returns.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        let ports = self.shared.listen.send_replace(Vec::new());
+        let _ = self.ask(|reply| Command::Shutdown { reply }).await;
+        self.tasks.close();
+        if timeout(SHUTDOWN_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("network tasks did not end within {SHUTDOWN_TIMEOUT:?}");
+        }
+        // A QUIC socket outlives its endpoint until its last connection has drained, and nothing
+        // in libp2p tells when that is.
+        let _ = timeout(SHUTDOWN_TIMEOUT, async {
+            while ports.iter().any(|port| try_bind(port).is_err()) {
+                sleep(PORT_CHECK).await;
+            }
+        })
+        .await;
+    }
+
+    /// What was refused or given up so far.
+    pub fn counters(&self) -> NetCounters {
+        self.shared.counters.snapshot()
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+}
+
+impl fmt::Debug for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Net")
+            .field("local_peer", &self.local_peer())
+            .field("mesh", &self.mesh())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A caller's text as it may stand in an error message.
+fn clip(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use futures::StreamExt;
+    use polymath_types::NodeKey;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn when_the_swarm_task_dies_every_call_says_so() {
+        let key = NodeKey::generate();
+        let genesis = Genesis::new("test", &key.keypair().public()).unwrap();
+        let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        let net = Net::start(NetConfig::new(key, genesis, listen))
+            .await
+            .unwrap();
+        let mut incoming = net.accept("echo").unwrap();
+        let addr: Multiaddr = "/ip4/127.0.0.1/tcp/9".parse().unwrap();
+        net.commands.send(Command::Crash).await.unwrap();
+
+        timeout(SOON, async {
+            assert!(incoming.next().await.is_none());
+            assert_eq!(net.dial(addr, SOON).await, Err(DialError::Stopped));
+            let peer = PeerId::random();
+            assert!(matches!(
+                net.open(peer, "echo", SOON).await,
+                Err(OpenError::Stopped)
+            ));
+            assert_eq!(net.provide(b"key").await, Err(DhtError::Stopped));
+            assert_eq!(net.providers(b"key", SOON).await, Err(DhtError::Stopped));
+            assert!(matches!(net.accept("other"), Err(AcceptError::Stopped)));
+            net.stop_providing(b"key").await;
+            net.disconnect(peer).await;
+            net.shutdown().await;
+        })
+        .await
+        .unwrap();
+    }
+}

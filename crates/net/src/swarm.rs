@@ -1,0 +1,162 @@
+//! The swarm put together: which behaviours, which transports, with which settings.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use libp2p::{
+    Swarm, SwarmBuilder,
+    connection_limits::{self, ConnectionLimits},
+    core::upgrade::Version,
+    identify, kad, noise, ping,
+    swarm::NetworkBehaviour,
+    tcp, yamux,
+};
+
+use crate::{
+    config::{
+        CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_AGENT, NetConfig, NetLimits, PING_INTERVAL,
+        PROVIDER_TTL, QUERY_TIMEOUT, REPUBLISH, SILENCE,
+    },
+    counters::Counters,
+    error::StartError,
+    names::Names,
+    provider_store::ProviderStore,
+    streams::{self, Registry},
+};
+
+#[derive(NetworkBehaviour)]
+pub(crate) struct Mesh {
+    /// First: it may refuse the connection.
+    pub(crate) limits: connection_limits::Behaviour,
+    pub(crate) identify: identify::Behaviour,
+    pub(crate) ping: ping::Behaviour,
+    pub(crate) kad: kad::Behaviour<ProviderStore>,
+    /// Last: see [`streams::Behaviour`].
+    pub(crate) streams: streams::Behaviour,
+}
+
+pub(crate) fn build(
+    config: &NetConfig,
+    names: &Names,
+    registry: &Arc<Registry>,
+    counters: &Arc<Counters>,
+) -> Result<Swarm<Mesh>, StartError> {
+    let behaviour = behaviour(config, names, registry, counters)?;
+    let limits = &config.limits;
+    // Both directions, and room for libp2p's own protocols: reaching it ends the connection.
+    let yamux_streams = limits
+        .streams_per_connection
+        .saturating_mul(2)
+        .saturating_add(512);
+    let transports = || {
+        SwarmBuilder::with_existing_identity(config.key.keypair().clone())
+            .with_tokio()
+            .with_tcp(
+                tcp::Config::default().nodelay(true),
+                noise::Config::new,
+                || {
+                    let mut yamux = yamux::Config::default();
+                    yamux.set_max_num_streams(yamux_streams as usize);
+                    yamux
+                },
+            )
+            .map(|builder| {
+                builder.with_quic_config(|mut quic| {
+                    quic.max_concurrent_stream_limit =
+                        limits.streams_per_connection.saturating_add(64);
+                    quic
+                })
+            })
+            .map_err(|e| StartError::Setup(e.to_string()))
+    };
+    macro_rules! finish {
+        ($builder:expr) => {
+            $builder
+                .with_behaviour(|_| behaviour)
+                .map_err(|e| StartError::Setup(e.to_string()))?
+                .with_swarm_config(|c| {
+                    c.with_idle_connection_timeout(IDLE_TIMEOUT)
+                        // Saves a round trip for each stream; every protocol here offers one name.
+                        .with_substream_upgrade_protocol_override(Version::V1Lazy)
+                })
+                .with_connection_timeout(CONNECT_TIMEOUT)
+                .build()
+        };
+    }
+    match transports()?.with_dns() {
+        Ok(builder) => Ok(finish!(builder)),
+        Err(error) => {
+            tracing::warn!(%error, "no system name resolution; only numeric addresses can be dialled");
+            let none = libp2p::dns::ResolverConfig::from_parts(None, Vec::new(), Vec::new());
+            Ok(finish!(transports()?.with_dns_config(
+                none,
+                libp2p::dns::ResolverOpts::default()
+            )))
+        }
+    }
+}
+
+fn behaviour(
+    config: &NetConfig,
+    names: &Names,
+    registry: &Arc<Registry>,
+    counters: &Arc<Counters>,
+) -> Result<Mesh, StartError> {
+    let peer = config.key.peer_id();
+    let store = ProviderStore::new(peer, config.limits.clone(), counters.clone());
+    let kad = kad::Behaviour::with_config(peer, store, kad_config(names)?);
+    let identify = identify::Config::new(names.identify(), config.key.keypair().public())
+        .with_agent_version(agent(&config.agent))
+        .with_push_listen_addr_updates(true)
+        // The address book does this, bounded by us.
+        .with_cache_size(0);
+    // Liveness is judged by [`SILENCE`]; ping's own timeout only ends the attempt.
+    let ping = ping::Config::new()
+        .with_interval(PING_INTERVAL)
+        .with_timeout(SILENCE);
+    Ok(Mesh {
+        limits: connection_limits::Behaviour::new(connection_limits(&config.limits)),
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping),
+        kad,
+        streams: streams::Behaviour::new(registry.clone()),
+    })
+}
+
+fn kad_config(names: &Names) -> Result<kad::Config, StartError> {
+    let protocol = names
+        .kad()
+        .ok_or_else(|| StartError::Setup("no protocol name for the DHT".into()))?;
+    let mut config = kad::Config::new(protocol);
+    config
+        .set_query_timeout(QUERY_TIMEOUT)
+        // In a mesh of hundreds the few dead peers on the way must not hold up a look-up.
+        .set_parallelism(NonZeroUsize::new(8).unwrap_or(NonZeroUsize::MIN))
+        // Twenty providers or peers with eight addresses each.
+        .set_max_packet_size(64 * 1024)
+        // Only peers whose identify names this mesh get in.
+        .set_kbucket_inserts(kad::BucketInserts::Manual)
+        .set_caching(kad::Caching::Disabled)
+        .set_replication_interval(None)
+        .set_publication_interval(None)
+        .set_provider_record_ttl(Some(PROVIDER_TTL))
+        .set_provider_publication_interval(Some(REPUBLISH));
+    Ok(config)
+}
+
+fn connection_limits(limits: &NetLimits) -> ConnectionLimits {
+    ConnectionLimits::default()
+        .with_max_pending_incoming(Some(limits.pending_connections))
+        .with_max_pending_outgoing(Some(limits.pending_connections))
+        .with_max_established_incoming(Some(limits.connections - limits.connections / 4))
+        .with_max_established(Some(limits.connections))
+        .with_max_established_per_peer(Some(limits.connections_per_peer))
+}
+
+/// At most [`MAX_AGENT`] bytes of `text`, without control characters.
+pub(crate) fn agent(text: &str) -> String {
+    let mut agent: String = text.chars().filter(|c| !c.is_control()).collect();
+    while agent.len() > MAX_AGENT {
+        agent.pop();
+    }
+    agent
+}

@@ -1,0 +1,55 @@
+//! Members find each other on the local network without being told.
+
+use polymath_net::Net;
+
+use crate::support::{Mesh, is_member, soon, until};
+
+const ANYWHERE: &str = "/ip4/0.0.0.0/tcp/0";
+
+async fn discovering(mesh: &Mesh) -> Net {
+    let mut config = mesh.config(&[ANYWHERE]);
+    config.local_discovery = true;
+    Net::start(config).await.unwrap()
+}
+
+#[tokio::test]
+async fn members_on_one_network_find_each_other_and_neighbours_are_left_alone() {
+    let interfaces = if_addresses().await;
+    if interfaces.is_empty() {
+        return println!("skipped: no network interface but loopback, so no multicast");
+    }
+    let (ours, theirs) = (Mesh::new("ours"), Mesh::new("theirs"));
+    let (a, b, c) = (
+        discovering(&ours).await,
+        discovering(&ours).await,
+        discovering(&theirs).await,
+    );
+    until("members to find each other", async || {
+        is_member(&a, b.local_peer()) && is_member(&b, a.local_peer())
+    })
+    .await;
+    until("the neighbour to be heard and ignored", async || {
+        a.counters().local_announcements_ignored > 0 && c.counters().local_announcements_ignored > 0
+    })
+    .await;
+    assert!(c.peers().is_empty());
+    assert!(a.peers().iter().all(|p| p.peer == b.local_peer()));
+    for node in [a, b, c] {
+        soon("shutdown", node.shutdown()).await;
+    }
+}
+
+/// Addresses other than loopback.
+async fn if_addresses() -> Vec<String> {
+    let probe = Mesh::new("probe").node(&[ANYWHERE]).await;
+    let listen = probe.listen_addrs();
+    until("an address", async || !listen.borrow().is_empty()).await;
+    let found = listen
+        .borrow()
+        .iter()
+        .map(ToString::to_string)
+        .filter(|a| !a.contains("127.0.0.1"))
+        .collect();
+    probe.shutdown().await;
+    found
+}

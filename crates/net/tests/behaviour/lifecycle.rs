@@ -1,0 +1,161 @@
+//! Starting, being used from both sides at once, running full, stopping.
+
+use futures::StreamExt;
+use polymath_net::{Net, NetEvent, StartError};
+use polymath_types::ErrorKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{
+    Mesh, QUIC, SOON, TCP, addr, addr_of, echo, is_member, serve_echo, soon, until,
+};
+
+#[tokio::test]
+async fn an_occupied_port_is_refused_with_advice() {
+    let mesh = Mesh::new("ports");
+    for listen in [TCP, QUIC] {
+        let first = mesh.node(&[listen]).await;
+        let taken = addr_of(&first).to_string();
+        let error = Net::start(mesh.config(&[&taken])).await.unwrap_err();
+        assert!(
+            matches!(&error, StartError::Listen { addr, .. } if addr.to_string() == taken),
+            "{error}"
+        );
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        assert!(error.to_string().contains("another port"), "{error}");
+    }
+    let error = Net::start(mesh.config(&["/memory/1"])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}
+
+#[tokio::test]
+async fn shutdown_frees_the_ports_and_ends_everything() {
+    let mesh = Mesh::new("ports");
+    let (node, other) = (mesh.node(&[TCP, QUIC]).await, mesh.guest().await);
+    let mut incoming = node.accept("echo").unwrap();
+    let listen = node.listen_addrs().borrow().clone();
+    assert_eq!(listen.len(), 2);
+    for address in &listen {
+        other.dial(address.clone(), SOON).await.unwrap();
+    }
+    soon("shutdown", node.shutdown()).await;
+    assert!(soon("the acceptor to end", incoming.next()).await.is_none());
+    assert!(node.peers().is_empty());
+    assert_eq!(
+        node.dial(listen[0].clone(), SOON).await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
+    soon("a second shutdown", node.shutdown()).await;
+
+    let again: Vec<_> = listen.iter().map(ToString::to_string).collect();
+    let again = mesh
+        .node(&again.iter().map(String::as_str).collect::<Vec<_>>())
+        .await;
+    assert_eq!(*again.listen_addrs().borrow(), listen);
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_stops_the_swarm() {
+    let mesh = Mesh::new("drop");
+    let (node, other) = (mesh.node(&[TCP]).await, mesh.guest().await);
+    let peer = other.dial(addr_of(&node), SOON).await.unwrap();
+    let mut events = other.events();
+    drop(node);
+    soon("the other side to notice", async {
+        while events.recv().await.unwrap() != (NetEvent::Disconnected { peer }) {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn both_sides_may_dial_at_once() {
+    let mesh = Mesh::new("both");
+    let (a, b) = (mesh.node(&[TCP, QUIC]).await, mesh.node(&[TCP, QUIC]).await);
+    serve_echo(a.accept("echo").unwrap());
+    serve_echo(b.accept("echo").unwrap());
+    let (to_a, to_b) = (
+        a.listen_addrs().borrow().clone(),
+        b.listen_addrs().borrow().clone(),
+    );
+    let dials = soon("four dials", async {
+        tokio::join!(
+            a.dial(to_b[0].clone(), SOON),
+            b.dial(to_a[0].clone(), SOON),
+            a.dial(to_b[1].clone(), SOON),
+            b.dial(to_a[1].clone(), SOON),
+        )
+    })
+    .await;
+    let (ida, idb) = (a.local_peer(), b.local_peer());
+    assert_eq!(dials, (Ok(idb), Ok(ida), Ok(idb), Ok(ida)));
+    let info = a.peers().into_iter().find(|p| p.peer == idb).unwrap();
+    assert!((1..=4).contains(&info.connections), "{info:?}");
+    for (from, to) in [(&a, idb), (&b, ida)] {
+        let stream = from.open(to, "echo", SOON).await.unwrap();
+        assert_eq!(soon("echo", echo(stream, b"hi")).await.unwrap(), b"hi");
+    }
+    until("round trips to be known", async || {
+        a.peers().iter().all(|p| p.rtt.is_some())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_node_closes_idle_connections_and_keeps_busy_ones() {
+    let mesh = Mesh::new("full");
+    let node = mesh.limited(|l| l.connections = 16).await;
+    serve_echo(node.accept("echo").unwrap());
+    let busy = mesh.guest().await;
+    let peer = busy.dial(addr_of(&node), SOON).await.unwrap();
+    let mut held = busy.open(peer, "echo", SOON).await.unwrap();
+    held.write_all(b"x").await.unwrap();
+    held.read_u8().await.unwrap();
+    let mut guests = Vec::new();
+    // Twelve inbound ones are let in; four places are for connections the node opens itself.
+    for _ in 0..11 {
+        let guest = mesh.guest().await;
+        guest.dial(addr_of(&node), SOON).await.unwrap();
+        guests.push(guest);
+    }
+    let refused = mesh.guest().await;
+    assert!(refused.dial(addr_of(&node), SOON).await.is_err());
+    until("the refusal to be counted", async || {
+        node.counters().connections_refused > 0
+    })
+    .await;
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        let other = mesh.node(&[TCP]).await;
+        node.dial(addr_of(&other), SOON).await.unwrap();
+        others.push(other);
+    }
+    until("idle connections to be closed", async || {
+        node.counters().connections_trimmed >= 2
+    })
+    .await;
+    assert!(
+        is_member(&node, busy.local_peer()),
+        "the busy one must stay"
+    );
+    assert_eq!(soon("echo", echo(held, b"still")).await.unwrap(), b"still");
+}
+
+#[tokio::test]
+async fn wildcards_are_expanded_and_told() {
+    let mesh = Mesh::new("wild");
+    let node = mesh.node(&["/ip4/0.0.0.0/tcp/0"]).await;
+    let listen = node.listen_addrs();
+    until("loopback among the addresses", async || {
+        listen
+            .borrow()
+            .iter()
+            .any(|a| a.to_string().starts_with("/ip4/127.0.0.1/tcp/"))
+    })
+    .await;
+    assert!(
+        listen
+            .borrow()
+            .iter()
+            .all(|a| !a.to_string().contains("0.0.0.0") && !a.to_string().contains("p2p"))
+    );
+    assert!(!listen.borrow().contains(&addr("/ip4/127.0.0.1/tcp/0")));
+}

@@ -1,0 +1,161 @@
+//! Experts through the DHT: what this node serves is provided under its id, kind, name and model
+//! name; what others provide is confirmed by an authenticated `Describe` call before it counts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use polymath_net::Net;
+use polymath_proto::v1;
+use polymath_rpc::Clients;
+use polymath_types::{Constraints, ExpertCard, ExpertId, ExpertKind, Format, Index, PeerId, PeerOffer};
+use tokio::time::Instant;
+
+/// Providers asked at most for one question.
+const MOST_ASKED: usize = 16;
+/// How long a description is believed.
+const BELIEVED: Duration = Duration::from_secs(120);
+/// Peers whose description is kept.
+const MOST_KNOWN: usize = 1024;
+/// Experts taken from one description.
+const MOST_EXPERTS: usize = 64;
+
+/// The DHT keys under which an expert is found.
+pub(crate) fn keys(card: &ExpertCard) -> Vec<Vec<u8>> {
+    let names: BTreeSet<&str> = [card.name.as_str(), card.model.name.as_str()].into();
+    let mut keys: Vec<Vec<u8>> = names.into_iter().map(|n| format!("model:{n}").into_bytes()).collect();
+    keys.push(format!("expert:{}", card.id()).into_bytes());
+    keys.push(kind_key(card.kind));
+    keys
+}
+
+fn kind_key(kind: ExpertKind) -> Vec<u8> {
+    format!("kind:{kind}").into_bytes()
+}
+
+/// The key to look a question's experts up by.
+fn wanted(kind: ExpertKind, constraints: &Constraints) -> Vec<u8> {
+    match &constraints.model {
+        Some(name) if name.parse::<ExpertId>().is_ok() => format!("expert:{name}").into_bytes(),
+        Some(name) => format!("model:{name}").into_bytes(),
+        None => kind_key(kind),
+    }
+}
+
+#[derive(Debug)]
+struct Described {
+    until: Instant,
+    agent: String,
+    cards: Vec<Arc<ExpertCard>>,
+}
+
+/// Experts found through the DHT.
+#[derive(Debug, Default)]
+pub(crate) struct Discovered {
+    peers: Mutex<HashMap<PeerId, Described>>,
+}
+
+impl Discovered {
+    /// Looks for providers and asks each what it serves. Returns how many answered.
+    pub(crate) async fn look_up(
+        &self,
+        net: &Net,
+        clients: &Clients,
+        kind: ExpertKind,
+        constraints: &Constraints,
+        within: Duration,
+    ) -> usize {
+        let until = Instant::now() + within;
+        let providers = match net.providers(&wanted(kind, constraints), within).await {
+            Ok(providers) => providers,
+            Err(e) => {
+                tracing::debug!("DHT lookup: {e}");
+                return 0;
+            }
+        };
+        let mut asked: FuturesUnordered<_> = providers
+            .into_iter()
+            .filter(|p| *p != net.local_peer())
+            .take(MOST_ASKED)
+            .map(|peer| async move {
+                let left = until.saturating_duration_since(Instant::now());
+                let described = tokio::time::timeout(left, describe(clients, peer, left)).await;
+                (peer, described.unwrap_or_else(|_| Err("no answer in time".into())))
+            })
+            .collect();
+        let mut found = 0;
+        while let Some((peer, described)) = asked.next().await {
+            match described {
+                Ok(described) => {
+                    self.insert(peer, described);
+                    found += 1;
+                }
+                Err(why) => tracing::debug!(%peer, "a provider record was not confirmed: {why}"),
+            }
+        }
+        found
+    }
+
+    fn insert(&self, peer: PeerId, described: Described) {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        peers.retain(|_, d| d.until > now);
+        if peers.len() < MOST_KNOWN {
+            peers.insert(peer, described);
+        }
+    }
+
+    /// The catalog's index together with what was found.
+    pub(crate) fn merged(&self, index: &Arc<Index>) -> Arc<Index> {
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let fresh: Vec<_> = peers
+            .iter()
+            .filter(|(peer, d)| d.until > now && !index.peers().contains_key(peer))
+            .collect();
+        if fresh.is_empty() {
+            return Arc::clone(index);
+        }
+        let mut offers: BTreeMap<PeerId, PeerOffer> = index.peers().clone();
+        let mut cards: HashMap<ExpertId, Arc<ExpertCard>> =
+            index.experts().map(|e| (e.id, Arc::clone(&e.card))).collect();
+        for (peer, described) in fresh {
+            let experts = described.cards.iter().map(|c| (c.id(), Arc::clone(c)));
+            let ids = experts.map(|(id, card)| {
+                cards.entry(id).or_insert(card);
+                id
+            });
+            let offer = PeerOffer {
+                addresses: Vec::new(),
+                experts: ids.collect(),
+                agent: described.agent.clone(),
+                sequence: 0,
+                epoch: 0,
+            };
+            offers.insert(*peer, offer);
+        }
+        Arc::new(Index::build(offers, |id| cards.get(id).cloned()))
+    }
+}
+
+async fn describe(clients: &Clients, peer: PeerId, within: Duration) -> Result<Described, String> {
+    let mut client = clients.expert(peer, within).await.map_err(|e| e.to_string())?;
+    let request = v1::DescribeRequest { version: Format::Wire.current() };
+    let response = client.describe(request).await.map_err(|s| s.message().to_owned())?.into_inner();
+    Format::Wire.check(response.version).map_err(|e| e.to_string())?;
+    let cards = response
+        .experts
+        .into_iter()
+        .take(MOST_EXPERTS)
+        .filter(|e| e.ready)
+        .filter_map(|e| {
+            let card = ExpertCard::from_bytes(&e.card).ok()?;
+            (card.id().as_bytes()[..] == e.id[..]).then(|| Arc::new(card))
+        })
+        .collect();
+    let agent = response.agent.chars().filter(|c| !c.is_control()).take(64).collect();
+    Ok(Described { until: Instant::now() + BELIEVED, agent, cards })
+}

@@ -1,0 +1,335 @@
+//! From what a person names (`chef`, `smollm2-135m-instruct`, `my.toml`, `my.gguf`) to an expert
+//! card whose files lie in the model store.
+
+use std::{fs, path::Path, sync::Arc};
+
+use polymath_blobs::{Cancel, Import, Installed, KnownModel, SilentProgress, Store, known_model, known_models};
+use polymath_types::{
+    ErrorKind, ExpertCard, ExpertKind, Failure, FileRole, Format, LabelSet, Model, Runtime, Sampling,
+};
+use serde::Deserialize;
+
+/// Definitions that come with the binary.
+const BUILT_IN: [&str; 8] = [
+    include_str!("../experts/assistant.toml"),
+    include_str!("../experts/chef.toml"),
+    include_str!("../experts/coder.toml"),
+    include_str!("../experts/geographer.toml"),
+    include_str!("../experts/physician.toml"),
+    include_str!("../experts/embedder.toml"),
+    include_str!("../experts/topics.toml"),
+    include_str!("../experts/language.toml"),
+];
+
+/// The model name of the language identifier that is compiled in.
+const TRIGRAM: &str = "trigram";
+/// Largest definition file, bytes.
+const LARGEST_DEFINITION: u64 = 256 * 1024;
+
+/// An expert definition, as in a `.toml` file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Definition {
+    version: u32,
+    /// The expert's name.
+    pub name: String,
+    /// What it does.
+    pub kind: ExpertKind,
+    /// A known model's name, or a path to a `.gguf` file (relative to the definition).
+    pub model: String,
+    system: Option<String>,
+    #[serde(default)]
+    description: String,
+    #[serde(default)]
+    examples: Vec<String>,
+    #[serde(default)]
+    languages: Vec<String>,
+    #[serde(default)]
+    labels: Option<Labels>,
+    #[serde(default)]
+    sampling: SamplingDefinition,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Labels {
+    Open(OpenLabels),
+    Fixed(Vec<String>),
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OpenLabels {
+    Open,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SamplingDefinition {
+    max_tokens: Option<u32>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_k: Option<u32>,
+    repeat_penalty: Option<f64>,
+    stop: Vec<String>,
+}
+
+impl Definition {
+    /// Reads a definition's text; `origin` names it in errors.
+    pub fn parse(text: &str, origin: &str) -> Result<Self, Failure> {
+        let bad = |e: String| Failure::new(ErrorKind::Config, format!("{origin}: {e}"));
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: Option<u32>,
+        }
+        let toml_error = |e: toml::de::Error| bad(e.message().replace('\n', " "));
+        let found: Versioned = toml::from_str(text).map_err(toml_error)?;
+        let version = found.version.ok_or_else(|| bad("the first line must be `version = 1`".into()))?;
+        Format::Card
+            .check(version)
+            .map_err(|e| Failure::new(ErrorKind::VersionMismatch, format!("{origin}: {e}")))?;
+        let definition: Self = toml::from_str(text).map_err(toml_error)?;
+        debug_assert_eq!(definition.version, version);
+        Ok(definition)
+    }
+
+    fn card(self, model: Model) -> Result<ExpertCard, Failure> {
+        let labels = match (&self.labels, model.runtime) {
+            (None, Runtime::Trigram) => LabelSet::Fixed(polymath_engine::language_labels()),
+            (None, _) => LabelSet::None,
+            (Some(Labels::Open(OpenLabels::Open)), _) => LabelSet::Open,
+            (Some(Labels::Fixed(labels)), _) => LabelSet::Fixed(labels.clone()),
+        };
+        let d = Sampling::default();
+        let s = self.sampling;
+        let card = ExpertCard {
+            version: Format::Card.current(),
+            name: self.name,
+            kind: self.kind,
+            model,
+            system: self.system,
+            sampling: Sampling {
+                max_tokens: s.max_tokens.unwrap_or(d.max_tokens),
+                temperature: s.temperature.unwrap_or(d.temperature),
+                top_p: s.top_p.unwrap_or(d.top_p),
+                top_k: s.top_k.unwrap_or(d.top_k),
+                repeat_penalty: s.repeat_penalty.unwrap_or(d.repeat_penalty),
+                stop: s.stop,
+            },
+            description: self.description,
+            examples: self.examples,
+            languages: self.languages,
+            labels,
+        };
+        card.check().map_err(|e| Failure::new(ErrorKind::Config, format!("expert '{}': {e}", card.name)))?;
+        Ok(card)
+    }
+}
+
+/// Every built-in definition.
+pub fn built_in() -> Vec<Definition> {
+    BUILT_IN.iter().filter_map(|text| Definition::parse(text, "built-in expert").ok()).collect()
+}
+
+/// What a person named, before its files are looked for.
+#[derive(Debug, Clone)]
+pub enum Named {
+    /// A definition over a known model.
+    Expert(Definition, &'static KnownModel),
+    /// A definition that needs no files.
+    Fileless(Definition),
+    /// A definition over a file of the person's own.
+    OwnFile(Definition, std::path::PathBuf),
+}
+
+/// Understands `name`: a built-in expert, a known model, a `.toml` definition or a `.gguf` file.
+pub fn find(name: &str) -> Result<Named, Failure> {
+    let path = Path::new(name);
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("toml") => {
+            let too_big = fs::metadata(path).is_ok_and(|m| m.len() > LARGEST_DEFINITION);
+            if too_big {
+                return Err(Failure::new(ErrorKind::Config, format!("{name} is not an expert definition: it is larger than 256 KiB")));
+            }
+            let text = fs::read_to_string(path).map_err(|e| {
+                Failure::new(ErrorKind::Config, format!("cannot read the expert definition {name}: {e}"))
+            })?;
+            let definition = Definition::parse(&text, name)?;
+            let folder = path.parent().unwrap_or(Path::new("."));
+            return over(definition, folder);
+        }
+        Some("gguf") => {
+            if !path.is_file() {
+                return Err(Failure::new(ErrorKind::NotFound, format!("there is no file {name}")));
+            }
+            let stem: String = path
+                .file_stem()
+                .map(|s| s.to_string_lossy().to_lowercase())
+                .unwrap_or_default()
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' })
+                .take(64)
+                .collect();
+            return Ok(Named::OwnFile(plain(&stem, ExpertKind::Generate), path.to_owned()));
+        }
+        _ => {}
+    }
+    if let Some(definition) = built_in().into_iter().find(|d| d.name == name) {
+        return over(definition, Path::new("."));
+    }
+    if let Some(known) = known_model(name) {
+        let kind = match known.model.runtime {
+            Runtime::BertSentence => ExpertKind::Embed,
+            _ => ExpertKind::Generate,
+        };
+        return Ok(Named::Expert(plain(known.name(), kind), known));
+    }
+    let names: Vec<String> = built_in().into_iter().map(|d| d.name).collect();
+    let models: Vec<&str> = known_models().iter().map(KnownModel::name).collect();
+    Err(Failure::new(
+        ErrorKind::NotFound,
+        format!(
+            "no expert or model is called '{name}': use one of {} or {}, a definition FILE.toml, or a model FILE.gguf",
+            names.join(", "),
+            models.join(", ")
+        ),
+    ))
+}
+
+fn plain(name: &str, kind: ExpertKind) -> Definition {
+    Definition {
+        version: Format::Card.current(),
+        name: name.to_owned(),
+        kind,
+        model: name.to_owned(),
+        system: None,
+        description: String::new(),
+        examples: Vec::new(),
+        languages: Vec::new(),
+        labels: None,
+        sampling: SamplingDefinition::default(),
+    }
+}
+
+fn over(definition: Definition, folder: &Path) -> Result<Named, Failure> {
+    if definition.model == TRIGRAM {
+        return Ok(Named::Fileless(definition));
+    }
+    if let Some(known) = known_model(&definition.model) {
+        return Ok(Named::Expert(definition, known));
+    }
+    if definition.model.ends_with(".gguf") {
+        let path = folder.join(&definition.model);
+        if path.is_file() {
+            return Ok(Named::OwnFile(definition, path));
+        }
+        return Err(Failure::new(
+            ErrorKind::NotFound,
+            format!("expert '{}' wants the model {}, which is not there", definition.name, path.display()),
+        ));
+    }
+    Err(Failure::new(
+        ErrorKind::NotFound,
+        format!("expert '{}' wants the unknown model '{}': `polymath model list` shows the known ones", definition.name, definition.model),
+    ))
+}
+
+/// The model that must be pulled before `named` can be hosted, if any.
+pub fn missing(named: &Named, store: &Store) -> Result<Option<&'static KnownModel>, Failure> {
+    let Named::Expert(_, known) = named else { return Ok(None) };
+    match store.get(known.name()).map_err(|e| Failure::new(e.kind(), e.to_string()))? {
+        Some(installed) => {
+            let present = store.check_present(&installed.model).is_ok();
+            Ok((!present).then_some(*known))
+        }
+        None => Ok(Some(*known)),
+    }
+}
+
+/// The card of what was named; its files must lie in the store.
+pub fn card(named: Named, store: &Store) -> Result<Arc<ExpertCard>, Failure> {
+    let (definition, model) = match named {
+        Named::Fileless(definition) => (definition, trigram()),
+        Named::Expert(definition, known) => {
+            let installed = store
+                .get(known.name())
+                .map_err(|e| Failure::new(e.kind(), e.to_string()))?
+                .ok_or_else(|| {
+                    Failure::new(
+                        ErrorKind::NotFound,
+                        format!("the model {0} is not installed: run `polymath model pull {0}`", known.name()),
+                    )
+                })?;
+            (definition, installed.model)
+        }
+        Named::OwnFile(definition, path) => {
+            let installed = import(store, &path, &definition.name)?;
+            (definition, installed.model)
+        }
+    };
+    let mut model = model;
+    if definition.kind == ExpertKind::Classify && model.runtime == Runtime::BertSentence {
+        model.runtime = Runtime::BertZeroShot;
+    }
+    Ok(Arc::new(definition.card(model)?))
+}
+
+fn import(store: &Store, path: &Path, name: &str) -> Result<Installed, Failure> {
+    let info = polymath_engine::inspect_gguf(path).map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+    let import = Import {
+        name: name.to_owned(),
+        runtime: Runtime::GgufLlama,
+        files: vec![(FileRole::Weights, path.to_owned())],
+        context_length: info.context_length,
+        dimensions: 0,
+        licence: info.licence.unwrap_or_else(|| "LicenseRef-unstated".into()),
+    };
+    store
+        .import(&import, &SilentProgress, &Cancel::new())
+        .map_err(|e| Failure::new(e.kind(), e.to_string()))
+}
+
+/// The language identifier's model: code, no files.
+fn trigram() -> Model {
+    Model {
+        name: TRIGRAM.into(),
+        runtime: Runtime::Trigram,
+        files: Vec::new(),
+        adapter: None,
+        context_length: 0,
+        dimensions: 0,
+        licence: "MIT".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_definition_is_valid_and_found_by_name() {
+        assert_eq!(built_in().len(), BUILT_IN.len());
+        for definition in built_in() {
+            assert!(find(&definition.name).is_ok(), "{}", definition.name);
+        }
+        let language = Named::Fileless(built_in().into_iter().find(|d| d.name == "language").unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let card = card(language, &Store::open(dir.path()).unwrap()).unwrap();
+        assert!(matches!(&card.labels, LabelSet::Fixed(l) if l.len() > 30));
+    }
+
+    #[test]
+    fn an_unknown_name_lists_what_there_is() {
+        let err = find("no-such-thing").unwrap_err();
+        assert_eq!(err.kind, ErrorKind::NotFound);
+        assert!(err.message.contains("chef") && err.message.contains("smollm2"), "{err}");
+    }
+
+    #[test]
+    fn definitions_of_another_version_are_refused_with_both_versions() {
+        let err = Definition::parse("version = 4\nname = \"x\"\nkind = \"embed\"\nmodel = \"y\"", "x.toml").unwrap_err();
+        assert_eq!(err.kind, ErrorKind::VersionMismatch);
+        assert!(err.message.contains("version 4") && err.message.contains("version 1"), "{err}");
+        assert!(Definition::parse("name = \"x\"", "x.toml").unwrap_err().message.contains("version = 1"));
+    }
+}

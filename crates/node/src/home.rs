@@ -1,0 +1,252 @@
+//! The home directory: everything one node keeps, in one place, owned by one process at a time.
+//!
+//! ```text
+//! identity.key     the node's key, mode 0600
+//! mesh.json        which mesh the home belongs to, and addresses that led into it
+//! config.toml      optional settings
+//! lock             held by the process that runs on this home; says its pid
+//! control.sock     the running daemon's API
+//! models/          the model store (unless models.dir points elsewhere)
+//! mesh/<id>/       catalog and address book of one mesh
+//! ```
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind as IoKind, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use polymath_types::{ErrorKind, Failure, Format, Genesis, MeshId, NodeKey};
+use serde::{Deserialize, Serialize};
+
+/// Longest path of a Unix socket on Linux and the BSDs, with room to spare.
+const LONGEST_SOCKET_PATH: usize = 100;
+/// Addresses remembered that once led into the mesh.
+const MOST_BOOTSTRAP: usize = 32;
+
+/// One node's directory.
+#[derive(Debug, Clone)]
+pub struct Home {
+    dir: PathBuf,
+}
+
+/// Proof that this process alone runs on the home; released when dropped.
+#[derive(Debug)]
+pub struct HomeLock {
+    _file: File,
+}
+
+/// Which mesh a home belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The mesh's foundation.
+    pub genesis: Genesis,
+    /// Whether the home came to the mesh by `join`; otherwise it founded it.
+    pub joined: bool,
+    /// Addresses that led into the mesh, newest first.
+    pub bootstrap: Vec<String>,
+    /// The port this node listens on unless told otherwise; chosen at first start so that the
+    /// addresses it hands out stay good.
+    pub port: u16,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MembershipFile {
+    version: u32,
+    genesis: String,
+    joined: bool,
+    bootstrap: Vec<String>,
+    port: u16,
+}
+
+impl Home {
+    /// `--home` or `POLYMATH_HOME` if given, else `polymath` under the XDG data directory.
+    pub fn locate(given: Option<&Path>) -> Result<PathBuf, Failure> {
+        if let Some(dir) = given {
+            return std::path::absolute(dir)
+                .map_err(|e| io_failure("use the home", dir, &e));
+        }
+        if let Some(data) = std::env::var_os("XDG_DATA_HOME").filter(|d| Path::new(d).is_absolute()) {
+            return Ok(Path::new(&data).join("polymath"));
+        }
+        match std::env::var_os("HOME") {
+            Some(home) if !home.is_empty() => Ok(Path::new(&home).join(".local/share/polymath")),
+            _ => Err(Failure::new(
+                ErrorKind::Config,
+                "neither XDG_DATA_HOME nor HOME is set: say where to keep state with --home DIR",
+            )),
+        }
+    }
+
+    /// Opens the directory, creating it (mode 0700) if it is new.
+    pub fn open(dir: impl Into<PathBuf>) -> Result<Self, Failure> {
+        let dir = dir.into();
+        fs::create_dir_all(&dir).map_err(|e| io_failure("create the home", &dir, &e))?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))
+            .map_err(|e| io_failure("make the home private", &dir, &e))?;
+        Ok(Self { dir })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.join("config.toml")
+    }
+
+    /// Where models are kept when `models.dir` is not set.
+    pub fn models_dir(&self) -> PathBuf {
+        self.dir.join("models")
+    }
+
+    /// What is kept of one mesh.
+    pub fn mesh_dir(&self, mesh: MeshId) -> PathBuf {
+        self.dir.join("mesh").join(mesh.short())
+    }
+
+    /// The daemon's socket. A home whose path is too long for a socket gets one in the temporary
+    /// directory, named by the home's hash.
+    pub fn control_socket(&self) -> PathBuf {
+        let usual = self.dir.join("control.sock");
+        if usual.as_os_str().len() <= LONGEST_SOCKET_PATH {
+            return usual;
+        }
+        let hash = blake3::hash(self.dir.as_os_str().as_encoded_bytes());
+        std::env::temp_dir().join(format!("polymath-{}.sock", &hash.to_hex()[..24]))
+    }
+
+    /// Takes the home for this process, or says who has it.
+    pub fn lock(&self) -> Result<HomeLock, Failure> {
+        let path = self.dir.join("lock");
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| io_failure("open the lock", &path, &e))?;
+        if file.try_lock().is_err() {
+            let mut holder = String::new();
+            let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut holder);
+            return Err(Failure::new(
+                ErrorKind::FailedPrecondition,
+                format!(
+                    "another polymath process (pid {}) runs on {}: stop it with `polymath down`, or give this one its own --home",
+                    holder.trim(),
+                    self.dir.display()
+                ),
+            ));
+        }
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .and_then(|_| write!(file, "{}", std::process::id()));
+        written.map_err(|e| io_failure("write the lock", &path, &e))?;
+        Ok(HomeLock { _file: file })
+    }
+
+    /// The node's key; a fresh one at the first call.
+    pub fn identity(&self, _lock: &HomeLock) -> Result<NodeKey, Failure> {
+        let path = self.dir.join("identity.key");
+        let config = |what: String| Failure::new(ErrorKind::Config, what);
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let mode = fs::metadata(&path).map(|m| m.permissions().mode() & 0o777).unwrap_or(0o600);
+                if mode & 0o077 != 0 {
+                    return Err(config(format!(
+                        "{} can be read by others (mode {mode:o}): whoever has it is this node. Run `chmod 600 {}`, or delete it to become a new node",
+                        path.display(),
+                        path.display()
+                    )));
+                }
+                NodeKey::from_text(&text).map_err(|e| match e {
+                    polymath_types::IdentityError::Version(v) => {
+                        Failure::new(ErrorKind::VersionMismatch, format!("{}: {v}", path.display()))
+                    }
+                    e => config(format!("{}: {e}", path.display())),
+                })
+            }
+            Err(e) if e.kind() == IoKind::NotFound => {
+                let key = NodeKey::generate();
+                let text = key.to_text().map_err(|e| config(e.to_string()))?;
+                write_atomic(&path, text.as_bytes())?;
+                Ok(key)
+            }
+            Err(e) => Err(io_failure("read the identity", &path, &e)),
+        }
+    }
+
+    /// The mesh the home belongs to, if it has one yet.
+    pub fn membership(&self) -> Result<Option<Membership>, Failure> {
+        let path = self.dir.join("mesh.json");
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == IoKind::NotFound => return Ok(None),
+            Err(e) => return Err(io_failure("read", &path, &e)),
+        };
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let damaged = |e: String| {
+            Failure::new(
+                ErrorKind::DataLoss,
+                format!("{} is damaged ({e}): move it away and join the mesh again", path.display()),
+            )
+        };
+        let found: Versioned = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+        Format::Genesis.check(found.version).map_err(|e| {
+            Failure::new(ErrorKind::VersionMismatch, format!("{}: {e}", path.display()))
+        })?;
+        let file: MembershipFile = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+        let genesis = Genesis::from_bytes(file.genesis.as_bytes()).map_err(|e| damaged(e.to_string()))?;
+        Ok(Some(Membership { genesis, joined: file.joined, bootstrap: file.bootstrap, port: file.port }))
+    }
+
+    /// Writes which mesh the home belongs to.
+    pub fn save_membership(&self, membership: &Membership) -> Result<(), Failure> {
+        let file = MembershipFile {
+            version: Format::Genesis.current(),
+            genesis: String::from_utf8(membership.genesis.to_bytes()).unwrap_or_default(),
+            joined: membership.joined,
+            bootstrap: membership.bootstrap.iter().take(MOST_BOOTSTRAP).cloned().collect(),
+            port: membership.port,
+        };
+        let text = serde_json::to_vec_pretty(&file).unwrap_or_default();
+        write_atomic(&self.dir.join("mesh.json"), &text)
+    }
+}
+
+/// Writes a file so that a crash leaves either the old or the new content: temporary file (mode
+/// 0600), fsync, rename, fsync of the folder.
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let fail = |e: std::io::Error| io_failure("write", path, &e);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(fail)?;
+    let temporary = path.with_extension("tmp");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(fail)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)?;
+    fs::rename(&temporary, path).map_err(fail)?;
+    File::open(folder).and_then(|d| d.sync_all()).map_err(fail)
+}
+
+pub(crate) fn io_failure(what: &str, path: &Path, e: &std::io::Error) -> Failure {
+    let (kind, advice) = match e.kind() {
+        IoKind::PermissionDenied => (ErrorKind::Config, ": check its owner and mode"),
+        IoKind::StorageFull | IoKind::QuotaExceeded => (ErrorKind::ResourceExhausted, ": free some space"),
+        _ => (ErrorKind::Config, ""),
+    };
+    Failure::new(kind, format!("cannot {what} {}: {e}{advice}", path.display()))
+}

@@ -1,0 +1,243 @@
+//! The `Expert` service: what peers may ask of the experts hosted here. Local questions take the
+//! same functions, without a network in between.
+
+use std::{pin::Pin, time::Duration};
+
+use futures::{Stream, StreamExt};
+use polymath_engine::{Engine, GenerateJob, Generated};
+use polymath_proto::v1::{self, expert_server::Expert};
+use polymath_rpc::{self as rpc, Caller};
+use polymath_types::{ErrorKind, ExpertId, Failure, Format};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{AGENT, hosted::{Hosted, State}};
+
+/// Longest a peer may keep an answer going.
+const LONGEST_ANSWER: Duration = Duration::from_secs(600);
+/// Most texts in one `Embed` or `Classify` call.
+const MOST_TEXTS: usize = 256;
+/// Most bytes of text in one call.
+const MOST_TEXT: usize = 2 << 20;
+/// Most labels in one `Classify` call.
+const MOST_LABELS: usize = 256;
+/// Most tokens another replica may have produced already.
+const LONGEST_PREFIX: usize = 1 << 20;
+
+/// Events of one answer.
+pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<v1::GenerateEvent, Failure>> + Send>>;
+
+/// Answers calls for the experts hosted here.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    pub(crate) engine: Engine,
+    pub(crate) hosted: Hosted,
+}
+
+impl Service {
+    fn expert(&self, id: &[u8]) -> Result<ExpertId, Failure> {
+        let id = ExpertId::try_from(id)
+            .map_err(|e| Failure::new(ErrorKind::InvalidInput, e.to_string()))?;
+        self.hosted.serving(&id)?;
+        Ok(id)
+    }
+
+    /// Begins an answer; its stream ends by `Finished`, by a failure, or at the deadline.
+    pub(crate) fn generate(&self, request: v1::GenerateRequest, budget: Duration) -> Result<Events, Failure> {
+        let id = self.expert(&request.expert)?;
+        if request.prefix_token_ids.len() > LONGEST_PREFIX {
+            return Err(Failure::new(ErrorKind::InvalidInput, "the forced prefix is too long"));
+        }
+        let deadline = Instant::now() + budget;
+        let job = GenerateJob {
+            messages: rpc::messages_from_proto(request.messages)?,
+            sampling: rpc::sampling_from_proto(request.sampling)?,
+            prefix_token_ids: request.prefix_token_ids,
+            deadline: Some(deadline.into_std()),
+        };
+        let stream = self.engine.generate(&id, job).map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+        let engine = self.engine.clone();
+        let events = futures::stream::unfold(Some(stream), move |stream| {
+            let engine = engine.clone();
+            async move {
+                let mut stream = stream?;
+                let next = match tokio::time::timeout_at(deadline, stream.next()).await {
+                    Ok(next) => next?,
+                    Err(_) => {
+                        let late = Failure::new(ErrorKind::DeadlineExceeded, format!("the answer was not complete within {budget:?}"));
+                        return Some((Err(late), None));
+                    }
+                };
+                Some(match next {
+                    Ok(event) => {
+                        let last = matches!(event, Generated::Finished { .. });
+                        (Ok(to_proto(event, &engine)), (!last).then_some(stream))
+                    }
+                    Err(e) => (Err(Failure::new(e.kind(), e.to_string())), None),
+                })
+            }
+        });
+        Ok(events.boxed())
+    }
+
+    pub(crate) async fn embed(&self, request: v1::EmbedRequest, budget: Duration) -> Result<v1::EmbedResponse, Failure> {
+        let id = self.expert(&request.expert)?;
+        check_texts(&request.texts)?;
+        let embedded = within(budget, self.engine.embed(&id, request.texts)).await?;
+        Ok(v1::EmbedResponse {
+            vectors: embedded.vectors.into_iter().map(|values| v1::Vector { values }).collect(),
+            usage: Some(v1::Usage { prompt_tokens: embedded.prompt_tokens, completion_tokens: 0 }),
+            load: Some(rpc::load_to_proto(self.engine.load_report())),
+        })
+    }
+
+    pub(crate) async fn classify(&self, request: v1::ClassifyRequest, budget: Duration) -> Result<v1::ClassifyResponse, Failure> {
+        let id = self.expert(&request.expert)?;
+        check_texts(&request.texts)?;
+        let labels = &request.labels;
+        if labels.len() > MOST_LABELS || labels.iter().any(|l| l.is_empty() || l.len() > 256) {
+            return Err(Failure::new(ErrorKind::InvalidInput, format!("at most {MOST_LABELS} labels of 1 to 256 bytes each")));
+        }
+        let classified = within(budget, self.engine.classify(&id, request.texts, request.labels)).await?;
+        let classifications = classified
+            .labels
+            .into_iter()
+            .map(|scores| v1::Classification {
+                labels: scores.into_iter().map(|(label, score)| v1::LabelScore { label, score }).collect(),
+            })
+            .collect();
+        Ok(v1::ClassifyResponse {
+            classifications,
+            usage: Some(v1::Usage { prompt_tokens: classified.prompt_tokens, completion_tokens: 0 }),
+            load: Some(rpc::load_to_proto(self.engine.load_report())),
+        })
+    }
+
+    fn describe(&self) -> v1::DescribeResponse {
+        let experts = self
+            .hosted
+            .all()
+            .into_iter()
+            .map(|(id, card, state)| v1::DescribedExpert {
+                id: id.as_bytes().to_vec().into(),
+                card: card.to_bytes().into(),
+                ready: state == State::Ready,
+                engine_fingerprint: self.engine.fingerprint(&id).unwrap_or_default(),
+            })
+            .collect();
+        v1::DescribeResponse {
+            version: Format::Wire.current(),
+            agent: AGENT.to_owned(),
+            experts,
+            load: Some(rpc::load_to_proto(self.engine.load_report())),
+        }
+    }
+}
+
+fn check_texts(texts: &[String]) -> Result<(), Failure> {
+    let invalid = |m: String| Err(Failure::new(ErrorKind::InvalidInput, m));
+    if texts.is_empty() || texts.len() > MOST_TEXTS {
+        return invalid(format!("{} texts; give 1 to {MOST_TEXTS}", texts.len()));
+    }
+    let bytes: usize = texts.iter().map(String::len).sum();
+    if bytes > MOST_TEXT {
+        return invalid(format!("{bytes} bytes of text; at most {MOST_TEXT} are taken in one call"));
+    }
+    Ok(())
+}
+
+async fn within<T>(
+    budget: Duration,
+    work: impl Future<Output = Result<T, polymath_engine::EngineError>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(budget, work).await {
+        Ok(done) => done.map_err(|e| Failure::new(e.kind(), e.to_string())),
+        Err(_) => Err(Failure::new(ErrorKind::DeadlineExceeded, format!("no answer within {budget:?}"))),
+    }
+}
+
+fn to_proto(event: Generated, engine: &Engine) -> v1::GenerateEvent {
+    use v1::generate_event::Event;
+    let event = match event {
+        Generated::Started { prompt_tokens, seed, fingerprint } => {
+            Event::Started(v1::Started { engine_fingerprint: fingerprint, prompt_tokens, seed })
+        }
+        Generated::Tokens { ids, text } => Event::Tokens(v1::Tokens { ids, text }),
+        Generated::Finished { reason, usage } => Event::Finished(v1::Finished {
+            reason: rpc::reason_to_proto(reason) as i32,
+            usage: Some(rpc::usage_to_proto(usage)),
+            load: Some(rpc::load_to_proto(engine.load_report())),
+        }),
+    };
+    v1::GenerateEvent { event: Some(event) }
+}
+
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    request.extensions().get::<Caller>().copied().ok_or_else(|| {
+        rpc::status(&Failure::new(ErrorKind::PermissionDenied, "this service is for peers of the mesh"))
+    })
+}
+
+#[tonic::async_trait]
+impl Expert for Service {
+    type GenerateStream = Pin<Box<dyn Stream<Item = Result<v1::GenerateEvent, Status>> + Send>>;
+
+    async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Self::GenerateStream>, Status> {
+        let caller = caller(&request)?;
+        rpc::check_version(Format::Wire, request.get_ref().version)?;
+        let budget = rpc::budget(&request, request.get_ref().budget_ms, LONGEST_ANSWER);
+        let request = request.into_inner();
+        tracing::debug!(request_id = %clip(&request.request_id), peer = %caller.peer, path = %caller.path, "generate");
+        let events = Self::generate(self, request, budget).map_err(|f| rpc::status(&f))?;
+        Ok(Response::new(events.map(|e| e.map_err(|f| rpc::status(&f))).boxed()))
+    }
+
+    async fn embed(&self, request: Request<v1::EmbedRequest>) -> Result<Response<v1::EmbedResponse>, Status> {
+        caller(&request)?;
+        rpc::check_version(Format::Wire, request.get_ref().version)?;
+        let budget = rpc::budget(&request, request.get_ref().budget_ms, LONGEST_ANSWER);
+        Self::embed(self, request.into_inner(), budget).await.map(Response::new).map_err(|f| rpc::status(&f))
+    }
+
+    async fn classify(&self, request: Request<v1::ClassifyRequest>) -> Result<Response<v1::ClassifyResponse>, Status> {
+        caller(&request)?;
+        rpc::check_version(Format::Wire, request.get_ref().version)?;
+        let budget = rpc::budget(&request, request.get_ref().budget_ms, LONGEST_ANSWER);
+        Self::classify(self, request.into_inner(), budget).await.map(Response::new).map_err(|f| rpc::status(&f))
+    }
+
+    async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeResponse>, Status> {
+        caller(&request)?;
+        rpc::check_version(Format::Wire, request.get_ref().version)?;
+        Ok(Response::new(Self::describe(self)))
+    }
+}
+
+/// A foreign request id, short enough for a log line.
+fn clip(id: &str) -> String {
+    id.chars().filter(|c| c.is_ascii_graphic()).take(64).collect()
+}
+
+/// Serves the catalog's `Sync` by handing each stream to the catalog's own task.
+#[derive(Debug, Clone)]
+pub(crate) struct SyncService {
+    /// Nothing when the exchange is switched off.
+    pub(crate) sync: Option<crate::sync::SyncHandle>,
+}
+
+#[tonic::async_trait]
+impl v1::catalog_server::Catalog for SyncService {
+    type SyncStream = Pin<Box<dyn Stream<Item = Result<v1::SyncFrame, Status>> + Send>>;
+
+    async fn sync(&self, request: Request<Streaming<v1::SyncFrame>>) -> Result<Response<Self::SyncStream>, Status> {
+        let caller = caller(&request)?;
+        let Some(sync) = &self.sync else {
+            return Err(rpc::status(&Failure::new(
+                ErrorKind::FailedPrecondition,
+                "this peer does not exchange its catalog: find its experts through the DHT",
+            )));
+        };
+        let outbound = sync.session(caller.peer, request.into_inner());
+        Ok(Response::new(outbound.map(Ok).boxed()))
+    }
+}

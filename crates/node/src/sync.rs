@@ -1,0 +1,301 @@
+//! The catalog at work: one task owns the sans-IO [`Catalog`], carries out its actions, and keeps
+//! one `Sync` stream to every connected peer.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures::{Stream, StreamExt};
+use polymath_catalog::{Action, Catalog, Offer};
+use polymath_net::{Membership, Net};
+use polymath_proto::v1::SyncFrame;
+use polymath_rpc::Clients;
+use polymath_types::{ExpertCard, Failure, Index, PeerId};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Status, Streaming};
+
+use crate::home::{io_failure, write_atomic};
+
+/// Frames on their way to one peer; a peer that reads slower loses its stream and begins anew.
+const OUTBOUND: usize = 64;
+/// Commands on their way to the catalog's task; senders wait.
+const COMMANDS: usize = 256;
+/// How often digests are compared although nothing changed.
+const TICK: Duration = Duration::from_secs(30);
+/// Time to open a stream.
+const OPEN: Duration = Duration::from_secs(10);
+/// Pauses between tries to open a stream to a connected peer.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+enum Command {
+    Started { peer: PeerId, session: u64, outbound: mpsc::Sender<SyncFrame> },
+    Frame { peer: PeerId, session: u64, frame: SyncFrame },
+    Ended { peer: PeerId, session: u64 },
+    Offer { offer: Offer, cards: Vec<Arc<ExpertCard>> },
+}
+
+/// Talks to the catalog's task; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct SyncHandle {
+    commands: mpsc::Sender<Command>,
+    sessions: Arc<AtomicU64>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+/// Everything an earlier run stored.
+pub(crate) fn stored(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    fs::create_dir_all(dir).map_err(|e| io_failure("create", dir, &e))?;
+    let mut records = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|e| io_failure("read", dir, &e))? {
+        let entry = entry.map_err(|e| io_failure("read", dir, &e))?;
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // A crash between writing and renaming leaves these; what they would replace still stands.
+        if name.ends_with(".tmp") {
+            let _ = fs::remove_file(&path);
+            continue;
+        }
+        records.push((name, fs::read(&path).map_err(|e| io_failure("read", &path, &e))?));
+    }
+    Ok(records)
+}
+
+/// Starts the task that owns `catalog`.
+pub(crate) fn start(
+    catalog: Catalog,
+    dir: PathBuf,
+    index: Arc<ArcSwap<Index>>,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) -> SyncHandle {
+    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let handle = SyncHandle {
+        commands,
+        sessions: Arc::default(),
+        tasks: tasks.clone(),
+        cancel: cancel.clone(),
+    };
+    index.store(catalog.index());
+    let keeper = Keeper { catalog, dir, index, peers: HashMap::new() };
+    tasks.spawn(keeper.run(inbox, cancel.clone()));
+    handle
+}
+
+impl SyncHandle {
+    /// Publishes what this node serves.
+    pub(crate) async fn offer(&self, offer: Offer, cards: Vec<Arc<ExpertCard>>) {
+        let _ = self.commands.send(Command::Offer { offer, cards }).await;
+    }
+
+    /// A peer opened a stream to us: its frames go to the catalog, the catalog's come back.
+    pub(crate) fn session(&self, peer: PeerId, inbound: Streaming<SyncFrame>) -> impl Stream<Item = SyncFrame> + use<> {
+        let (outbound, frames) = mpsc::channel(OUTBOUND);
+        let this = self.clone();
+        self.tasks.spawn(async move { this.read(peer, outbound, inbound).await });
+        ReceiverStream::new(frames)
+    }
+
+    async fn read(&self, peer: PeerId, outbound: mpsc::Sender<SyncFrame>, mut inbound: Streaming<SyncFrame>) {
+        let session = self.sessions.fetch_add(1, Ordering::Relaxed);
+        // The keeper drops its sender to end a session; this copy only watches for that.
+        let watch = outbound.clone().downgrade();
+        if self.commands.send(Command::Started { peer, session, outbound }).await.is_err() {
+            return;
+        }
+        loop {
+            let next = tokio::select! {
+                next = inbound.next() => next,
+                () = self.cancel.cancelled() => None,
+            };
+            match next {
+                Some(Ok(frame)) if watch.upgrade().is_some() => {
+                    if self.commands.send(Command::Frame { peer, session, frame }).await.is_err() {
+                        return;
+                    }
+                }
+                Some(Err(e)) => {
+                    tracing::debug!(%peer, "catalog stream ended: {}", e.message());
+                    break;
+                }
+                _ => break,
+            }
+        }
+        let _ = self.commands.send(Command::Ended { peer, session }).await;
+    }
+
+    /// Opens a stream to every peer that connects, if it is ours to open: of two peers the one
+    /// with the smaller id does.
+    pub(crate) async fn follow(self, net: Net, clients: Clients) {
+        let mut events = net.events();
+        let mut open: HashMap<PeerId, tokio::task::JoinHandle<()>> = HashMap::new();
+        loop {
+            let connected: Vec<PeerId> = net
+                .peers()
+                .into_iter()
+                .filter(|p| p.membership == Membership::Member && net.local_peer() < p.peer)
+                .map(|p| p.peer)
+                .collect();
+            open.retain(|_, task| !task.is_finished());
+            for peer in connected {
+                open.entry(peer).or_insert_with(|| {
+                    let (this, net, clients) = (self.clone(), net.clone(), clients.clone());
+                    self.tasks.spawn(async move { this.keep_open(peer, net, clients).await })
+                });
+            }
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                event = events.recv() => match event {
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                    Ok(_) | Err(_) => {}
+                },
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+
+    async fn keep_open(&self, peer: PeerId, net: Net, clients: Clients) {
+        let mut pause = FIRST_PAUSE;
+        while net.peers().iter().any(|p| p.peer == peer) && !self.cancel.is_cancelled() {
+            match self.dial(peer, &clients).await {
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(why) => tracing::debug!(%peer, "no catalog stream: {why}"),
+            }
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn dial(&self, peer: PeerId, clients: &Clients) -> Result<(), String> {
+        let mut client = clients.catalog(peer, OPEN).await.map_err(|e| e.to_string())?;
+        let (outbound, frames) = mpsc::channel(OUTBOUND);
+        // The server answers with its own stream at once, before our first frame.
+        let opened = tokio::time::timeout(OPEN, client.sync(ReceiverStream::new(frames))).await;
+        let inbound = match opened {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return Err(status.message().to_owned()),
+            Err(_) => return Err(Status::deadline_exceeded("no answer").message().to_owned()),
+        };
+        self.read(peer, outbound, inbound).await;
+        Ok(())
+    }
+}
+
+/// The task's state.
+struct Keeper {
+    catalog: Catalog,
+    dir: PathBuf,
+    index: Arc<ArcSwap<Index>>,
+    /// The newest stream of each peer.
+    peers: HashMap<PeerId, (u64, mpsc::Sender<SyncFrame>)>,
+}
+
+impl Keeper {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>, cancel: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let actions = tokio::select! {
+                () = cancel.cancelled() => return,
+                command = inbox.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                _ = tick.tick() => self.catalog.tick(),
+            };
+            self.carry_out(actions).await;
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> Vec<Action> {
+        match command {
+            Command::Started { peer, session, outbound } => {
+                if self.peers.insert(peer, (session, outbound)).is_some() {
+                    self.catalog.peer_disconnected(peer);
+                }
+                self.catalog.peer_connected(peer)
+            }
+            Command::Frame { peer, session, frame } => {
+                if self.peers.get(&peer).is_none_or(|(current, _)| *current != session) {
+                    return Vec::new();
+                }
+                self.catalog.receive(peer, frame).unwrap_or_else(|e| {
+                    tracing::warn!(%peer, "catalog stream closed: {e}");
+                    self.end(peer);
+                    Vec::new()
+                })
+            }
+            Command::Ended { peer, session } => {
+                if self.peers.get(&peer).is_some_and(|(current, _)| *current == session) {
+                    self.end(peer);
+                }
+                Vec::new()
+            }
+            Command::Offer { offer, cards } => {
+                let mut actions = Vec::new();
+                for card in cards {
+                    match self.catalog.add_card(card) {
+                        Ok(more) => actions.extend(more),
+                        Err(e) => tracing::error!("a card cannot be published: {e}"),
+                    }
+                }
+                match self.catalog.set_offer(offer) {
+                    Ok(more) => actions.extend(more),
+                    Err(e) => tracing::error!("this node's offer cannot be published: {e}"),
+                }
+                actions
+            }
+        }
+    }
+
+    fn end(&mut self, peer: PeerId) {
+        self.peers.remove(&peer);
+        self.catalog.peer_disconnected(peer);
+    }
+
+    /// In order: what must be durable before it is said comes before the saying.
+    async fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Store { name, bytes } => {
+                    let path = self.dir.join(&name);
+                    let written = tokio::task::spawn_blocking(move || write_atomic(&path, &bytes)).await;
+                    if let Ok(Err(e)) = written {
+                        // Going on would say things a restart forgets, and so contradict ourselves.
+                        tracing::error!("the catalog is not exchanged until its store can be written: {e}");
+                        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+                        peers.into_iter().for_each(|p| self.end(p));
+                        return;
+                    }
+                }
+                Action::Remove { name } => {
+                    let _ = fs::remove_file(self.dir.join(&name));
+                }
+                Action::Send { peer, frame } => {
+                    let full = self.peers.get(&peer).is_some_and(|(_, out)| out.try_send(frame).is_err());
+                    if full {
+                        tracing::debug!(%peer, "reads its catalog stream too slowly; it begins anew");
+                        self.end(peer);
+                    }
+                }
+                Action::IndexChanged => self.index.store(self.catalog.index()),
+                _ => {}
+            }
+        }
+    }
+}

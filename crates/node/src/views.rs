@@ -1,0 +1,131 @@
+//! What a person may see of a running node.
+
+use std::{collections::BTreeMap, fs, sync::PoisonError};
+
+use polymath_net::Membership;
+use polymath_proto::v1;
+use polymath_rpc as rpc;
+use polymath_types::PeerId;
+
+use crate::{AGENT, Node, hosted::State};
+
+impl Node {
+    /// The node at a glance.
+    pub fn status(&self) -> v1::StatusResponse {
+        let inner = &self.inner;
+        let membership = inner.membership.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let me = inner.net.local_peer();
+        v1::StatusResponse {
+            peer: me.to_string(),
+            mesh_id: inner.net.mesh().to_string(),
+            mesh_name: membership.genesis.name().to_owned(),
+            own_mesh: !membership.joined,
+            addresses: inner.net.listen_addrs().borrow().iter().map(|a| format!("{a}/p2p/{me}")).collect(),
+            gateway: inner.gateway.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            home: inner.home.dir().display().to_string(),
+            version: AGENT.to_owned(),
+            uptime_ms: u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX),
+            connected_peers: u32::try_from(inner.net.peers().len()).unwrap_or(u32::MAX),
+            known_experts: u32::try_from(self.index().experts().count()).unwrap_or(u32::MAX),
+            hosted: inner
+                .service
+                .hosted
+                .all()
+                .into_iter()
+                .map(|(id, card, state)| {
+                    let (state, detail) = match state {
+                        State::Loading => ("loading", String::new()),
+                        State::Ready => ("ready", String::new()),
+                        State::Failed(why) => ("failed", why),
+                    };
+                    v1::HostedExpert {
+                        id: id.to_string(),
+                        name: card.name.clone(),
+                        kind: card.kind.to_string(),
+                        model: card.model.name.clone(),
+                        state: state.to_owned(),
+                        detail,
+                    }
+                })
+                .collect(),
+            rss_bytes: resident_bytes(),
+            load: Some(rpc::load_to_proto(inner.service.engine.load_report())),
+            pid: std::process::id(),
+        }
+    }
+
+    /// Every peer that is connected or offers something.
+    pub fn peers(&self) -> v1::PeersResponse {
+        let inner = &self.inner;
+        let index = self.index();
+        let mut peers: BTreeMap<PeerId, v1::Peer> = BTreeMap::new();
+        for p in inner.net.peers() {
+            let note = match p.membership {
+                Membership::Member => String::new(),
+                Membership::Unidentified => "has not said yet who it is".to_owned(),
+                Membership::Foreign => "not used: it is not of this mesh".to_owned(),
+            };
+            peers.insert(
+                p.peer,
+                v1::Peer {
+                    id: p.peer.to_string(),
+                    connected: true,
+                    path: p.path.to_string(),
+                    transport: p.transport.to_string(),
+                    rtt_ms: p.rtt.map_or(0.0, |r| r.as_secs_f64() * 1e3),
+                    agent: p.agent,
+                    experts: Vec::new(),
+                    addresses: p.addresses.iter().map(ToString::to_string).collect(),
+                    note,
+                },
+            );
+        }
+        for (id, offer) in index.peers() {
+            if *id == inner.net.local_peer() {
+                continue;
+            }
+            let peer = peers.entry(*id).or_insert_with(|| v1::Peer {
+                id: id.to_string(),
+                agent: offer.agent.clone(),
+                addresses: offer.addresses.clone(),
+                note: "known from the catalog, not connected".to_owned(),
+                ..v1::Peer::default()
+            });
+            peer.experts = offer
+                .experts
+                .iter()
+                .map(|e| index.expert(e).map_or_else(|| e.short(), |x| x.card.name.clone()))
+                .collect();
+        }
+        v1::PeersResponse { peers: peers.into_values().collect() }
+    }
+
+    /// Every expert of the mesh this node knows.
+    pub fn experts(&self) -> v1::ExpertsResponse {
+        let me = self.inner.net.local_peer();
+        let experts = self
+            .index()
+            .experts()
+            .map(|e| v1::ListedExpert {
+                id: e.id.to_string(),
+                name: e.card.name.clone(),
+                kind: e.card.kind.to_string(),
+                model: e.card.model.name.clone(),
+                description: e.card.description.clone(),
+                licence: e.card.model.licence.clone(),
+                context_length: e.card.model.context_length,
+                peers: e.replicas.iter().map(|r| r.peer.to_string()).collect(),
+                hosted_here: e.replicas.iter().any(|r| r.peer == me),
+                weights_id: e.card.model.weights_id().to_string(),
+            })
+            .collect();
+        v1::ExpertsResponse { experts }
+    }
+}
+
+/// Resident set of this process in bytes, from `/proc`; 0 where there is none.
+fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}

@@ -1,0 +1,61 @@
+//! The home: one process at a time, one mesh, files that survive versions and crashes.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::PathBuf};
+
+use polymath_node::{Home, Membership};
+use polymath_types::{ErrorKind, Genesis, Keypair};
+
+fn membership() -> Membership {
+    let key = Keypair::ed25519_from_bytes([7; 32]).unwrap();
+    Membership {
+        genesis: Genesis::new("home", &key.public()).unwrap(),
+        joined: true,
+        bootstrap: vec!["/ip4/127.0.0.1/tcp/4040".into()],
+        port: 4040,
+    }
+}
+
+#[test]
+fn the_membership_file_of_version_1_is_read_and_another_version_refused() {
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/mesh_v1.json");
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::open(dir.path()).unwrap();
+    home.save_membership(&membership()).unwrap();
+    let file = dir.path().join("mesh.json");
+    if std::env::var_os("POLYMATH_WRITE_GOLDEN").is_some() {
+        fs::copy(&file, &golden).unwrap();
+    }
+    assert_eq!(fs::read(&file).unwrap(), fs::read(&golden).unwrap());
+    assert_eq!(home.membership().unwrap(), Some(membership()));
+    let newer = fs::read_to_string(&golden).unwrap().replacen("\"version\": 1", "\"version\": 2", 1);
+    fs::write(&file, newer).unwrap();
+    let error = home.membership().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::VersionMismatch);
+    assert!(error.message.contains("version 2") && error.message.contains("version 1"), "{error}");
+    fs::write(&file, "{").unwrap();
+    assert_eq!(home.membership().unwrap_err().kind, ErrorKind::DataLoss);
+}
+
+#[test]
+fn a_home_is_locked_by_one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::open(dir.path()).unwrap();
+    let lock = home.lock().unwrap();
+    let refused = home.lock().unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::FailedPrecondition);
+    assert!(refused.message.contains(&std::process::id().to_string()), "{refused}");
+    let first = home.identity(&lock).unwrap().peer_id();
+    drop(lock);
+    let again = home.lock().unwrap();
+    assert_eq!(home.identity(&again).unwrap().peer_id(), first);
+}
+
+#[test]
+fn a_long_path_still_gets_a_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::open(dir.path().join("x".repeat(120))).unwrap();
+    assert!(home.control_socket().as_os_str().len() < 108);
+    assert_ne!(home.control_socket(), Home::open(dir.path().join("y".repeat(120))).unwrap().control_socket());
+}

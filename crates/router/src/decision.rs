@@ -1,0 +1,224 @@
+//! What a decision says.
+
+use polymath_types::{ExpertId, Failure, PeerId, WeightsId};
+use serde::Serialize;
+
+/// Who is asked, in which order, why, and who is not.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decision {
+    /// Best first: the replicas of the best expert, then those of the next. Each (expert, peer)
+    /// pair appears once.
+    pub candidates: Vec<Candidate>,
+    /// Who was excluded and why, bounded; the telling ones first.
+    pub excluded: Vec<Excluded>,
+    /// How many exclusions there were for each reason, those not listed among them.
+    pub excluded_counts: Vec<(Reason, usize)>,
+    /// Why the first candidate is first, or why there is none; one line for people.
+    pub reason: String,
+    /// Which encoder the query was compared under.
+    pub encoder: String,
+    #[serde(skip)]
+    pub(crate) failure: Option<Failure>,
+}
+
+impl Decision {
+    /// What to tell the caller when there is no candidate; `None` when there is one.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+}
+
+/// One expert on one peer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Candidate {
+    /// The expert.
+    pub expert: ExpertId,
+    /// Its name.
+    pub name: String,
+    /// Its model's name.
+    pub model: String,
+    /// Its weights; equal weights can carry on each other's answers.
+    pub weights: WeightsId,
+    /// The peer.
+    pub peer: PeerId,
+    /// Sum of the terms; an expert ranks by the score of its first replica.
+    pub score: f64,
+    /// What the score is made of.
+    pub terms: Vec<Term>,
+    /// Expected seconds to the whole answer, times own calls in flight on that peer plus one:
+    /// replicas of one expert are ordered by it, those within 10 % count as equal.
+    pub cost: f64,
+}
+
+/// One part of a score: it contributes `value × weight`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Term {
+    /// `quality`, `language`, `latency`, `load` or `path`.
+    pub name: &'static str,
+    /// The measured value; a cosine for `quality`, 0 to 1 for the others.
+    pub value: f64,
+    /// What it is worth.
+    pub weight: f64,
+}
+
+/// An expert, or one replica of it, that is not asked.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Excluded {
+    /// The expert.
+    pub expert: ExpertId,
+    /// Its name.
+    pub name: String,
+    /// The peer, where only that replica is excluded.
+    pub peer: Option<PeerId>,
+    /// Why, for machines.
+    pub reason: Reason,
+    /// Why, for people.
+    pub detail: String,
+}
+
+/// Why an expert or a replica is excluded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reason {
+    /// It does something else.
+    Kind,
+    /// Another name was asked for.
+    Model,
+    /// It takes no labels, or needs some.
+    Labels,
+    /// It would have been acceptable, were the query in one of its languages.
+    Language,
+    /// Prompt and answer do not fit its context.
+    Context,
+    /// Its vectors cannot be compared with those of the embedder everyone uses.
+    VectorSpace,
+    /// Its subject is too far from the question.
+    Quality,
+    /// The caller requires another peer.
+    PeerRequired,
+    /// The caller excluded the peer.
+    PeerExcluded,
+    /// The peer says that the expert takes no calls now.
+    NotAccepting,
+    /// The peer cannot be reached.
+    Unreachable,
+    /// It failed lately and is left alone for a while.
+    BreakerOpen,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 12] = [
+        Self::Kind,
+        Self::Model,
+        Self::Labels,
+        Self::Language,
+        Self::Context,
+        Self::VectorSpace,
+        Self::Quality,
+        Self::PeerRequired,
+        Self::PeerExcluded,
+        Self::NotAccepting,
+        Self::Unreachable,
+        Self::BreakerOpen,
+    ];
+
+    /// Its stable name, as in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kind => "kind",
+            Self::Model => "model",
+            Self::Labels => "labels",
+            Self::Language => "language",
+            Self::Context => "context",
+            Self::VectorSpace => "vector_space",
+            Self::Quality => "quality",
+            Self::PeerRequired => "peer_required",
+            Self::PeerExcluded => "peer_excluded",
+            Self::NotAccepting => "not_accepting",
+            Self::Unreachable => "unreachable",
+            Self::BreakerOpen => "breaker_open",
+        }
+    }
+
+    /// Whether the expert was never meant by the query: such exclusions are listed last.
+    pub(crate) const fn off_topic(self) -> bool {
+        matches!(self, Self::Kind | Self::Model | Self::PeerRequired)
+    }
+
+    const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Collects exclusions within a bound; their texts are only made for those that are told.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    limit: usize,
+    telling: Vec<Excluded>,
+    off_topic: Vec<Excluded>,
+    counts: [usize; Reason::ALL.len()],
+}
+
+impl Tally {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            telling: Vec::new(),
+            off_topic: Vec::new(),
+            counts: [0; Reason::ALL.len()],
+        }
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        expert: &polymath_types::IndexedExpert,
+        peer: Option<PeerId>,
+        reason: Reason,
+        detail: impl FnOnce() -> String,
+    ) {
+        self.counts[reason.index()] += 1;
+        let list = if reason.off_topic() {
+            &mut self.off_topic
+        } else {
+            &mut self.telling
+        };
+        if list.len() < self.limit {
+            let name = expert.card.name.clone();
+            list.push(Excluded {
+                expert: expert.id,
+                name,
+                peer,
+                reason,
+                detail: detail(),
+            });
+        }
+    }
+
+    pub(crate) fn count(&self, reason: Reason) -> usize {
+        self.counts[reason.index()]
+    }
+
+    pub(crate) fn counts(&self) -> Vec<(Reason, usize)> {
+        Reason::ALL
+            .into_iter()
+            .map(|r| (r, self.count(r)))
+            .filter(|(_, n)| *n > 0)
+            .collect()
+    }
+
+    pub(crate) fn first(&self, reason: Reason) -> Option<&Excluded> {
+        self.telling
+            .iter()
+            .chain(&self.off_topic)
+            .find(|e| e.reason == reason)
+    }
+
+    pub(crate) fn into_excluded(self) -> Vec<Excluded> {
+        let mut all = self.telling;
+        all.extend(self.off_topic);
+        all.truncate(self.limit);
+        all
+    }
+}

@@ -1,0 +1,243 @@
+//! Which replicas of an expert may be asked now, and in which order.
+
+use std::{
+    borrow::Cow,
+    cmp::Ordering,
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use polymath_types::{ExpertKind, IndexedExpert, LoadReport, PathKind, PeerId, Replica};
+
+use crate::{
+    PeerState, Reach, Request, RouterConfig, Term,
+    breaker::Shut,
+    decision::{Reason, Tally},
+    statistics::{Expected, Statistics},
+};
+
+/// Expected times are compared in steps of this factor, so that noise never decides.
+const STEP: f64 = 1.1;
+/// A wait of so many seconds takes half the latency weight.
+const HALF_LATENCY: f64 = 2.0;
+/// Costs lie within these, so that no measurement, however absurd, defeats the comparison; seconds.
+const LEAST_COST: f64 = 1e-6;
+const MOST_COST: f64 = 1e9;
+
+/// One replica that may be asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Seat {
+    pub(crate) peer: PeerId,
+    pub(crate) here: bool,
+    pub(crate) cost: f64,
+    pub(crate) expected: Expected,
+    pub(crate) in_flight: u32,
+    pub(crate) latency: f64,
+    pub(crate) load: f64,
+    pub(crate) path: f64,
+    tie: u64,
+}
+
+impl Seat {
+    /// The cost's step.
+    pub(crate) fn step(&self) -> i64 {
+        (self.cost.ln() / STEP.ln()).floor() as i64
+    }
+
+    /// By expected time, then this node, then advertised load, then path, then at random.
+    fn order(&self, other: &Self) -> Ordering {
+        self.step()
+            .cmp(&other.step())
+            .then(other.here.cmp(&self.here))
+            .then(self.load.total_cmp(&other.load))
+            .then(self.path.total_cmp(&other.path))
+            .then(self.tie.cmp(&other.tie))
+            .then(self.peer.cmp(&other.peer))
+    }
+
+    /// What this replica takes off its expert's content.
+    pub(crate) fn terms(&self, config: &RouterConfig) -> [Term; 3] {
+        [
+            Term {
+                name: "latency",
+                value: self.latency,
+                weight: -config.latency_weight,
+            },
+            Term {
+                name: "load",
+                value: self.load,
+                weight: -config.load_weight,
+            },
+            Term {
+                name: "path",
+                value: self.path,
+                weight: -config.path_weight,
+            },
+        ]
+    }
+}
+
+/// What one decision knows while it looks at replicas.
+pub(crate) struct View<'a> {
+    pub(crate) now: Duration,
+    pub(crate) config: &'a RouterConfig,
+    pub(crate) statistics: &'a Statistics,
+    pub(crate) request: &'a Request<'a>,
+    pub(crate) peers: &'a dyn Fn(&PeerId) -> PeerState,
+    /// Differs from decision to decision.
+    pub(crate) salt: u64,
+}
+
+impl View<'_> {
+    /// The replicas that may be asked, best first; the others go to the tally.
+    pub(crate) fn seats(&self, expert: &IndexedExpert, tally: &mut Tally) -> Vec<Seat> {
+        let mut seats: Vec<Seat> = Vec::with_capacity(expert.replicas.len());
+        let mut last = None;
+        for replica in &expert.replicas {
+            // They are sorted by peer; an offer may name an expert twice.
+            if last.replace(replica.peer) == Some(replica.peer) {
+                continue;
+            }
+            match self.seat(expert, replica) {
+                Ok(seat) => seats.push(seat),
+                Err((reason, detail)) => {
+                    tally.add(expert, Some(replica.peer), reason, || detail.into_owned())
+                }
+            }
+        }
+        seats.sort_unstable_by(Seat::order);
+        seats
+    }
+
+    fn seat(
+        &self,
+        expert: &IndexedExpert,
+        replica: &Replica,
+    ) -> Result<Seat, (Reason, Cow<'static, str>)> {
+        let constraints = &self.request.query.constraints;
+        let peer = replica.peer;
+        if constraints.peer.is_some_and(|wanted| wanted != peer) {
+            return Err((Reason::PeerRequired, "is not the required peer".into()));
+        }
+        if constraints.exclude.contains(&peer) {
+            return Err((
+                Reason::PeerExcluded,
+                "the request excludes this peer".into(),
+            ));
+        }
+        if !replica.accepting {
+            return Err((
+                Reason::NotAccepting,
+                "its peer says it takes no calls now".into(),
+            ));
+        }
+        let state = (self.peers)(&peer);
+        let (here, path) = match &state.reach {
+            Reach::Unreachable { why } => return Err((Reason::Unreachable, why.clone().into())),
+            Reach::Here => (true, 0.0),
+            Reach::Connected {
+                path: PathKind::Relayed,
+            } => (false, 1.0),
+            Reach::Connected { .. } => (false, 0.0),
+            Reach::Known => (false, 0.5),
+        };
+        self.statistics
+            .check(self.now, expert.id, peer, self.config)
+            .map_err(|shut| (Reason::BreakerOpen, describe(shut).into()))?;
+
+        let expected = self.expected(expert, peer, &state);
+        let in_flight = self.statistics.in_flight(&peer);
+        let once = expected.ttft + self.answer_tokens(expert) * expected.per_token;
+        let cost = (once * (f64::from(in_flight) + 1.0)).clamp(LEAST_COST, MOST_COST);
+        let mut hasher = DefaultHasher::new();
+        (self.salt, peer).hash(&mut hasher);
+        Ok(Seat {
+            peer,
+            here,
+            cost,
+            expected,
+            in_flight,
+            latency: cost / (cost + HALF_LATENCY),
+            load: state.load.map_or(0.0, |l| occupancy(&l)),
+            path,
+            tie: hasher.finish(),
+        })
+    }
+
+    fn expected(&self, expert: &IndexedExpert, peer: PeerId, state: &PeerState) -> Expected {
+        let config = self.config;
+        let here = state.reach == Reach::Here;
+        let round_trip = state.rtt.filter(|_| !here).unwrap_or_default();
+        let relay = match state.reach {
+            Reach::Connected {
+                path: PathKind::Relayed,
+            } => config.relay,
+            _ => Duration::ZERO,
+        };
+        let prior = Expected {
+            ttft: config.prior_ttft.as_secs_f64() + round_trip.as_secs_f64() + relay.as_secs_f64(),
+            per_token: config.prior_per_token.as_secs_f64(),
+            measured: false,
+        };
+        let mut expected =
+            self.statistics
+                .expected(self.now, expert.id, peer, prior, config.forgetting);
+        if state.reach == Reach::Known {
+            expected.ttft += config.dial.as_secs_f64();
+        }
+        expected
+    }
+
+    fn answer_tokens(&self, expert: &IndexedExpert) -> f64 {
+        if expert.card.kind != ExpertKind::Generate {
+            return 0.0;
+        }
+        let allowed = self
+            .request
+            .query
+            .sampling
+            .max_tokens
+            .unwrap_or(expert.card.sampling.max_tokens);
+        f64::from(allowed.min(self.config.typical_tokens))
+    }
+}
+
+/// The share of a peer's places that are taken, below 1.
+fn occupancy(load: &LoadReport) -> f64 {
+    let taken = f64::from(load.queue_depth) + f64::from(load.active);
+    taken / (taken + f64::from(load.free_slots) + 1.0)
+}
+
+fn describe(shut: Shut) -> String {
+    match shut {
+        Shut::Open { last, remaining } => {
+            format!(
+                "failed lately ({}), next try in {:.1} s",
+                last.as_str(),
+                remaining.as_secs_f64()
+            )
+        }
+        Shut::Probing { last } => {
+            format!("failed lately ({}), a probe is under way", last.as_str())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn occupancy_grows_with_work_and_stays_below_one() {
+        let load = |queue_depth, active, free_slots| {
+            occupancy(&LoadReport {
+                queue_depth,
+                active,
+                free_slots,
+            })
+        };
+        assert_eq!(load(0, 0, 4), 0.0);
+        assert!(load(0, 1, 3) < load(0, 4, 0) && load(0, 4, 0) < load(9, 4, 0));
+        assert!(load(u32::MAX, u32::MAX, 0) < 1.0);
+    }
+}

@@ -1,0 +1,11 @@
+//! The router's behaviour through its public doors.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod breakers;
+mod content;
+mod failures;
+mod filters;
+mod laws;
+mod replicas;
+mod scene;
+mod vector_space;

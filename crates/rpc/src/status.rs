@@ -1,0 +1,113 @@
+//! Failures, versions and budgets across the wire.
+
+use std::{error::Error as _, time::Duration};
+
+use polymath_types::{ErrorKind, Failure, Format};
+use tonic::{Code, Request, Status, metadata::MetadataValue};
+
+/// Metadata key that carries [`ErrorKind::as_str`], finer than the status code.
+const KIND: &str = "polymath-error-kind";
+/// Longest message taken from a peer, characters.
+const MAX_MESSAGE: usize = 1024;
+
+/// A failure as a gRPC status.
+pub fn status(failure: &Failure) -> Status {
+    let mut status = Status::new(Code::from_i32(failure.kind.grpc_code()), failure.to_string());
+    status.metadata_mut().insert(KIND, MetadataValue::from_static(failure.kind.as_str()));
+    status
+}
+
+/// A gRPC status as a failure; a peer's text is clipped and stripped of control characters.
+pub fn failure(status: &Status) -> Failure {
+    let kind = status
+        .metadata()
+        .get(KIND)
+        .and_then(|v| v.to_str().ok())
+        .and_then(ErrorKind::from_name)
+        .unwrap_or_else(|| ErrorKind::from_grpc_code(status.code() as i32));
+    let mut message: String =
+        status.message().chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
+    let mut source = status.source();
+    while let Some(e) = source {
+        let text = e.to_string();
+        if !message.contains(&text) && message.len() < MAX_MESSAGE {
+            message = format!("{message}: {text}");
+        }
+        source = e.source();
+    }
+    if message.is_empty() {
+        message = format!("the call failed with status {}", status.code());
+    }
+    Failure::new(kind, message)
+}
+
+/// Refuses another version of the format, naming both.
+pub fn check_version(format: Format, found: u32) -> Result<(), Status> {
+    format
+        .check(found)
+        .map_err(|e| status(&Failure::new(ErrorKind::VersionMismatch, e.to_string())))
+}
+
+/// What is left of a caller's budget: the smaller of `grpc-timeout` and the message's own
+/// `budget_ms` (0: none), and never more than `most`.
+pub fn budget<T>(request: &Request<T>, budget_ms: u64, most: Duration) -> Duration {
+    let said = if budget_ms == 0 { most } else { Duration::from_millis(budget_ms) };
+    let header = request
+        .metadata()
+        .get("grpc-timeout")
+        .and_then(|v| v.to_str().ok())
+        .and_then(parse_timeout)
+        .unwrap_or(most);
+    said.min(header).min(most)
+}
+
+/// `TimeoutValue TimeoutUnit` of the gRPC over HTTP/2 specification: at most 8 digits, one unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_survives_the_wire() {
+        for kind in ErrorKind::ALL {
+            let sent = status(&Failure::new(kind, "what to do"));
+            assert_eq!(failure(&sent), Failure::new(kind, "what to do"));
+        }
+    }
+
+    #[test]
+    fn a_foreign_servers_text_is_tamed() {
+        let hostile = Status::unavailable(format!("\u{1b}[2J{}", "x".repeat(5000)));
+        let tamed = failure(&hostile);
+        assert_eq!(tamed.kind, ErrorKind::Unavailable);
+        assert!(tamed.message.len() <= 1024 && !tamed.message.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn the_smallest_budget_counts() {
+        let most = Duration::from_secs(60);
+        let mut request = Request::new(());
+        assert_eq!(budget(&request, 0, most), most);
+        request.set_timeout(Duration::from_secs(5));
+        assert_eq!(budget(&request, 0, most), Duration::from_secs(5));
+        assert_eq!(budget(&request, 1500, most), Duration::from_millis(1500));
+        assert_eq!(parse_timeout("123456789S"), None);
+        assert_eq!(parse_timeout(""), None);
+    }
+}

@@ -1,0 +1,101 @@
+//! Files written by version 1 are read for as long as this build says it reads version 1, byte for
+//! byte. The golden files are committed; `POLYMATH_WRITE_GOLDEN=1` writes them anew, which is a
+//! new format version unless the file is new.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::PathBuf};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use polymath_types::{
+    ExpertCard, ExpertKind, FileRef, FileRole, Genesis, Keypair, LabelSet, Model, NodeKey, Runtime,
+    Sampling,
+};
+
+fn golden(name: &str, now: &[u8]) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("POLYMATH_WRITE_GOLDEN").is_some() && !now.is_empty() {
+        fs::write(&path, now).unwrap();
+    }
+    fs::read(&path).unwrap()
+}
+
+fn key() -> Keypair {
+    Keypair::ed25519_from_bytes([7; 32]).unwrap()
+}
+
+fn card() -> ExpertCard {
+    ExpertCard {
+        version: 1,
+        name: "chef".into(),
+        kind: ExpertKind::Generate,
+        model: Model {
+            name: "tiny".into(),
+            runtime: Runtime::GgufLlama,
+            files: vec![FileRef {
+                role: FileRole::Weights,
+                name: "tiny.gguf".into(),
+                size: 10,
+                sha256: "0a".repeat(32),
+                blake3: "1b".repeat(32),
+            }],
+            adapter: None,
+            context_length: 128,
+            dimensions: 0,
+            licence: "Apache-2.0".into(),
+        },
+        system: Some("You cook.".into()),
+        sampling: Sampling { temperature: 0.7, stop: vec!["\n\n".into()], ..Sampling::default() },
+        description: "Cooking and baking".into(),
+        examples: vec!["How long do I boil an egg?".into(), "Wie lange kocht ein Ei?".into()],
+        languages: vec!["en".into(), "de".into()],
+        labels: LabelSet::None,
+    }
+}
+
+#[test]
+fn a_card_keeps_its_bytes_and_its_id() {
+    let bytes = golden("card_v1.json", &card().to_bytes());
+    let read = ExpertCard::from_bytes(&bytes).unwrap();
+    assert_eq!(read, card());
+    assert_eq!(read.to_bytes(), bytes);
+    let id = golden("card_v1.id", read.id().to_string().as_bytes());
+    assert_eq!(read.id().to_string().as_bytes(), id);
+}
+
+#[test]
+fn a_genesis_keeps_its_bytes_and_its_mesh_id() {
+    let genesis = Genesis::new("home", &key().public()).unwrap();
+    let bytes = golden("genesis_v1.json", &genesis.to_bytes());
+    let read = Genesis::from_bytes(&bytes).unwrap();
+    assert_eq!(read, genesis);
+    let id = golden("genesis_v1.id", read.id().to_string().as_bytes());
+    assert_eq!(read.id().to_string().as_bytes(), id);
+}
+
+#[test]
+fn an_identity_file_is_still_the_same_node() {
+    // libp2p's protobuf encoding of the key: key type 1 (Ed25519), 64 bytes of secret and public.
+    let protobuf = key().to_protobuf_encoding().unwrap();
+    let written = format!("polymath-identity 1\n{}\n", STANDARD.encode(protobuf));
+    let text = golden("identity_v1.key", written.as_bytes());
+    let read = NodeKey::from_text(std::str::from_utf8(&text).unwrap()).unwrap();
+    assert_eq!(read.peer_id(), key().public().to_peer_id());
+    assert_eq!(read.to_text().unwrap().as_bytes(), text);
+}
+
+#[test]
+fn another_version_is_refused_with_both_versions() {
+    let newer = |name: &str| {
+        let text = String::from_utf8(golden(name, b"")).unwrap();
+        text.replace("\"version\":1", "\"version\":2").replace("polymath-identity 1", "polymath-identity 2")
+    };
+    let errors = [
+        ExpertCard::from_bytes(newer("card_v1.json").as_bytes()).unwrap_err().to_string(),
+        Genesis::from_bytes(newer("genesis_v1.json").as_bytes()).unwrap_err().to_string(),
+        NodeKey::from_text(&newer("identity_v1.key")).unwrap_err().to_string(),
+    ];
+    for error in errors {
+        assert!(error.contains("version 2") && error.contains("version 1"), "{error}");
+    }
+}
