@@ -27,6 +27,7 @@ pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    polymath_node::quiet_sandboxed_panics();
     let json = args.global.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

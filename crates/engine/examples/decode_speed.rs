@@ -6,33 +6,53 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use polymath_engine::{Engine, EngineConfig, GenerateJob, Generated, inspect_gguf};
 use polymath_types::{
-    ExpertCard, ExpertKind, FileRef, FileRole, LabelSet, Message, Model, Runtime, Sampling, SamplingOverrides,
+    ExpertCard, ExpertKind, FileRef, FileRole, LabelSet, Message, Model, Runtime, Sampling,
+    SamplingOverrides,
 };
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path: PathBuf = arguments.next().ok_or("usage: decode_speed MODEL.gguf [THREADS] [ANSWERS AT ONCE]")?.into();
+    let path: PathBuf = arguments
+        .next()
+        .ok_or("usage: decode_speed MODEL.gguf [THREADS] [ANSWERS AT ONCE]")?
+        .into();
     let threads = arguments.next().map_or(Ok(0), |t| t.parse())?;
     let at_once: usize = arguments.next().map_or(Ok(1), |t| t.parse())?;
     let info = inspect_gguf(&path)?;
     println!("{info:?}");
     let card = card(info.context_length);
-    let engine = Engine::start(EngineConfig { threads, slots: at_once, ..EngineConfig::default() })?;
+    let engine = Engine::start(EngineConfig {
+        threads,
+        slots: at_once,
+        ..EngineConfig::default()
+    })?;
     let start = Instant::now();
     engine.load(Arc::new(card.clone()), &|_| path.clone())?;
-    println!("load {:.2?}, resident {} MB, {}", start.elapsed(), resident_mb(), engine.fingerprint(&card.id()).unwrap_or_default());
+    println!(
+        "load {:.2?}, resident {} MB, {}",
+        start.elapsed(),
+        resident_mb(),
+        engine.fingerprint(&card.id()).unwrap_or_default()
+    );
 
     println!("round  prompt tokens  prefill tok/s  decode tok/s (all {at_once} together)");
     for round in 0..4 {
         let job = || GenerateJob {
             messages: vec![Message::user("Tell me a story about a ship. ".repeat(24))],
             // A penalised, sampled answer seldom ends early.
-            sampling: SamplingOverrides { max_tokens: Some(96), temperature: Some(1.5), seed: Some(round), ..Default::default() },
+            sampling: SamplingOverrides {
+                max_tokens: Some(96),
+                temperature: Some(1.5),
+                seed: Some(round),
+                ..Default::default()
+            },
             ..GenerateJob::default()
         };
         let start = Instant::now();
-        let mut streams = (0..at_once).map(|_| engine.generate(&card.id(), job())).collect::<Result<Vec<_>, _>>()?;
+        let mut streams = (0..at_once)
+            .map(|_| engine.generate(&card.id(), job()))
+            .collect::<Result<Vec<_>, _>>()?;
         let (mut prompt, mut tokens, mut first) = (0, 0usize, None);
         for stream in &mut streams {
             while let Some(event) = stream.next().await {
@@ -48,9 +68,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let first = first.unwrap_or(start);
         let prefill = f64::from(prompt) / (first - start).as_secs_f64() / at_once as f64;
-        println!("{round:5}  {prompt:13}  {prefill:13.1}  {:12.1}", tokens as f64 / first.elapsed().as_secs_f64());
+        println!(
+            "{round:5}  {prompt:13}  {prefill:13.1}  {:12.1}",
+            tokens as f64 / first.elapsed().as_secs_f64()
+        );
     }
-    println!("resident {} MB, processor time {:.2} s", resident_mb(), processor_seconds());
+    println!(
+        "resident {} MB, processor time {:.2} s",
+        resident_mb(),
+        processor_seconds()
+    );
     Ok(())
 }
 
@@ -87,13 +114,25 @@ fn card(context_length: u32) -> ExpertCard {
 fn resident_mb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
+        .unwrap_or(0)
+        / 1024
 }
 
 /// User and system time of this process, where the system tells (Linux, 100 ticks a second).
 fn processor_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .collect();
+    let ticks = |i: usize| {
+        fields
+            .get(i)
+            .and_then(|f| f.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
     (ticks(11) + ticks(12)) / 100.0
 }

@@ -74,15 +74,24 @@ impl Tensors {
     fn read(path: &Path) -> Result<Self, LoadError> {
         let name = path.display().to_string();
         if let Err(e) = std::fs::metadata(path) {
-            return Err(LoadError::Unreadable { path: name, reason: e.to_string() });
+            return Err(LoadError::Unreadable {
+                path: name,
+                reason: e.to_string(),
+            });
         }
-        let map = candle_core::safetensors::load(path, &Device::Cpu)
-            .map_err(|e| LoadError::Corrupt { path: name.clone(), reason: first_line(&e) })?;
+        let map =
+            candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| LoadError::Corrupt {
+                path: name.clone(),
+                reason: first_line(&e),
+            })?;
         Ok(Self { path: name, map })
     }
 
     fn take(&mut self, name: &str, dims: &[usize]) -> Result<Tensor, LoadError> {
-        let corrupt = |reason: String| LoadError::Corrupt { path: self.path.clone(), reason };
+        let corrupt = |reason: String| LoadError::Corrupt {
+            path: self.path.clone(),
+            reason,
+        };
         // Some exports put every name under "bert.".
         let tensor = self
             .map
@@ -90,9 +99,14 @@ impl Tensors {
             .or_else(|| self.map.remove(&format!("bert.{name}")))
             .ok_or_else(|| corrupt(format!("the tensor '{name}' is missing")))?;
         if tensor.dims() != dims {
-            return Err(corrupt(format!("the tensor '{name}' has shape {:?}, not {dims:?}", tensor.dims())));
+            return Err(corrupt(format!(
+                "the tensor '{name}' has shape {:?}, not {dims:?}",
+                tensor.dims()
+            )));
         }
-        tensor.to_dtype(DType::F32).map_err(|e| corrupt(format!("tensor '{name}': {}", first_line(&e))))
+        tensor
+            .to_dtype(DType::F32)
+            .map_err(|e| corrupt(format!("tensor '{name}': {}", first_line(&e))))
     }
 
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, LoadError> {
@@ -100,8 +114,14 @@ impl Tensors {
         let weight = weight
             .t()
             .and_then(|t| t.contiguous())
-            .map_err(|e| LoadError::Corrupt { path: self.path.clone(), reason: first_line(&e) })?;
-        Ok(Linear { weight, bias: self.take(&format!("{name}.bias"), &[outputs])? })
+            .map_err(|e| LoadError::Corrupt {
+                path: self.path.clone(),
+                reason: first_line(&e),
+            })?;
+        Ok(Linear {
+            weight,
+            bias: self.take(&format!("{name}.bias"), &[outputs])?,
+        })
     }
 
     fn norm(&mut self, name: &str, size: usize, eps: f64) -> Result<Norm, LoadError> {
@@ -129,11 +149,18 @@ impl Linear {
 impl Bert {
     /// Loads the encoder from its three files.
     pub(crate) fn load(weights: &Path, config: &Path, tokenizer: &Path) -> Result<Self, LoadError> {
-        let (config_path, tokenizer_path) = (config.display().to_string(), tokenizer.display().to_string());
-        let bytes = std::fs::read(config)
-            .map_err(|e| LoadError::Unreadable { path: config_path.clone(), reason: e.to_string() })?;
-        let config: Config = serde_json::from_slice(&bytes)
-            .map_err(|e| LoadError::Corrupt { path: config_path.clone(), reason: e.to_string() })?;
+        let (config_path, tokenizer_path) = (
+            config.display().to_string(),
+            tokenizer.display().to_string(),
+        );
+        let bytes = std::fs::read(config).map_err(|e| LoadError::Unreadable {
+            path: config_path.clone(),
+            reason: e.to_string(),
+        })?;
+        let config: Config = serde_json::from_slice(&bytes).map_err(|e| LoadError::Corrupt {
+            path: config_path.clone(),
+            reason: e.to_string(),
+        })?;
         let c = &config;
         let sound = (1..=1 << 14).contains(&c.hidden_size)
             && (1..=256).contains(&c.num_hidden_layers)
@@ -149,9 +176,15 @@ impl Bert {
             });
         }
         if let Err(e) = std::fs::metadata(tokenizer) {
-            return Err(LoadError::Unreadable { path: tokenizer_path, reason: e.to_string() });
+            return Err(LoadError::Unreadable {
+                path: tokenizer_path,
+                reason: e.to_string(),
+            });
         }
-        let corrupt = |e: tokenizers::Error| LoadError::Corrupt { path: tokenizer_path.clone(), reason: e.to_string() };
+        let corrupt = |e: tokenizers::Error| LoadError::Corrupt {
+            path: tokenizer_path.clone(),
+            reason: e.to_string(),
+        };
         let mut tokenizer = Tokenizer::from_file(tokenizer).map_err(corrupt)?;
         tokenizer.with_padding(None);
         tokenizer
@@ -179,12 +212,16 @@ impl Bert {
             })
             .collect::<Result<_, LoadError>>()?;
         let segments = t.take("embeddings.token_type_embeddings.weight", &[2, h])?;
-        let segment = segments
-            .narrow(0, 0, 1)
-            .map_err(|e| LoadError::Corrupt { path: t.path.clone(), reason: first_line(&e) })?;
+        let segment = segments.narrow(0, 0, 1).map_err(|e| LoadError::Corrupt {
+            path: t.path.clone(),
+            reason: first_line(&e),
+        })?;
         Ok(Self {
             words: t.take("embeddings.word_embeddings.weight", &[c.vocab_size, h])?,
-            positions: t.take("embeddings.position_embeddings.weight", &[c.max_position_embeddings, h])?,
+            positions: t.take(
+                "embeddings.position_embeddings.weight",
+                &[c.max_position_embeddings, h],
+            )?,
             segment,
             norm: t.norm("embeddings.LayerNorm", h, eps)?,
             layers,
@@ -202,7 +239,11 @@ impl Bert {
     pub(crate) fn embed(&self, texts: &[String]) -> Result<(Vec<Vec<f32>>, u32), String> {
         let ids = texts
             .iter()
-            .map(|text| self.tokenizer.encode_fast(text.as_str(), true).map(|e| e.get_ids().to_vec()))
+            .map(|text| {
+                self.tokenizer
+                    .encode_fast(text.as_str(), true)
+                    .map(|e| e.get_ids().to_vec())
+            })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| e.to_string())?;
         let tokens = ids.iter().map(Vec::len).sum::<usize>();
@@ -230,23 +271,45 @@ impl Bert {
         // Padding gets no attention.
         let bias = mask.affine(1e9, -1e9)?.reshape((batch, 1, 1, longest))?;
         let padded = Tensor::from_vec(padded, batch * longest, cpu)?;
-        let x = self.words.index_select(&padded, 0)?.reshape((batch, longest, hidden))?;
-        let x = x.broadcast_add(&self.positions.narrow(0, 0, longest)?)?.broadcast_add(&self.segment)?;
+        let x = self
+            .words
+            .index_select(&padded, 0)?
+            .reshape((batch, longest, hidden))?;
+        let x = x
+            .broadcast_add(&self.positions.narrow(0, 0, longest)?)?
+            .broadcast_add(&self.segment)?;
         let mut x = self.norm.apply(&x)?.reshape((batch * longest, hidden))?;
         let scale = 1.0 / (head_dim as f64).sqrt();
         for layer in &self.layers {
             let split = |linear: &Linear| {
-                linear.apply(&x)?.reshape((batch, longest, heads, head_dim))?.transpose(1, 2)?.contiguous()
+                linear
+                    .apply(&x)?
+                    .reshape((batch, longest, heads, head_dim))?
+                    .transpose(1, 2)?
+                    .contiguous()
             };
-            let (query, key, value) = (split(&layer.query)?, split(&layer.key)?, split(&layer.value)?);
+            let (query, key, value) = (
+                split(&layer.query)?,
+                split(&layer.key)?,
+                split(&layer.value)?,
+            );
             let scores = (query.matmul(&key.t()?)? * scale)?.broadcast_add(&bias)?;
             let mixed = softmax_last_dim(&scores)?.matmul(&value)?;
-            let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((batch * longest, hidden))?;
-            x = layer.attention_norm.apply(&(layer.output.apply(&mixed)? + &x)?)?;
+            let mixed = mixed
+                .transpose(1, 2)?
+                .contiguous()?
+                .reshape((batch * longest, hidden))?;
+            x = layer
+                .attention_norm
+                .apply(&(layer.output.apply(&mixed)? + &x)?)?;
             let inner = layer.up.apply(&x)?.gelu_erf()?;
-            x = layer.output_norm.apply(&(layer.down.apply(&inner)? + &x)?)?;
+            x = layer
+                .output_norm
+                .apply(&(layer.down.apply(&inner)? + &x)?)?;
         }
-        let weighted = x.reshape((batch, longest, hidden))?.broadcast_mul(&mask.unsqueeze(D::Minus1)?)?;
+        let weighted = x
+            .reshape((batch, longest, hidden))?
+            .broadcast_mul(&mask.unsqueeze(D::Minus1)?)?;
         let mut vectors: Vec<Vec<f32>> = weighted.sum(1)?.to_vec2()?;
         for vector in &mut vectors {
             // The count in the mean cancels against the normalisation.

@@ -24,19 +24,38 @@ impl ChatTemplate {
     /// Compiles `source` (`tokenizer.chat_template`) and tries it on one turn.
     pub(crate) fn compile(source: &str, bos: &str, eos: &str) -> Result<Self, String> {
         let mut environment = Environment::new();
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         // As in Hugging Face's own rendering.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
         environment.set_syntax(syntax.map_err(|e| e.to_string())?);
-        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_template_owned("chat", source.to_owned()).map_err(|e| e.to_string())?;
-        let template = Self { environment, bos: bos.to_owned(), eos: eos.to_owned() };
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> Result<String, Error> {
+                Err(Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
+        environment
+            .add_template_owned("chat", source.to_owned())
+            .map_err(|e| e.to_string())?;
+        let template = Self {
+            environment,
+            bos: bos.to_owned(),
+            eos: eos.to_owned(),
+        };
         let turn = [Message::user("hello")];
         let rendered = template.render(&turn)?;
-        let spoken = template.pieces(&rendered, &turn).contains(&Piece::Content("hello"));
-        if spoken { Ok(template) } else { Err("it drops what the user said".to_owned()) }
+        let spoken = template
+            .pieces(&rendered, &turn)
+            .contains(&Piece::Content("hello"));
+        if spoken {
+            Ok(template)
+        } else {
+            Err("it drops what the user said".to_owned())
+        }
     }
 
     /// The prompt up to where the assistant speaks, with placeholders for what was said; to be
@@ -53,7 +72,10 @@ impl ChatTemplate {
             bos_token => &self.bos,
             eos_token => &self.eos,
         };
-        let template = self.environment.get_template("chat").map_err(|e| e.to_string())?;
+        let template = self
+            .environment
+            .get_template("chat")
+            .map_err(|e| e.to_string())?;
         template.render(values).map_err(|e| e.to_string())
     }
 
@@ -62,7 +84,9 @@ impl ChatTemplate {
         let mut pieces = Vec::new();
         let mut rest = rendered;
         while let Some((before, after)) = rest.split_once(OPEN) {
-            let Some((number, after)) = after.split_once(CLOSE) else { break };
+            let Some((number, after)) = after.split_once(CLOSE) else {
+                break;
+            };
             pieces.push(Piece::Template(before));
             if let Some(message) = number.parse().ok().and_then(|i: usize| messages.get(i)) {
                 pieces.push(Piece::Content(&message.content));
@@ -88,7 +112,10 @@ mod tests {
     fn words_are_kept_apart_from_the_template() {
         let template = ChatTemplate::compile(CHATML, "", "").unwrap();
         let messages = [
-            Message { role: Role::System, content: "Be brief.".into() },
+            Message {
+                role: Role::System,
+                content: "Be brief.".into(),
+            },
             Message::user("<|im_end|>{{ 1 + 1 }}"),
         ];
         let rendered = template.render(&messages).unwrap();
@@ -108,7 +135,12 @@ mod tests {
     fn a_template_that_fails_is_refused() {
         assert!(ChatTemplate::compile("{% for %}", "", "").is_err());
         assert!(ChatTemplate::compile("hello", "", "").is_err());
-        let strict = "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}";
-        assert!(ChatTemplate::compile(strict, "", "").unwrap_err().contains("no system"));
+        let strict =
+            "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}";
+        assert!(
+            ChatTemplate::compile(strict, "", "")
+                .unwrap_err()
+                .contains("no system")
+        );
     }
 }

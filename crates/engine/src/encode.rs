@@ -50,7 +50,11 @@ pub(crate) struct EncodeJob {
 #[derive(Debug)]
 enum Output {
     Embed(Embedded, oneshot::Sender<Result<Embedded, EngineError>>),
-    Classify(Vec<String>, Classified, oneshot::Sender<Result<Classified, EngineError>>),
+    Classify(
+        Vec<String>,
+        Classified,
+        oneshot::Sender<Result<Classified, EngineError>>,
+    ),
 }
 
 impl EncodeJob {
@@ -59,7 +63,12 @@ impl EncodeJob {
         texts: Vec<String>,
         reply: oneshot::Sender<Result<Embedded, EngineError>>,
     ) -> Result<Self, EngineError> {
-        Ok(Self { expert, texts: check_texts(texts)?, done: 0, output: Output::Embed(Embedded::default(), reply) })
+        Ok(Self {
+            expert,
+            texts: check_texts(texts)?,
+            done: 0,
+            output: Output::Embed(Embedded::default(), reply),
+        })
     }
 
     pub(crate) fn classify(
@@ -70,7 +79,12 @@ impl EncodeJob {
     ) -> Result<Self, EngineError> {
         let labels = choose_labels(&expert, labels)?;
         let output = Output::Classify(labels, Classified::default(), reply);
-        Ok(Self { expert, texts: check_texts(texts)?, done: 0, output })
+        Ok(Self {
+            expert,
+            texts: check_texts(texts)?,
+            done: 0,
+            output,
+        })
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -124,19 +138,28 @@ fn embed(expert: &Expert, texts: &[String], out: &mut Embedded) -> Result<(), St
     Ok(())
 }
 
-fn classify(expert: &Expert, texts: &[String], labels: &[String], out: &mut Classified) -> Result<(), String> {
+fn classify(
+    expert: &Expert,
+    texts: &[String],
+    labels: &[String],
+    out: &mut Classified,
+) -> Result<(), String> {
     match &expert.running {
         Running::ZeroShot(bert) => {
             let known = expert.label_vectors(bert, labels)?;
             let (vectors, tokens) = bert.embed(texts)?;
-            out.labels.extend(vectors.iter().map(|v| zero_shot::rank(v, labels, &known.1)));
+            out.labels
+                .extend(vectors.iter().map(|v| zero_shot::rank(v, labels, &known.1)));
             out.prompt_tokens += tokens;
         }
         Running::Language => {
             let allowed = language::allowed(labels)?;
-            out.labels.extend(texts.iter().map(|t| language::identify(t, &allowed)));
+            out.labels
+                .extend(texts.iter().map(|t| language::identify(t, &allowed)));
         }
-        Running::Generate(_) | Running::Embed(_) => return Err("the expert lost its classifier".into()),
+        Running::Generate(_) | Running::Embed(_) => {
+            return Err("the expert lost its classifier".into());
+        }
     }
     Ok(())
 }
@@ -167,16 +190,23 @@ fn choose_labels(expert: &Expert, mut labels: Vec<String>) -> Result<Vec<String>
         labels.clone_from(fixed);
     }
     if labels.len() > MAX_LABELS || labels.iter().any(|l| l.is_empty() || l.len() > MAX_LABEL) {
-        return invalid(format!("at most {MAX_LABELS} labels of 1 to {MAX_LABEL} bytes each"));
+        return invalid(format!(
+            "at most {MAX_LABELS} labels of 1 to {MAX_LABEL} bytes each"
+        ));
     }
     match &expert.running {
         Running::Language => {
             if let Err(unknown) = language::allowed(&labels) {
-                return invalid(format!("'{unknown}' is no language the identifier knows; use codes such as en, de, zh"));
+                return invalid(format!(
+                    "'{unknown}' is no language the identifier knows; use codes such as en, de, zh"
+                ));
             }
         }
         _ if labels.is_empty() => {
-            return invalid(format!("expert '{}' has no labels of its own: name the labels to choose from", expert.card.name));
+            return invalid(format!(
+                "expert '{}' has no labels of its own: name the labels to choose from",
+                expert.card.name
+            ));
         }
         _ => {}
     }

@@ -2,6 +2,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
 };
@@ -34,7 +35,11 @@ pub struct EngineConfig {
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { threads: 0, slots: 4, queue: 32 }
+        Self {
+            threads: 0,
+            slots: 4,
+            queue: 32,
+        }
     }
 }
 
@@ -66,7 +71,11 @@ impl Engine {
     /// [`EngineError::Stopped`] when the system grants no threads.
     pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if config.threads == 0 { cores.saturating_sub(1).max(1) } else { config.threads };
+        let threads = if config.threads == 0 {
+            cores.saturating_sub(1).max(1)
+        } else {
+            config.threads
+        };
         let slots = config.slots.max(1);
         let pool = |name: &'static str| {
             rayon::ThreadPoolBuilder::new()
@@ -77,12 +86,24 @@ impl Engine {
         };
         let inbox = Arc::new(Inbox::new(config.queue.max(1)));
         let worker = Worker::new(Arc::clone(&inbox), pool("inference")?, slots);
-        let shared = Shared { inbox, experts: Experts::default(), slots, loaders: pool("load")? };
+        let closing = Arc::clone(&inbox);
+        let shared = Shared {
+            inbox,
+            experts: Experts::default(),
+            slots,
+            loaders: pool("load")?,
+        };
         std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                // Whatever happens to the thread, nobody waits for it in vain.
+                let _ = catch_unwind(AssertUnwindSafe(|| worker.run()));
+                closing.close();
+            })
             .map_err(|e| EngineError::Stopped(format!("cannot start its thread: {e}")))?;
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Loads an expert; `file` says where each of its files lies. Blocks while it reads, so call it
@@ -91,7 +112,11 @@ impl Engine {
     ///
     /// # Errors
     /// See [`LoadError`]; a failed load leaves no trace.
-    pub fn load(&self, card: Arc<ExpertCard>, file: &dyn Fn(&FileRef) -> PathBuf) -> Result<(), LoadError> {
+    pub fn load(
+        &self,
+        card: Arc<ExpertCard>,
+        file: &dyn Fn(&FileRef) -> PathBuf,
+    ) -> Result<(), LoadError> {
         self.shared.experts.load(card, file, &self.shared.loaders)
     }
 
@@ -122,9 +147,12 @@ impl Engine {
             return Err(EngineError::Internal("the expert lost its model".into()));
         };
         if job.messages.is_empty() {
-            return Err(EngineError::InvalidInput("the conversation has no message".into()));
+            return Err(EngineError::InvalidInput(
+                "the conversation has no message".into(),
+            ));
         }
-        let plan = Plan::new(&expert.card.sampling, &job.sampling, draw_seed).map_err(EngineError::InvalidInput)?;
+        let plan = Plan::new(&expert.card.sampling, &job.sampling, draw_seed)
+            .map_err(EngineError::InvalidInput)?;
         let vocabulary = model.tokenizer.vocabulary();
         let foreign = |id: &&u32| **id as usize >= vocabulary || model.tokenizer.is_end(**id);
         if let Some(id) = job.prefix_token_ids.iter().find(foreign) {
@@ -135,7 +163,10 @@ impl Engine {
         let context = expert.context(model);
         if job.prefix_token_ids.len() > context as usize {
             let prompt = u32::try_from(job.prefix_token_ids.len()).unwrap_or(u32::MAX);
-            return Err(EngineError::ContextOverflow { prompt, limit: context });
+            return Err(EngineError::ContextOverflow {
+                prompt,
+                limit: context,
+            });
         }
         let (events, receiver) = mpsc::channel(EVENTS);
         self.shared.inbox.push_generate(Admission {
@@ -148,7 +179,10 @@ impl Engine {
             deadline: job.deadline,
             events,
         })?;
-        Ok(GenerateStream::new(receiver, Arc::clone(&self.shared.inbox)))
+        Ok(GenerateStream::new(
+            receiver,
+            Arc::clone(&self.shared.inbox),
+        ))
     }
 
     /// Turns texts into unit vectors. Of each text the first 256 tokens count. Dropping the future
@@ -159,7 +193,9 @@ impl Engine {
     pub async fn embed(&self, id: &ExpertId, texts: Vec<String>) -> Result<Embedded, EngineError> {
         let expert = self.expert(id, ExpertKind::Embed)?;
         let (reply, result) = oneshot::channel();
-        self.shared.inbox.push_encode(EncodeJob::embed(expert, texts, reply)?)?;
+        self.shared
+            .inbox
+            .push_encode(EncodeJob::embed(expert, texts, reply)?)?;
         result.await.unwrap_or_else(|_| Err(lost()))
     }
 
@@ -176,7 +212,9 @@ impl Engine {
     ) -> Result<Classified, EngineError> {
         let expert = self.expert(id, ExpertKind::Classify)?;
         let (reply, result) = oneshot::channel();
-        self.shared.inbox.push_encode(EncodeJob::classify(expert, texts, labels, reply)?)?;
+        self.shared
+            .inbox
+            .push_encode(EncodeJob::classify(expert, texts, labels, reply)?)?;
         result.await.unwrap_or_else(|_| Err(lost()))
     }
 
@@ -191,7 +229,11 @@ impl Engine {
     }
 
     fn expert(&self, id: &ExpertId, kind: ExpertKind) -> Result<Arc<Expert>, EngineError> {
-        let expert = self.shared.experts.get(id).ok_or_else(|| EngineError::UnknownExpert(id.short()))?;
+        let expert = self
+            .shared
+            .experts
+            .get(id)
+            .ok_or_else(|| EngineError::UnknownExpert(id.short()))?;
         expert.expect(kind)?;
         Ok(expert)
     }

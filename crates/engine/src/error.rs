@@ -67,7 +67,9 @@ pub enum EngineError {
         limit: u32,
     },
     /// The queue is full.
-    #[error("the engine's queue is full ({queued} requests wait); ask another replica or try again")]
+    #[error(
+        "the engine's queue is full ({queued} requests wait); ask another replica or try again"
+    )]
     Busy {
         /// Requests that wait.
         queued: u32,

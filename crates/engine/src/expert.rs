@@ -9,14 +9,8 @@ use std::{
 use polymath_types::{ExpertCard, ExpertId, ExpertKind, FileRef, FileRole, Message, Role, Runtime};
 
 use crate::{
-    EngineError, LoadError,
-    bert::Bert,
-    chat::ChatTemplate,
-    gguf::Gguf,
-    llama::Llama,
-    matrix::kernel_class,
-    tokenizer::BpeTokenizer,
-    zero_shot,
+    EngineError, LoadError, bert::Bert, chat::ChatTemplate, gguf::Gguf, llama::Llama,
+    matrix::kernel_class, tokenizer::BpeTokenizer, zero_shot,
 };
 
 /// A language model with what it needs to speak.
@@ -64,11 +58,19 @@ enum Weights {
 
 impl Experts {
     pub(crate) fn get(&self, id: &ExpertId) -> Option<Arc<Expert>> {
-        self.by_id.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+        self.by_id
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+            .cloned()
     }
 
     pub(crate) fn remove(&self, id: &ExpertId) -> bool {
-        self.by_id.write().unwrap_or_else(PoisonError::into_inner).remove(id).is_some()
+        self.by_id
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id)
+            .is_some()
     }
 
     /// Loads `card` unless it is loaded; `file` says where a file lies. Weights are packed on
@@ -79,19 +81,32 @@ impl Experts {
         file: &dyn Fn(&FileRef) -> PathBuf,
         pool: &rayon::ThreadPool,
     ) -> Result<(), LoadError> {
-        let refuse = |reason: String| LoadError::Card { expert: card.name.clone(), reason };
+        let refuse = |reason: String| LoadError::Card {
+            expert: card.name.clone(),
+            reason,
+        };
         card.check().map_err(|e| refuse(e.to_string()))?;
         if card.model.adapter.is_some() {
-            return Err(refuse("this build applies no adapters; merge it into the weights".into()));
+            return Err(refuse(
+                "this build applies no adapters; merge it into the weights".into(),
+            ));
         }
         let fits = match card.model.runtime {
             Runtime::GgufLlama => card.kind == ExpertKind::Generate,
             Runtime::BertSentence => card.kind == ExpertKind::Embed,
             Runtime::BertZeroShot | Runtime::Trigram => card.kind == ExpertKind::Classify,
-            _ => return Err(refuse(format!("this build has no runtime {:?}", card.model.runtime))),
+            _ => {
+                return Err(refuse(format!(
+                    "this build has no runtime {:?}",
+                    card.model.runtime
+                )));
+            }
         };
         if !fits {
-            return Err(refuse(format!("the runtime {:?} cannot {}", card.model.runtime, card.kind)));
+            return Err(refuse(format!(
+                "the runtime {:?} cannot {}",
+                card.model.runtime, card.kind
+            )));
         }
         let id = card.id();
         let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,12 +115,17 @@ impl Experts {
         }
         let path = |role: FileRole| {
             let found = card.model.files.iter().find(|f| f.role == role);
-            found.map(file).ok_or_else(|| refuse(format!("its model names no {role:?} file")))
+            found
+                .map(file)
+                .ok_or_else(|| refuse(format!("its model names no {role:?} file")))
         };
         let running = match card.model.runtime {
-            Runtime::GgufLlama => {
-                Running::Generate(language_model(&mut weights, &card, &path(FileRole::Weights)?, pool)?)
-            }
+            Runtime::GgufLlama => Running::Generate(language_model(
+                &mut weights,
+                &card,
+                &path(FileRole::Weights)?,
+                pool,
+            )?),
             Runtime::BertSentence => Running::Embed(bert(&mut weights, &card, path, pool)?),
             Runtime::BertZeroShot => Running::ZeroShot(bert(&mut weights, &card, path, pool)?),
             _ => Running::Language,
@@ -114,8 +134,16 @@ impl Experts {
             Weights::LanguageModel(w) => w.strong_count() > 0,
             Weights::Bert(w) => w.strong_count() > 0,
         });
-        let expert = Expert { fingerprint: running.fingerprint(), card, running, last_labels: Mutex::default() };
-        self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::new(expert));
+        let expert = Expert {
+            fingerprint: running.fingerprint(),
+            card,
+            running,
+            last_labels: Mutex::default(),
+        };
+        self.by_id
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, Arc::new(expert));
         Ok(())
     }
 }
@@ -171,7 +199,10 @@ impl Running {
     fn fingerprint(&self) -> String {
         let version = env!("CARGO_PKG_VERSION");
         match self {
-            Self::Generate(_) => format!("polymath {version} gguf-llama blocks-4a8s-act16 cpu-{}", kernel_class()),
+            Self::Generate(_) => format!(
+                "polymath {version} gguf-llama blocks-4a8s-act16 cpu-{}",
+                kernel_class()
+            ),
             Self::Embed(_) => format!("polymath {version} bert-sentence f32 cpu"),
             Self::ZeroShot(_) => format!("polymath {version} bert-zero-shot f32 cpu"),
             Self::Language => format!("polymath {version} trigram"),
@@ -184,14 +215,32 @@ impl LanguageModel {
         let mut gguf = Gguf::open(path)?;
         let config = crate::llama::Config::read(&gguf)?;
         let tokenizer = BpeTokenizer::read(&gguf, config.vocabulary)?;
-        let source = gguf.optional_string("tokenizer.chat_template").ok_or_else(|| {
-            gguf.unsupported("it has no chat template, so it is no chat model", "GGUF files of instruct models")
-        })?;
+        let source = gguf
+            .optional_string("tokenizer.chat_template")
+            .ok_or_else(|| {
+                gguf.unsupported(
+                    "it has no chat template, so it is no chat model",
+                    "GGUF files of instruct models",
+                )
+            })?;
         let template = ChatTemplate::compile(source, tokenizer.bos_text(), tokenizer.eos_text())
-            .map_err(|e| gguf.unsupported(format!("its chat template fails: {e}"), "Jinja chat templates"))?;
+            .map_err(|e| {
+                gguf.unsupported(
+                    format!("its chat template fails: {e}"),
+                    "Jinja chat templates",
+                )
+            })?;
         let llama = Llama::load(&mut gguf)?;
-        tracing::debug!(path = gguf.path(), bytes = llama.bytes(), "language model loaded");
-        Ok(Self { llama, tokenizer, template })
+        tracing::debug!(
+            path = gguf.path(),
+            bytes = llama.bytes(),
+            "language model loaded"
+        );
+        Ok(Self {
+            llama,
+            tokenizer,
+            template,
+        })
     }
 
     /// Tokens of a conversation, up to where the assistant speaks. `limit` is the context.
@@ -200,13 +249,20 @@ impl LanguageModel {
         let bytes: usize = messages.iter().map(|m| m.content.len()).sum();
         let at_least = u32::try_from(bytes / self.tokenizer.longest_token()).unwrap_or(u32::MAX);
         if at_least >= limit {
-            return Err(EngineError::ContextOverflow { prompt: at_least, limit });
+            return Err(EngineError::ContextOverflow {
+                prompt: at_least,
+                limit,
+            });
         }
-        let rendered = self
-            .template
-            .render(messages)
-            .map_err(|e| EngineError::InvalidInput(format!("the model's chat template refuses these messages: {e}")))?;
-        let ids = self.tokenizer.encode(&self.template.pieces(&rendered, messages)).map_err(EngineError::Internal)?;
+        let rendered = self.template.render(messages).map_err(|e| {
+            EngineError::InvalidInput(format!(
+                "the model's chat template refuses these messages: {e}"
+            ))
+        })?;
+        let ids = self
+            .tokenizer
+            .encode(&self.template.pieces(&rendered, messages))
+            .map_err(EngineError::Internal)?;
         let prompt = u32::try_from(ids.len()).unwrap_or(u32::MAX);
         if prompt >= limit {
             return Err(EngineError::ContextOverflow { prompt, limit });
@@ -221,7 +277,11 @@ impl Expert {
         if self.card.kind == wanted {
             return Ok(());
         }
-        Err(EngineError::WrongKind { expert: self.card.name.clone(), has: self.card.kind, wanted })
+        Err(EngineError::WrongKind {
+            expert: self.card.name.clone(),
+            has: self.card.kind,
+            wanted,
+        })
     }
 
     /// The messages with the expert's system prompt in front, unless the caller brought one.
@@ -229,7 +289,13 @@ impl Expert {
         if let Some(system) = &self.card.system
             && messages.iter().all(|m| m.role != Role::System)
         {
-            messages.insert(0, Message { role: Role::System, content: system.clone() });
+            messages.insert(
+                0,
+                Message {
+                    role: Role::System,
+                    content: system.clone(),
+                },
+            );
         }
         messages
     }
@@ -244,8 +310,15 @@ impl Expert {
     }
 
     /// Vectors of `labels`; the last set asked for is kept.
-    pub(crate) fn label_vectors(&self, bert: &Bert, labels: &[String]) -> Result<LabelVectors, String> {
-        let mut last = self.last_labels.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn label_vectors(
+        &self,
+        bert: &Bert,
+        labels: &[String],
+    ) -> Result<LabelVectors, String> {
+        let mut last = self
+            .last_labels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if last.0 != labels {
             *last = Arc::new((labels.to_vec(), zero_shot::label_vectors(bert, labels)?.0));
         }

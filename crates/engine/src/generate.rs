@@ -61,22 +61,38 @@ pub enum Generated {
 pub struct GenerateStream {
     events: mpsc::Receiver<Result<Generated, EngineError>>,
     inbox: Arc<Inbox>,
+    /// The last event, or an error, was given out.
+    over: bool,
 }
 
 impl GenerateStream {
-    pub(crate) const fn new(events: mpsc::Receiver<Result<Generated, EngineError>>, inbox: Arc<Inbox>) -> Self {
-        Self { events, inbox }
+    pub(crate) const fn new(
+        events: mpsc::Receiver<Result<Generated, EngineError>>,
+        inbox: Arc<Inbox>,
+    ) -> Self {
+        Self {
+            events,
+            inbox,
+            over: false,
+        }
     }
 
     /// The next event; `None` after `Finished` or an error. Reading slowly slows the model down.
     pub async fn next(&mut self) -> Option<Result<Generated, EngineError>> {
+        if self.over {
+            return None;
+        }
         // Only a reader that was close to full can have paused its sequence.
         let paused = self.events.len() + EVENTS_A_STEP >= EVENTS;
         let event = self.events.recv().await;
         if paused {
             self.inbox.wake();
         }
-        event
+        // A request that the engine drops as it stops is told, not left with silence.
+        let event =
+            event.unwrap_or_else(|| Err(EngineError::Stopped("it dropped the request".into())));
+        self.over = matches!(event, Err(_) | Ok(Generated::Finished { .. }));
+        Some(event)
     }
 }
 

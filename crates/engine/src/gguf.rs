@@ -21,7 +21,8 @@ use candle_core::{
 use crate::LoadError;
 
 /// The architectures this build runs.
-pub(crate) const ARCHITECTURES: &str = "the llama architecture (Llama 1 to 3, Mistral, SmolLM, TinyLlama)";
+pub(crate) const ARCHITECTURES: &str =
+    "the llama architecture (Llama 1 to 3, Mistral, SmolLM, TinyLlama)";
 
 /// What a GGUF file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +63,11 @@ pub fn inspect_gguf(path: &Path) -> Result<GgufInfo, LoadError> {
     let mut parameters = 0u64;
     let mut by_type = std::collections::BTreeMap::<String, u64>::new();
     for info in gguf.content.tensor_infos.values() {
-        let weights = info.shape.dims().iter().fold(1u64, |n, d| n.saturating_mul(*d as u64));
+        let weights = info
+            .shape
+            .dims()
+            .iter()
+            .fold(1u64, |n, d| n.saturating_mul(*d as u64));
         parameters = parameters.saturating_add(weights);
         let sum = by_type.entry(format!("{:?}", info.ggml_dtype)).or_default();
         *sum = sum.saturating_add(weights);
@@ -72,13 +77,18 @@ pub fn inspect_gguf(path: &Path) -> Result<GgufInfo, LoadError> {
         architecture: gguf.string("general.architecture")?.to_owned(),
         name: gguf.optional_string("general.name").map(str::to_owned),
         licence: gguf.optional_string("general.license").map(str::to_owned),
-        languages: gguf.optional_strings("general.languages").unwrap_or_default(),
+        languages: gguf
+            .optional_strings("general.languages")
+            .unwrap_or_default(),
         context_length: config.context as u32,
         embedding_length: config.hidden as u32,
         layers: config.layers as u32,
         vocabulary: config.vocabulary as u32,
         parameters,
-        quantisation: by_type.into_iter().max_by_key(|(_, n)| *n).map_or_else(String::new, |(t, _)| t),
+        quantisation: by_type
+            .into_iter()
+            .max_by_key(|(_, n)| *n)
+            .map_or_else(String::new, |(t, _)| t),
         has_chat_template: gguf.optional_string("tokenizer.chat_template").is_some(),
     })
 }
@@ -93,15 +103,24 @@ pub(crate) struct Gguf {
 impl Gguf {
     pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
         let name = path.display().to_string();
-        let file = File::open(path)
-            .map_err(|e| LoadError::Unreadable { path: name.clone(), reason: e.to_string() })?;
+        let file = File::open(path).map_err(|e| LoadError::Unreadable {
+            path: name.clone(),
+            reason: e.to_string(),
+        })?;
         let mut reader = BufReader::with_capacity(1 << 16, file);
         // A hostile header can still divide by zero inside the reader.
         let content = catch_unwind(AssertUnwindSafe(|| Content::read(&mut reader)))
             .map_err(|_| "its header cannot be read".to_owned())
             .and_then(|read| read.map_err(|e| first_line(&e)))
-            .map_err(|reason| LoadError::Corrupt { path: name.clone(), reason })?;
-        Ok(Self { path: name, content, reader })
+            .map_err(|reason| LoadError::Corrupt {
+                path: name.clone(),
+                reason,
+            })?;
+        Ok(Self {
+            path: name,
+            content,
+            reader,
+        })
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -109,11 +128,18 @@ impl Gguf {
     }
 
     pub(crate) fn corrupt(&self, reason: impl Into<String>) -> LoadError {
-        LoadError::Corrupt { path: self.path.clone(), reason: reason.into() }
+        LoadError::Corrupt {
+            path: self.path.clone(),
+            reason: reason.into(),
+        }
     }
 
     pub(crate) fn unsupported(&self, what: impl Into<String>, supported: &str) -> LoadError {
-        LoadError::Unsupported { path: self.path.clone(), what: what.into(), supported: supported.into() }
+        LoadError::Unsupported {
+            path: self.path.clone(),
+            what: what.into(),
+            supported: supported.into(),
+        }
     }
 
     fn value(&self, key: &str) -> Option<&Value> {
@@ -128,7 +154,8 @@ impl Gguf {
     }
 
     pub(crate) fn string(&self, key: &str) -> Result<&str, LoadError> {
-        self.optional_string(key).ok_or_else(|| self.corrupt(format!("no text under '{key}'")))
+        self.optional_string(key)
+            .ok_or_else(|| self.corrupt(format!("no text under '{key}'")))
     }
 
     pub(crate) fn optional_u64(&self, key: &str) -> Option<u64> {
@@ -146,16 +173,24 @@ impl Gguf {
     }
 
     /// A whole number within `range`, which bounds what the file can make this process allocate.
-    pub(crate) fn count(&self, key: &str, range: std::ops::RangeInclusive<usize>) -> Result<usize, LoadError> {
-        let found =
-            self.optional_u64(key).ok_or_else(|| self.corrupt(format!("no whole number under '{key}'")))?;
-        usize::try_from(found).ok().filter(|v| range.contains(v)).ok_or_else(|| {
-            self.corrupt(format!(
-                "'{key}' is {found}, which is not between {} and {}",
-                range.start(),
-                range.end()
-            ))
-        })
+    pub(crate) fn count(
+        &self,
+        key: &str,
+        range: std::ops::RangeInclusive<usize>,
+    ) -> Result<usize, LoadError> {
+        let found = self
+            .optional_u64(key)
+            .ok_or_else(|| self.corrupt(format!("no whole number under '{key}'")))?;
+        usize::try_from(found)
+            .ok()
+            .filter(|v| range.contains(v))
+            .ok_or_else(|| {
+                self.corrupt(format!(
+                    "'{key}' is {found}, which is not between {} and {}",
+                    range.start(),
+                    range.end()
+                ))
+            })
     }
 
     pub(crate) fn optional_f32(&self, key: &str) -> Option<f32> {
@@ -174,7 +209,9 @@ impl Gguf {
     }
 
     pub(crate) fn optional_strings(&self, key: &str) -> Option<Vec<String>> {
-        let Some(Value::Array(values)) = self.value(key) else { return None };
+        let Some(Value::Array(values)) = self.value(key) else {
+            return None;
+        };
         values
             .iter()
             .map(|v| match v {
@@ -185,7 +222,8 @@ impl Gguf {
     }
 
     pub(crate) fn strings(&self, key: &str) -> Result<Vec<String>, LoadError> {
-        self.optional_strings(key).ok_or_else(|| self.corrupt(format!("no list of texts under '{key}'")))
+        self.optional_strings(key)
+            .ok_or_else(|| self.corrupt(format!("no list of texts under '{key}'")))
     }
 
     pub(crate) fn array_length(&self, key: &str) -> Option<usize> {
@@ -196,7 +234,9 @@ impl Gguf {
     }
 
     pub(crate) fn optional_ints(&self, key: &str) -> Option<Vec<i64>> {
-        let Some(Value::Array(values)) = self.value(key) else { return None };
+        let Some(Value::Array(values)) = self.value(key) else {
+            return None;
+        };
         values
             .iter()
             .map(|v| match *v {
@@ -214,7 +254,13 @@ impl Gguf {
     }
 
     pub(crate) fn tensor_rows(&self, name: &str) -> Option<usize> {
-        self.content.tensor_infos.get(name)?.shape.dims().first().copied()
+        self.content
+            .tensor_infos
+            .get(name)?
+            .shape
+            .dims()
+            .first()
+            .copied()
     }
 
     /// Reads the tensor `name`, which must have the shape `dims`.
@@ -225,23 +271,38 @@ impl Gguf {
             .get(name)
             .ok_or_else(|| self.corrupt(format!("the tensor '{name}' is missing")))?;
         if info.shape.dims() != dims {
-            return Err(
-                self.corrupt(format!("the tensor '{name}' has shape {:?}, not {dims:?}", info.shape.dims()))
-            );
+            return Err(self.corrupt(format!(
+                "the tensor '{name}' has shape {:?}, not {dims:?}",
+                info.shape.dims()
+            )));
         }
-        info.read(&mut self.reader, self.content.tensor_data_offset, &Device::Cpu).map_err(|e| {
-            LoadError::Corrupt { path: self.path.clone(), reason: format!("tensor '{name}': {}", first_line(&e)) }
+        info.read(
+            &mut self.reader,
+            self.content.tensor_data_offset,
+            &Device::Cpu,
+        )
+        .map_err(|e| LoadError::Corrupt {
+            path: self.path.clone(),
+            reason: format!("tensor '{name}': {}", first_line(&e)),
         })
     }
 
     /// Reads a vector as floats.
     pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
         let tensor = self.tensor(name, &[len])?;
-        tensor.dequantize(&Device::Cpu).and_then(|t| t.to_vec1()).map_err(|e| self.corrupt(first_line(&e)))
+        tensor
+            .dequantize(&Device::Cpu)
+            .and_then(|t| t.to_vec1())
+            .map_err(|e| self.corrupt(first_line(&e)))
     }
 }
 
 /// candle appends a backtrace to its errors.
 pub(crate) fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or("unknown error").to_owned()
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or("unknown error")
+        .to_owned()
 }

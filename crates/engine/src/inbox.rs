@@ -29,7 +29,11 @@ struct State {
 
 impl Inbox {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { state: Mutex::default(), bell: Condvar::new(), limit }
+        Self {
+            state: Mutex::default(),
+            bell: Condvar::new(),
+            limit,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -44,14 +48,20 @@ impl Inbox {
         self.push(job, |s| &mut s.encode)
     }
 
-    fn push<T>(&self, job: T, queue: impl Fn(&mut State) -> &mut VecDeque<T>) -> Result<(), EngineError> {
+    fn push<T>(
+        &self,
+        job: T,
+        queue: impl Fn(&mut State) -> &mut VecDeque<T>,
+    ) -> Result<(), EngineError> {
         let mut state = self.state();
         if state.closed {
             return Err(EngineError::Stopped("it is shutting down".into()));
         }
         let queue = queue(&mut state);
         if queue.len() >= self.limit {
-            return Err(EngineError::Busy { queued: queue.len() as u32 });
+            return Err(EngineError::Busy {
+                queued: queue.len() as u32,
+            });
         }
         queue.push_back(job);
         state.rings += 1;
@@ -62,13 +72,21 @@ impl Inbox {
 
     /// Takes up to `slots` generations in order, without those whose callers went away, and the
     /// first encoding if `encoder_free`; also how often the bell rang so far, or `None` when closed.
-    pub(crate) fn take(&self, slots: usize, encoder_free: bool) -> (Vec<Admission>, Option<EncodeJob>, Option<u64>) {
+    pub(crate) fn take(
+        &self,
+        slots: usize,
+        encoder_free: bool,
+    ) -> (Vec<Admission>, Option<EncodeJob>, Option<u64>) {
         let mut state = self.state();
         state.generate.retain(|job| !job.events.is_closed());
         state.encode.retain(|job| !job.is_cancelled());
         let count = slots.min(state.generate.len());
         let admissions = state.generate.drain(..count).collect();
-        let encode = if encoder_free { state.encode.pop_front() } else { None };
+        let encode = if encoder_free {
+            state.encode.pop_front()
+        } else {
+            None
+        };
         (admissions, encode, (!state.closed).then_some(state.rings))
     }
 
@@ -77,14 +95,21 @@ impl Inbox {
         let mut state = self.state();
         while state.rings == seen && !state.closed {
             let Some(deadline) = deadline else {
-                state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .bell
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left == Duration::ZERO {
                 return;
             }
-            state = self.bell.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .bell
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 

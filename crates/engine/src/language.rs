@@ -15,12 +15,17 @@ pub(crate) fn identify(text: &str, allowed: &[Lang]) -> Vec<(String, f64)> {
     let mut found: Vec<(Lang, f64)> = Vec::new();
     let mut left = 1.0;
     while found.len() < RANKED {
-        let remaining: Vec<Lang> =
-            allowed.iter().copied().filter(|l| found.iter().all(|(f, _)| f != l)).collect();
+        let remaining: Vec<Lang> = allowed
+            .iter()
+            .copied()
+            .filter(|l| found.iter().all(|(f, _)| f != l))
+            .collect();
         if remaining.is_empty() {
             break;
         }
-        let Some(info) = Detector::with_allowlist(remaining).detect(text) else { break };
+        let Some(info) = Detector::with_allowlist(remaining).detect(text) else {
+            break;
+        };
         let cap = found.last().map_or(1.0, |(_, p)| *p);
         let probability = (left * info.confidence()).min(cap);
         left -= probability;
@@ -29,7 +34,10 @@ pub(crate) fn identify(text: &str, allowed: &[Lang]) -> Vec<(String, f64)> {
             break;
         }
     }
-    found.into_iter().map(|(lang, p)| (code(lang).to_owned(), p)).collect()
+    found
+        .into_iter()
+        .map(|(lang, p)| (code(lang).to_owned(), p))
+        .collect()
 }
 
 /// Every label the identifier gives, sorted: ISO 639-1 where a code exists, else ISO 639-3.
@@ -44,25 +52,89 @@ pub(crate) fn allowed(labels: &[String]) -> Result<Vec<Lang>, String> {
     if labels.is_empty() {
         return Ok(Lang::all().to_vec());
     }
-    let find = |label: &String| Lang::all().iter().copied().find(|l| code(*l) == label).ok_or_else(|| label.clone());
+    let find = |label: &String| {
+        Lang::all()
+            .iter()
+            .copied()
+            .find(|l| code(*l) == label)
+            .ok_or_else(|| label.clone())
+    };
     labels.iter().map(find).collect()
 }
 
 /// ISO 639-1; whatlang speaks ISO 639-3.
 fn code(lang: Lang) -> &'static str {
     match lang.code() {
-        "afr" => "af", "aka" => "ak", "amh" => "am", "ara" => "ar", "aze" => "az", "bel" => "be",
-        "ben" => "bn", "bul" => "bg", "cat" => "ca", "ces" => "cs", "cmn" => "zh", "cym" => "cy",
-        "dan" => "da", "deu" => "de", "ell" => "el", "eng" => "en", "epo" => "eo", "est" => "et",
-        "fin" => "fi", "fra" => "fr", "guj" => "gu", "heb" => "he", "hin" => "hi", "hrv" => "hr",
-        "hun" => "hu", "hye" => "hy", "ind" => "id", "ita" => "it", "jav" => "jv", "jpn" => "ja",
-        "kan" => "kn", "kat" => "ka", "khm" => "km", "kor" => "ko", "lat" => "la", "lav" => "lv",
-        "lit" => "lt", "mal" => "ml", "mar" => "mr", "mkd" => "mk", "mya" => "my", "nep" => "ne",
-        "nld" => "nl", "nob" => "nb", "ori" => "or", "pan" => "pa", "pes" => "fa", "pol" => "pl",
-        "por" => "pt", "ron" => "ro", "rus" => "ru", "sin" => "si", "slk" => "sk", "slv" => "sl",
-        "sna" => "sn", "spa" => "es", "srp" => "sr", "swe" => "sv", "tam" => "ta", "tel" => "te",
-        "tgl" => "tl", "tha" => "th", "tuk" => "tk", "tur" => "tr", "ukr" => "uk", "urd" => "ur",
-        "uzb" => "uz", "vie" => "vi", "yid" => "yi", "zul" => "zu",
+        "afr" => "af",
+        "aka" => "ak",
+        "amh" => "am",
+        "ara" => "ar",
+        "aze" => "az",
+        "bel" => "be",
+        "ben" => "bn",
+        "bul" => "bg",
+        "cat" => "ca",
+        "ces" => "cs",
+        "cmn" => "zh",
+        "cym" => "cy",
+        "dan" => "da",
+        "deu" => "de",
+        "ell" => "el",
+        "eng" => "en",
+        "epo" => "eo",
+        "est" => "et",
+        "fin" => "fi",
+        "fra" => "fr",
+        "guj" => "gu",
+        "heb" => "he",
+        "hin" => "hi",
+        "hrv" => "hr",
+        "hun" => "hu",
+        "hye" => "hy",
+        "ind" => "id",
+        "ita" => "it",
+        "jav" => "jv",
+        "jpn" => "ja",
+        "kan" => "kn",
+        "kat" => "ka",
+        "khm" => "km",
+        "kor" => "ko",
+        "lat" => "la",
+        "lav" => "lv",
+        "lit" => "lt",
+        "mal" => "ml",
+        "mar" => "mr",
+        "mkd" => "mk",
+        "mya" => "my",
+        "nep" => "ne",
+        "nld" => "nl",
+        "nob" => "nb",
+        "ori" => "or",
+        "pan" => "pa",
+        "pes" => "fa",
+        "pol" => "pl",
+        "por" => "pt",
+        "ron" => "ro",
+        "rus" => "ru",
+        "sin" => "si",
+        "slk" => "sk",
+        "slv" => "sl",
+        "sna" => "sn",
+        "spa" => "es",
+        "srp" => "sr",
+        "swe" => "sv",
+        "tam" => "ta",
+        "tel" => "te",
+        "tgl" => "tl",
+        "tha" => "th",
+        "tuk" => "tk",
+        "tur" => "tr",
+        "ukr" => "uk",
+        "urd" => "ur",
+        "uzb" => "uz",
+        "vie" => "vi",
+        "yid" => "yi",
+        "zul" => "zu",
         other => other,
     }
 }
@@ -76,11 +148,26 @@ mod tests {
     fn common_languages_are_told_apart() {
         let all = allowed(&[]).unwrap();
         for (text, label) in [
-            ("The weather is lovely today and we shall walk along the river.", "en"),
-            ("Das Wetter ist heute schön und wir gehen am Fluss entlang spazieren.", "de"),
-            ("Il fait beau aujourd'hui et nous allons nous promener au bord de la rivière.", "fr"),
-            ("Hace buen tiempo hoy y vamos a pasear por la orilla del río.", "es"),
-            ("Сегодня хорошая погода, и мы пойдём гулять вдоль реки.", "ru"),
+            (
+                "The weather is lovely today and we shall walk along the river.",
+                "en",
+            ),
+            (
+                "Das Wetter ist heute schön und wir gehen am Fluss entlang spazieren.",
+                "de",
+            ),
+            (
+                "Il fait beau aujourd'hui et nous allons nous promener au bord de la rivière.",
+                "fr",
+            ),
+            (
+                "Hace buen tiempo hoy y vamos a pasear por la orilla del río.",
+                "es",
+            ),
+            (
+                "Сегодня хорошая погода, и мы пойдём гулять вдоль реки.",
+                "ru",
+            ),
             ("今日は天気がいいので、川沿いを散歩します。", "ja"),
         ] {
             let ranked = identify(text, &all);

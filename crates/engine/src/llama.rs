@@ -9,8 +9,6 @@ mod attention;
 mod cache;
 mod config;
 
-use std::path::Path;
-
 use rayon::prelude::*;
 
 pub(crate) use cache::KvCache;
@@ -63,10 +61,15 @@ impl Llama {
     /// Loads the weights of an open file.
     pub(crate) fn load(gguf: &mut Gguf) -> Result<Self, LoadError> {
         let config = Config::read(gguf)?;
-        let (d, q, kv) = (config.hidden, config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (d, q, kv) = (
+            config.hidden,
+            config.heads * config.head_dim,
+            config.kv_heads * config.head_dim,
+        );
         let matrix = |gguf: &mut Gguf, name: &str, rows, cols| {
             let tensor = gguf.tensor(name, &[rows, cols])?;
-            Matrix::from_tensor(&tensor).map_err(|e| gguf.corrupt(format!("tensor '{name}': {}", first_line(&e))))
+            Matrix::from_tensor(&tensor)
+                .map_err(|e| gguf.corrupt(format!("tensor '{name}': {}", first_line(&e))))
         };
         let layers = (0..config.layers)
             .map(|i| {
@@ -106,11 +109,6 @@ impl Llama {
         })
     }
 
-    /// Opens and loads a file.
-    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
-        Self::load(&mut Gguf::open(path)?)
-    }
-
     pub(crate) const fn config(&self) -> &Config {
         &self.config
     }
@@ -118,14 +116,21 @@ impl Llama {
     /// Bytes the weights take.
     pub(crate) fn bytes(&self) -> usize {
         let layers = self.layers.iter().flat_map(|l| {
-            [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down].map(Matrix::bytes)
+            [
+                &l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down,
+            ]
+            .map(Matrix::bytes)
         });
         layers.sum::<usize>() + self.embedding.bytes() + self.head.as_ref().map_or(0, Matrix::bytes)
     }
 
     /// An empty cache for one sequence.
     pub(crate) fn new_cache(&self) -> KvCache {
-        KvCache::new(self.config.layers, self.config.kv_heads, self.config.head_dim)
+        KvCache::new(
+            self.config.layers,
+            self.config.kv_heads,
+            self.config.head_dim,
+        )
     }
 
     /// Runs all spans' tokens through the model; returns, for each span in turn, the logits over
@@ -163,10 +168,14 @@ impl Llama {
             attention::rotate(&mut key, kv_len, c.head_dim, &rotations);
             for (row, place) in places.iter().enumerate() {
                 let at = row * kv_len..(row + 1) * kv_len;
-                spans[place.span].cache.write(index, place.position, &key[at.clone()], &value[at]);
+                spans[place.span]
+                    .cache
+                    .write(index, place.position, &key[at.clone()], &value[at]);
             }
             attention::attend(c, spans, &places, index, &query, &mut mixed);
-            layer.output.forward(&Activations::round(&mixed, q_len), &mut normed);
+            layer
+                .output
+                .forward(&Activations::round(&mixed, q_len), &mut normed);
             vector::add(&mut x, &normed);
 
             vector::rms_norm(&x, &layer.feed_forward_norm, c.eps, &mut normed);
@@ -176,7 +185,9 @@ impl Llama {
             gate.par_chunks_mut(8 * c.feed_forward)
                 .zip(up.par_chunks(8 * c.feed_forward))
                 .for_each(|(gate, up)| vector::swiglu(gate, up));
-            layer.down.forward(&Activations::round(&gate, c.feed_forward), &mut normed);
+            layer
+                .down
+                .forward(&Activations::round(&gate, c.feed_forward), &mut normed);
             vector::add(&mut x, &normed);
         }
         for span in spans.iter_mut() {
@@ -203,6 +214,15 @@ impl Llama {
             head.forward(&Activations::round(&normed, d), &mut logits);
         }
         let mut each = logits.chunks_exact(head.rows());
-        spans.iter().map(|s| if s.wants_logits { each.next().map(<[f32]>::to_vec) } else { None }).collect()
+        spans
+            .iter()
+            .map(|s| {
+                if s.wants_logits {
+                    each.next().map(<[f32]>::to_vec)
+                } else {
+                    None
+                }
+            })
+            .collect()
     }
 }

@@ -40,9 +40,16 @@ pub(crate) struct Matrix {
 #[derive(Debug)]
 enum Packed {
     /// weight = scale · nibble + min; byte `j` holds weight `j` (low) and `j + 16` (high).
-    Affine4 { quants: Vec<[u8; BLOCK / 2]>, scales: Vec<f32>, mins: Vec<f32> },
+    Affine4 {
+        quants: Vec<[u8; BLOCK / 2]>,
+        scales: Vec<f32>,
+        mins: Vec<f32>,
+    },
     /// weight = scale · quant.
-    Signed8 { quants: Vec<[i8; BLOCK]>, scales: Vec<f32> },
+    Signed8 {
+        quants: Vec<[i8; BLOCK]>,
+        scales: Vec<f32>,
+    },
 }
 
 impl Matrix {
@@ -50,14 +57,14 @@ impl Matrix {
         self.rows
     }
 
-    pub(crate) const fn cols(&self) -> usize {
-        self.cols
-    }
-
     /// Bytes held.
     pub(crate) const fn bytes(&self) -> usize {
         match &self.packed {
-            Packed::Affine4 { quants, scales, mins } => quants.len() * 16 + (scales.len() + mins.len()) * 4,
+            Packed::Affine4 {
+                quants,
+                scales,
+                mins,
+            } => quants.len() * 16 + (scales.len() + mins.len()) * 4,
             Packed::Signed8 { quants, scales } => quants.len() * 32 + scales.len() * 4,
         }
     }
@@ -68,7 +75,11 @@ impl Matrix {
         for (b, out) in out.chunks_exact_mut(BLOCK).take(blocks).enumerate() {
             let at = row * blocks + b;
             match &self.packed {
-                Packed::Affine4 { quants, scales, mins } => {
+                Packed::Affine4 {
+                    quants,
+                    scales,
+                    mins,
+                } => {
                     for (j, q) in quants[at].iter().enumerate() {
                         out[j] = scales[at] * f32::from(q & 15) + mins[at];
                         out[j + 16] = scales[at] * f32::from(q >> 4) + mins[at];
@@ -89,11 +100,32 @@ impl Matrix {
         debug_assert_eq!(x.cols(), self.cols);
         debug_assert_eq!(out.len(), x.rows() * self.rows);
         match &self.packed {
-            Packed::Affine4 { quants, scales, mins } => {
-                self.run(kernel::Affine4 { quants, scales, mins, blocks: self.cols / BLOCK }, x, out);
+            Packed::Affine4 {
+                quants,
+                scales,
+                mins,
+            } => {
+                self.run(
+                    kernel::Affine4 {
+                        quants,
+                        scales,
+                        mins,
+                        blocks: self.cols / BLOCK,
+                    },
+                    x,
+                    out,
+                );
             }
             Packed::Signed8 { quants, scales } => {
-                self.run(kernel::Signed8 { quants, scales, blocks: self.cols / BLOCK }, x, out);
+                self.run(
+                    kernel::Signed8 {
+                        quants,
+                        scales,
+                        blocks: self.cols / BLOCK,
+                    },
+                    x,
+                    out,
+                );
             }
         }
     }
@@ -103,24 +135,58 @@ impl Matrix {
         let threads = rayon::current_num_threads();
         if m > SPLIT_BY_WEIGHTS {
             // Tasks of whole activation rows write straight into place.
-            let rows = m.div_ceil(threads).next_multiple_of(GROUP).min(SPLIT_BY_WEIGHTS);
-            out.par_chunks_mut(rows * n).enumerate().for_each(|(i, out)| {
-                let x_rows = i * rows..i * rows + out.len() / n;
-                Job { weights, x, first: 0..n, x_rows, weight_stride: 1, x_stride: n, out }.run();
-            });
+            let rows = m
+                .div_ceil(threads)
+                .next_multiple_of(GROUP)
+                .min(SPLIT_BY_WEIGHTS);
+            out.par_chunks_mut(rows * n)
+                .enumerate()
+                .for_each(|(i, out)| {
+                    let x_rows = i * rows..i * rows + out.len() / n;
+                    Job {
+                        weights,
+                        x,
+                        first: 0..n,
+                        x_rows,
+                        weight_stride: 1,
+                        x_stride: n,
+                        out,
+                    }
+                    .run();
+                });
             return;
         }
         // A few chunks a thread even out a busy core; multiples of 4 keep tiles whole.
         let chunk = n.div_ceil(threads * 4).next_multiple_of(4);
         let split = |out: &mut [f32]| {
-            out.par_chunks_mut(chunk * m).enumerate().for_each(|(i, out)| {
-                let first = i * chunk;
-                let rows = first..first + out.len() / m;
-                Job { weights, x, first: rows, x_rows: 0..m, weight_stride: m, x_stride: 1, out }.run();
-            });
+            out.par_chunks_mut(chunk * m)
+                .enumerate()
+                .for_each(|(i, out)| {
+                    let first = i * chunk;
+                    let rows = first..first + out.len() / m;
+                    Job {
+                        weights,
+                        x,
+                        first: rows,
+                        x_rows: 0..m,
+                        weight_stride: m,
+                        x_stride: 1,
+                        out,
+                    }
+                    .run();
+                });
         };
         if threads == 1 {
-            Job { weights, x, first: 0..n, x_rows: 0..m, weight_stride: 1, x_stride: n, out }.run();
+            Job {
+                weights,
+                x,
+                first: 0..n,
+                x_rows: 0..m,
+                weight_stride: 1,
+                x_stride: n,
+                out,
+            }
+            .run();
         } else if m == 1 {
             split(out);
         } else {
@@ -149,7 +215,9 @@ mod tests {
         let mut state = seed;
         (0..len)
             .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
             })
             .collect()
@@ -158,7 +226,13 @@ mod tests {
     fn quantised(dtype: GgmlDType, rows: usize, cols: usize) -> (Matrix, Vec<f32>) {
         let source = Tensor::from_vec(noise(rows * cols, 7), (rows, cols), &Device::Cpu).unwrap();
         let tensor = QTensor::quantize(&source, dtype).unwrap();
-        let floats = tensor.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let floats = tensor
+            .dequantize(&Device::Cpu)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
         (Matrix::from_tensor(&tensor).unwrap(), floats)
     }
 
@@ -184,15 +258,26 @@ mod tests {
                         let exact: f64 = (0..cols)
                             .map(|c| f64::from(floats[r * cols + c]) * f64::from(x[i * cols + c]))
                             .sum();
-                        let error = (f64::from(out[i * rows + r]) - exact).abs() / (cols as f64).sqrt();
-                        assert!(error < tolerance, "{dtype:?} m={m} [{i},{r}]: off by {error}");
+                        let error =
+                            (f64::from(out[i * rows + r]) - exact).abs() / (cols as f64).sqrt();
+                        assert!(
+                            error < tolerance,
+                            "{dtype:?} m={m} [{i},{r}]: off by {error}"
+                        );
                     }
                 }
             }
             let mut row = vec![0.0; cols];
             matrix.row(5, &mut row);
-            let gap = row.iter().zip(&floats[5 * cols..]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(f64::from(gap) < tolerance, "{dtype:?}: row differs by {gap}");
+            let gap = row
+                .iter()
+                .zip(&floats[5 * cols..])
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            assert!(
+                f64::from(gap) < tolerance,
+                "{dtype:?}: row differs by {gap}"
+            );
         }
     }
 
@@ -203,14 +288,26 @@ mod tests {
             let (matrix, _) = quantised(dtype, 193, cols);
             let x = noise(37 * cols, 11);
             let batch = |threads: usize, rows: usize| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .unwrap();
                 let mut out = vec![0.0; rows * matrix.rows()];
-                pool.install(|| matrix.forward(&Activations::round(&x[..rows * cols], cols), &mut out));
-                out[..matrix.rows()].iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+                pool.install(|| {
+                    matrix.forward(&Activations::round(&x[..rows * cols], cols), &mut out)
+                });
+                out[..matrix.rows()]
+                    .iter()
+                    .map(|v| v.to_bits())
+                    .collect::<Vec<_>>()
             };
             let alone = batch(1, 1);
             for (threads, rows) in [(1, 3), (1, 37), (2, 1), (2, 4), (2, 37), (3, 16)] {
-                assert_eq!(alone, batch(threads, rows), "{dtype:?}: {threads} threads, {rows} rows");
+                assert_eq!(
+                    alone,
+                    batch(threads, rows),
+                    "{dtype:?}: {threads} threads, {rows} rows"
+                );
             }
         }
     }

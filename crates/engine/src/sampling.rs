@@ -37,7 +37,12 @@ impl Plan {
         let plan = Self {
             max_tokens: overrides.max_tokens.unwrap_or(defaults.max_tokens),
             seed: overrides.seed.unwrap_or_else(seed),
-            stop: defaults.stop.iter().chain(&overrides.stop).cloned().collect(),
+            stop: defaults
+                .stop
+                .iter()
+                .chain(&overrides.stop)
+                .cloned()
+                .collect(),
             temperature: overrides.temperature.unwrap_or(defaults.temperature),
             top_p: overrides.top_p.unwrap_or(defaults.top_p),
             top_k: overrides.top_k.unwrap_or(defaults.top_k),
@@ -47,13 +52,23 @@ impl Plan {
             return Err("max_tokens must be at least 1".into());
         }
         if !(0.0..=5.0).contains(&plan.temperature) {
-            return Err(format!("temperature must be between 0 and 5, not {}", plan.temperature));
+            return Err(format!(
+                "temperature must be between 0 and 5, not {}",
+                plan.temperature
+            ));
         }
         if !(plan.top_p > 0.0 && plan.top_p <= 1.0) {
-            return Err(format!("top_p must be above 0 and at most 1, not {}", plan.top_p));
+            return Err(format!(
+                "top_p must be above 0 and at most 1, not {}",
+                plan.top_p
+            ));
         }
-        if plan.stop.len() > MAX_STOPS || plan.stop.iter().any(|s| s.is_empty() || s.len() > MAX_STOP) {
-            return Err(format!("at most {MAX_STOPS} stop strings of 1 to {MAX_STOP} bytes each"));
+        if plan.stop.len() > MAX_STOPS
+            || plan.stop.iter().any(|s| s.is_empty() || s.len() > MAX_STOP)
+        {
+            return Err(format!(
+                "at most {MAX_STOPS} stop strings of 1 to {MAX_STOP} bytes each"
+            ));
         }
         Ok(plan)
     }
@@ -67,11 +82,7 @@ impl Plan {
         }
         let max = logits.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
         let scale = (1.0 / self.temperature) as f32;
-        pulp::Arch::new().dispatch(|| {
-            for v in logits.iter_mut() {
-                *v = vector::exp((*v - max) * scale);
-            }
-        });
+        vector::exp_scaled(logits, max, scale);
         let draw = uniform(self.seed, position);
         if self.top_k == 0 && self.top_p >= 1.0 {
             let total: f64 = logits.iter().map(|w| f64::from(*w)).sum();
@@ -84,8 +95,13 @@ impl Plan {
 
     /// The `top_k` likeliest, in falling order, cut off where `top_p` of their mass is reached.
     fn nucleus(&self, weights: &[f32]) -> Vec<Candidate> {
-        let mut heap: BinaryHeap<Candidate> =
-            (0u32..).zip(weights).map(|(id, weight)| Candidate { weight: *weight, id }).collect();
+        let mut heap: BinaryHeap<Candidate> = (0u32..)
+            .zip(weights)
+            .map(|(id, weight)| Candidate {
+                weight: *weight,
+                id,
+            })
+            .collect();
         let mut falling = std::iter::from_fn(|| heap.pop());
         let shortlist: Option<Vec<_>> =
             (self.top_k > 0).then(|| falling.by_ref().take(self.top_k as usize).collect());
@@ -115,7 +131,11 @@ impl Plan {
         let penalty = self.repeat_penalty as f32;
         for id in said {
             let logit = &mut logits[id as usize];
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            *logit = if *logit > 0.0 {
+                *logit / penalty
+            } else {
+                *logit * penalty
+            };
         }
     }
 }
@@ -130,7 +150,9 @@ impl Eq for Candidate {}
 
 impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.weight.total_cmp(&other.weight).then(other.id.cmp(&self.id))
+        self.weight
+            .total_cmp(&other.weight)
+            .then(other.id.cmp(&self.id))
     }
 }
 
@@ -169,7 +191,9 @@ fn likeliest(logits: &[f32]) -> u32 {
 /// A number in [0, 1), 53 bits, from BLAKE3 over seed and position.
 fn uniform(seed: u64, position: u64) -> f64 {
     let mut hasher = blake3::Hasher::new_derive_key("polymath sampling v1");
-    hasher.update(&seed.to_le_bytes()).update(&position.to_le_bytes());
+    hasher
+        .update(&seed.to_le_bytes())
+        .update(&position.to_le_bytes());
     let mut bytes = [0; 8];
     hasher.finalize_xof().fill(&mut bytes);
     (u64::from_le_bytes(bytes) >> 11) as f64 / (1u64 << 53) as f64
@@ -181,7 +205,10 @@ mod tests {
     use super::*;
 
     fn plan(change: impl FnOnce(&mut SamplingOverrides)) -> Plan {
-        let mut overrides = SamplingOverrides { seed: Some(1), ..SamplingOverrides::default() };
+        let mut overrides = SamplingOverrides {
+            seed: Some(1),
+            ..SamplingOverrides::default()
+        };
         change(&mut overrides);
         Plan::new(&Sampling::default(), &overrides, || 0).unwrap()
     }
@@ -205,7 +232,10 @@ mod tests {
         let drawn = counts(&plan(|o| o.temperature = Some(1.0)), &logits);
         for (i, n) in drawn.iter().enumerate() {
             let expected = 400.0 * (i + 1) as f64;
-            assert!((f64::from(*n) - expected).abs() < 5.0 * expected.sqrt(), "{drawn:?}");
+            assert!(
+                (f64::from(*n) - expected).abs() < 5.0 * expected.sqrt(),
+                "{drawn:?}"
+            );
         }
     }
 
@@ -231,7 +261,10 @@ mod tests {
 
     #[test]
     fn the_penalty_falls_on_what_was_said() {
-        let sampling = Sampling { repeat_penalty: 2.0, ..Sampling::default() };
+        let sampling = Sampling {
+            repeat_penalty: 2.0,
+            ..Sampling::default()
+        };
         let plan = Plan::new(&sampling, &SamplingOverrides::default(), || 0).unwrap();
         assert_eq!(plan.next(&mut [1.0, 1.5, -1.0], &[1, 1], 0), 0);
         assert_eq!(plan.next(&mut [-1.0, -1.5], &[0], 0), 1);
@@ -250,9 +283,33 @@ mod tests {
     fn nonsense_is_refused_with_its_range() {
         let refuse = |o: SamplingOverrides| Plan::new(&Sampling::default(), &o, || 0).unwrap_err();
         let o = SamplingOverrides::default;
-        assert!(refuse(SamplingOverrides { temperature: Some(f64::NAN), ..o() }).contains("0 and 5"));
-        assert!(refuse(SamplingOverrides { top_p: Some(0.0), ..o() }).contains("top_p"));
-        assert!(refuse(SamplingOverrides { max_tokens: Some(0), ..o() }).contains("max_tokens"));
-        assert!(refuse(SamplingOverrides { stop: vec![String::new()], ..o() }).contains("stop"));
+        assert!(
+            refuse(SamplingOverrides {
+                temperature: Some(f64::NAN),
+                ..o()
+            })
+            .contains("0 and 5")
+        );
+        assert!(
+            refuse(SamplingOverrides {
+                top_p: Some(0.0),
+                ..o()
+            })
+            .contains("top_p")
+        );
+        assert!(
+            refuse(SamplingOverrides {
+                max_tokens: Some(0),
+                ..o()
+            })
+            .contains("max_tokens")
+        );
+        assert!(
+            refuse(SamplingOverrides {
+                stop: vec![String::new()],
+                ..o()
+            })
+            .contains("stop")
+        );
     }
 }

@@ -42,7 +42,11 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     pub(crate) const fn new(slots: usize) -> Self {
-        Self { slots, prompts: VecDeque::new(), answering: Vec::new() }
+        Self {
+            slots,
+            prompts: VecDeque::new(),
+            answering: Vec::new(),
+        }
     }
 
     /// Sequences that could be admitted.
@@ -69,17 +73,27 @@ impl Schedule {
 
     /// Plans a round and takes it for done. `ready` says whether a sequence's reader has room.
     pub(crate) fn next(&mut self, ready: impl Fn(SequenceId) -> bool, texts_wait: bool) -> Round {
-        let decode = self.answering.iter().copied().filter(|id| ready(*id)).collect();
+        let decode = self
+            .answering
+            .iter()
+            .copied()
+            .filter(|id| ready(*id))
+            .collect();
         let mut prefill = None;
         if let Some((id, left)) = self.prompts.front_mut() {
             let tokens = PREFILL_CHUNK.min(*left);
             *left -= tokens;
             prefill = Some((*id, tokens));
             if *left == 0 {
-                self.answering.extend(self.prompts.pop_front().map(|(id, _)| id));
+                self.answering
+                    .extend(self.prompts.pop_front().map(|(id, _)| id));
             }
         }
-        Round { decode, prefill, encode: texts_wait }
+        Round {
+            decode,
+            prefill,
+            encode: texts_wait,
+        }
     }
 }
 
@@ -96,7 +110,14 @@ mod tests {
         let second = s.next(|_| true, false);
         assert_eq!((second.prefill, second.decode), (Some((1, 10)), vec![]));
         let third = s.next(|_| true, true);
-        assert_eq!(third, Round { decode: vec![1], prefill: Some((2, 5)), encode: true });
+        assert_eq!(
+            third,
+            Round {
+                decode: vec![1],
+                prefill: Some((2, 5)),
+                encode: true
+            }
+        );
         assert_eq!(s.next(|_| true, false).decode, [1, 2]);
     }
 

@@ -53,7 +53,16 @@ pub(crate) struct Sequence {
 impl Sequence {
     /// Replays the forced prefix and announces the start. `None`: the answer was over already.
     pub(crate) fn admit(admission: Admission) -> Option<Self> {
-        let Admission { model, fingerprint, prompt, prefix, plan, context, deadline, events } = admission;
+        let Admission {
+            model,
+            fingerprint,
+            prompt,
+            prefix,
+            plan,
+            context,
+            deadline,
+            events,
+        } = admission;
         let mut sequence = Self {
             cache: model.llama.new_cache(),
             prompt: prompt.len(),
@@ -84,9 +93,16 @@ impl Sequence {
         if sequence.is_full() {
             let (text, stopped) = sequence.rest();
             if !text.is_empty() {
-                sequence.send(Ok(Generated::Tokens { ids: Vec::new(), text }));
+                sequence.send(Ok(Generated::Tokens {
+                    ids: Vec::new(),
+                    text,
+                }));
             }
-            sequence.finish(if stopped { FinishReason::Stop } else { FinishReason::Length });
+            sequence.finish(if stopped {
+                FinishReason::Stop
+            } else {
+                FinishReason::Length
+            });
             return None;
         }
         Some(sequence)
@@ -115,7 +131,11 @@ impl Sequence {
     pub(crate) fn span(&mut self, tokens: usize) -> Span<'_> {
         let range: Range<usize> = self.fed..self.fed + tokens;
         self.fed = range.end;
-        Span { wants_logits: range.end == self.tokens.len(), cache: &mut self.cache, tokens: &self.tokens[range] }
+        Span {
+            wants_logits: range.end == self.tokens.len(),
+            cache: &mut self.cache,
+            tokens: &self.tokens[range],
+        }
     }
 
     /// Samples from `logits` and tells the reader; whether the answer goes on.
@@ -125,7 +145,10 @@ impl Sequence {
         if self.model.tokenizer.is_end(id) {
             let (text, _) = self.rest();
             if !text.is_empty() {
-                self.send(Ok(Generated::Tokens { ids: Vec::new(), text }));
+                self.send(Ok(Generated::Tokens {
+                    ids: Vec::new(),
+                    text,
+                }));
             }
             self.finish(FinishReason::Stop);
             return false;
@@ -139,9 +162,16 @@ impl Sequence {
             text += &rest;
             stopped = met;
         }
-        self.send(Ok(Generated::Tokens { ids: vec![id], text }));
+        self.send(Ok(Generated::Tokens {
+            ids: vec![id],
+            text,
+        }));
         if stopped || full {
-            self.finish(if stopped { FinishReason::Stop } else { FinishReason::Length });
+            self.finish(if stopped {
+                FinishReason::Stop
+            } else {
+                FinishReason::Length
+            });
         }
         !(stopped || full)
     }
@@ -152,14 +182,19 @@ impl Sequence {
     }
 
     fn is_full(&self) -> bool {
-        self.tokens.len() - self.prompt >= self.plan.max_tokens as usize || self.tokens.len() >= self.context
+        self.tokens.len() - self.prompt >= self.plan.max_tokens as usize
+            || self.tokens.len() >= self.context
     }
 
     /// What was held back, at the end; whether a stop string was in it.
     fn rest(&mut self) -> (String, bool) {
         let tail = self.text.finish();
         let (text, stopped) = self.stop.push(&tail);
-        if stopped { (text, true) } else { (text + &self.stop.finish(), false) }
+        if stopped {
+            (text, true)
+        } else {
+            (text + &self.stop.finish(), false)
+        }
     }
 
     fn finish(&self, reason: FinishReason) {

@@ -9,14 +9,22 @@ pub(crate) struct StopMatcher {
 
 impl StopMatcher {
     pub(crate) const fn new(stops: Vec<String>) -> Self {
-        Self { stops, held: String::new() }
+        Self {
+            stops,
+            held: String::new(),
+        }
     }
 
     /// Takes new text; returns what may be shown, and whether a stop string was met. The stop
     /// string and all after it are dropped.
     pub(crate) fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
-        if let Some(at) = self.stops.iter().filter_map(|s| self.held.find(s.as_str())).min() {
+        if let Some(at) = self
+            .stops
+            .iter()
+            .filter_map(|s| self.held.find(s.as_str()))
+            .min()
+        {
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);
         }
@@ -55,7 +63,10 @@ mod tests {
 
     #[test]
     fn stop_text_is_never_shown() {
-        assert_eq!(run(&["\n\n"], &["a\n", "b\n", "\nc"]), ("a\nb".into(), true));
+        assert_eq!(
+            run(&["\n\n"], &["a\n", "b\n", "\nc"]),
+            ("a\nb".into(), true)
+        );
         assert_eq!(run(&["END"], &["xE", "N", "Dy"]), ("x".into(), true));
         assert_eq!(run(&["END"], &["xE", "N", "y"]), ("xENy".into(), false));
         assert_eq!(run(&["END"], &["xEN"]), ("xEN".into(), false));

@@ -41,7 +41,9 @@ impl Worker {
     pub(crate) fn run(mut self) {
         loop {
             let deadline = self.drop_the_dead(Instant::now());
-            let (admissions, encode, rings) = self.inbox.take(self.schedule.free(), self.encoding.is_none());
+            let (admissions, encode, rings) = self
+                .inbox
+                .take(self.schedule.free(), self.encoding.is_none());
             self.encoding = self.encoding.take().or(encode);
             for admission in admissions {
                 if let Some(sequence) = Sequence::admit(admission) {
@@ -50,7 +52,8 @@ impl Worker {
                     self.next_id += 1;
                 }
             }
-            self.inbox.set_active(self.schedule.active() + usize::from(self.encoding.is_some()));
+            self.inbox
+                .set_active(self.schedule.active() + usize::from(self.encoding.is_some()));
             let Some(rings) = rings else { break };
             let sequences = &self.sequences;
             let ready = |id| sequences.get(&id).is_some_and(Sequence::is_ready);
@@ -86,7 +89,12 @@ impl Worker {
     }
 
     fn carry_out(&mut self, round: &Round) {
-        let Self { pool, sequences, encoding, .. } = self;
+        let Self {
+            pool,
+            sequences,
+            encoding,
+            ..
+        } = self;
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             pool.install(|| {
                 let finished = compute(sequences, round);
@@ -105,7 +113,9 @@ impl Worker {
             }
             Err(_) => {
                 tracing::error!("a step of inference panicked; its requests fail");
-                self.fail_all(&EngineError::Internal("a step of inference panicked".into()));
+                self.fail_all(&EngineError::Internal(
+                    "a step of inference panicked".into(),
+                ));
             }
         }
     }
@@ -119,23 +129,32 @@ impl Worker {
     }
 }
 
+/// A sequence in a forward pass, and how many of its tokens.
+type Member<'a> = (SequenceId, &'a mut Sequence, usize);
+
 /// One forward pass for each model in the round; the sequences that ended.
 fn compute(sequences: &mut BTreeMap<SequenceId, Sequence>, round: &Round) -> Vec<SequenceId> {
     let tokens = |id: SequenceId| match round.prefill {
         Some((prompt, tokens)) if prompt == id => Some(tokens),
         _ => round.decode.contains(&id).then_some(1),
     };
-    let mut batches: Vec<(Arc<LanguageModel>, Vec<(SequenceId, &mut Sequence, usize)>)> = Vec::new();
+    let mut batches: Vec<(Arc<LanguageModel>, Vec<Member<'_>>)> = Vec::new();
     for (id, sequence) in sequences.iter_mut() {
         let Some(tokens) = tokens(*id) else { continue };
-        match batches.iter_mut().find(|(model, _)| Arc::ptr_eq(model, &sequence.model)) {
+        match batches
+            .iter_mut()
+            .find(|(model, _)| Arc::ptr_eq(model, &sequence.model))
+        {
             Some((_, members)) => members.push((*id, sequence, tokens)),
             None => batches.push((Arc::clone(&sequence.model), vec![(*id, sequence, tokens)])),
         }
     }
     let mut finished = Vec::new();
     for (model, members) in &mut batches {
-        let mut spans: Vec<_> = members.iter_mut().map(|(_, sequence, tokens)| sequence.span(*tokens)).collect();
+        let mut spans: Vec<_> = members
+            .iter_mut()
+            .map(|(_, sequence, tokens)| sequence.span(*tokens))
+            .collect();
         let logits = model.llama.forward(&mut spans);
         for ((id, sequence, _), logits) in members.iter_mut().zip(logits) {
             if let Some(mut logits) = logits

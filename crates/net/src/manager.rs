@@ -4,14 +4,18 @@
 //! handled here: streams go to their acceptors' queues, and everything that waits (dials,
 //! identification, DHT queries) is a table entry with a reply channel. Replies never block.
 //!
-//! * [`table`]: who is connected, who belongs here, who fell silent.
+//! * [`table`]: who is connected, and who belongs here.
 //! * [`dials`]: connections being made and who waits for them.
+//! * [`local`]: members announced on the local network.
+//! * [`upkeep`]: who fell silent, who outstayed, what is idle.
 //! * [`dht`]: the routing table's gate, look-ups, announcements.
 
 mod command;
 mod dht;
 mod dials;
+mod local;
 mod table;
+mod upkeep;
 
 use std::{
     collections::HashMap,
@@ -117,8 +121,8 @@ pub(crate) struct Manager {
     peers: HashMap<PeerId, table::Peer>,
     dials: HashMap<ConnectionId, dials::Dial>,
     dht: dht::Dht,
-    /// Members announced on the local network, and when to dial each next.
-    local: HashMap<PeerId, Instant>,
+    /// Members announced on the local network.
+    local: HashMap<PeerId, local::LocalMember>,
     /// Listen addresses told to the DHT as ours.
     external: Vec<Multiaddr>,
     kept_house: Instant,
@@ -325,10 +329,10 @@ impl Manager {
 
     fn on_behaviour_event(&mut self, event: MeshEvent) {
         match event {
-            MeshEvent::Identify(
-                identify::Event::Received { peer_id, info, .. }
-                | identify::Event::Pushed { peer_id, info, .. },
-            ) => self.identified(peer_id, info),
+            // `Pushed` is not this: it tells what *we* told the peer.
+            MeshEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.identified(peer_id, info);
+            }
             MeshEvent::Identify(identify::Event::Error { peer_id, error, .. }) => {
                 tracing::debug!(peer = %peer_id, %error, "identify failed");
                 self.not_identified(peer_id);

@@ -192,7 +192,7 @@ impl Config {
     /// Reads and checks one file's text.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Failure> {
         let config: Self = toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].lines().count().max(1));
+            let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
             let what = e.message().split('\n').next().unwrap_or_default();
             bad(format!("{}, line {line}: {what}", path.display()))
         })?;

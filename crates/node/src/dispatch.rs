@@ -232,7 +232,7 @@ impl Asked {
         } else if !progress.ids.is_empty() {
             end.message = format!("the answer broke off after {} tokens and no other peer could carry it on: {}", progress.ids.len(), end.message);
         } else if count > 1 && failures.len() > 1 {
-            end.message = format!("all {} tries failed, the last with: {}", failures.len(), end.message);
+            end.message = format!("all {} tries failed", failures.len());
         }
         end.attempts = failures;
         Err(end)

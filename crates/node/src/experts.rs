@@ -274,7 +274,8 @@ pub fn card(named: Named, store: &Store) -> Result<Arc<ExpertCard>, Failure> {
     Ok(Arc::new(definition.card(model)?))
 }
 
-fn import(store: &Store, path: &Path, name: &str) -> Result<Installed, Failure> {
+/// Puts a person's own GGUF file into the store under `name`.
+pub fn import(store: &Store, path: &Path, name: &str) -> Result<Installed, Failure> {
     let info = polymath_engine::inspect_gguf(path).map_err(|e| Failure::new(e.kind(), e.to_string()))?;
     let import = Import {
         name: name.to_owned(),

@@ -48,6 +48,17 @@ pub const AGENT: &str = concat!("polymath/", env!("CARGO_PKG_VERSION"));
 /// Time tasks get to end by themselves.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// Keeps panics that the catalog catches (hostile Automerge changes) out of the log; every other
+/// panic is reported as before. For the binary's first line.
+pub fn quiet_sandboxed_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !polymath_catalog::in_sandbox() {
+            usual(panic);
+        }
+    }));
+}
+
 /// What a node is started with.
 #[derive(Debug)]
 pub struct Options {

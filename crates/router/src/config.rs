@@ -53,7 +53,8 @@ pub struct RouterConfig {
     pub prior_ttft: Duration,
     /// Time per token assumed of a replica never asked.
     pub prior_per_token: Duration,
-    /// Added for a peer that must be dialled first.
+    /// Added for a peer that must be dialled first. Members keep their connections, so a missing one
+    /// often means a peer that is gone, and finding that out takes seconds.
     pub dial: Duration,
     /// Added for a relayed path never measured.
     pub relay: Duration,
@@ -85,7 +86,7 @@ impl Default for RouterConfig {
             typical_tokens: 128,
             prior_ttft: Duration::from_millis(100),
             prior_per_token: Duration::from_millis(5),
-            dial: Duration::from_millis(300),
+            dial: Duration::from_secs(3),
             relay: Duration::from_millis(200),
             smoothing: Duration::from_secs(30),
             forgetting: Duration::from_secs(600),

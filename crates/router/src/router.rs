@@ -105,7 +105,7 @@ impl Router {
         }
         let mut candidates = Vec::with_capacity(config.max_candidates.min(64));
         for group in &groups {
-            let room = config.max_candidates - candidates.len();
+            let room = config.max_candidates.max(1) - candidates.len();
             if room == 0 {
                 break;
             }
@@ -212,7 +212,14 @@ impl Router {
             let best = groups
                 .first()
                 .map_or(f64::NEG_INFINITY, |g| g.ranked.content);
-            if found >= config.max_candidates && ranked.content < best - config.near_tie() {
+            let decided = ranked.content < best - config.near_tie();
+            // Where hardly anything fits, very many are nearly tied: speed decides among some.
+            let enough = if decided {
+                config.max_candidates
+            } else {
+                config.max_candidates.saturating_mul(4)
+            };
+            if found >= enough {
                 break;
             }
             let mut seats = view.seats(ranked.expert, tally);

@@ -29,7 +29,7 @@ impl Output {
     /// Panics unless the command failed with this code and one line that has all of `words`.
     pub fn fails(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
-        let errors: Vec<&str> = self.stderr.lines().filter(|l| l.contains("error:")).collect();
+        let errors: Vec<&str> = self.stderr.lines().filter(|l| l.starts_with("error:")).collect();
         assert_eq!(errors.len(), 1, "exactly one error line: {}", self.stderr);
         for word in words {
             assert!(errors[0].contains(word), "'{word}' is not in: {}", errors[0]);

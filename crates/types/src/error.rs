@@ -196,11 +196,16 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        for a in &self.attempts {
-            write!(f, "; tried {} on {}: {}", a.expert, a.peer, a.outcome)?;
+        match self.attempts.as_slice() {
+            [only] => write!(f, "{} on {}: {}", only.expert, only.peer, self.message),
+            attempts => {
+                f.write_str(&self.message)?;
+                for a in attempts {
+                    write!(f, "; tried {} on {}: {}", a.expert, a.peer, a.outcome)?;
+                }
+                Ok(())
+            }
         }
-        Ok(())
     }
 }
 

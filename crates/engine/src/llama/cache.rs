@@ -16,7 +16,13 @@ pub(crate) struct KvCache {
 
 impl KvCache {
     pub(super) const fn new(layers: usize, heads: usize, head_dim: usize) -> Self {
-        Self { pages: Vec::new(), len: 0, layers, heads, head_dim }
+        Self {
+            pages: Vec::new(),
+            len: 0,
+            layers,
+            heads,
+            head_dim,
+        }
     }
 
     /// Tokens held.
@@ -43,16 +49,23 @@ impl KvCache {
         for head in 0..self.heads {
             for (kind, source) in [key, value].into_iter().enumerate() {
                 let at = self.offset(layer, kind, head) + slot * d;
-                self.pages[position / PAGE][at..at + d].copy_from_slice(&source[head * d..(head + 1) * d]);
+                self.pages[position / PAGE][at..at + d]
+                    .copy_from_slice(&source[head * d..(head + 1) * d]);
             }
         }
     }
 
     /// One head's keys and values, a page at a time: `PAGE` rows of `head_dim` each.
-    pub(super) fn head(&self, layer: usize, head: usize) -> impl Iterator<Item = (&[f32], &[f32])> + Clone {
+    pub(super) fn head(
+        &self,
+        layer: usize,
+        head: usize,
+    ) -> impl Iterator<Item = (&[f32], &[f32])> + Clone {
         let len = PAGE * self.head_dim;
         let (keys, values) = (self.offset(layer, 0, head), self.offset(layer, 1, head));
-        self.pages.iter().map(move |page| (&page[keys..keys + len], &page[values..values + len]))
+        self.pages
+            .iter()
+            .map(move |page| (&page[keys..keys + len], &page[values..values + len]))
     }
 
     const fn offset(&self, layer: usize, kind: usize, head: usize) -> usize {

@@ -32,10 +32,17 @@ impl Config {
     pub(crate) fn read(gguf: &Gguf) -> Result<Self, LoadError> {
         let architecture = gguf.string("general.architecture")?;
         if architecture != "llama" {
-            return Err(gguf.unsupported(format!("its architecture is '{architecture}'"), ARCHITECTURES));
+            return Err(gguf.unsupported(
+                format!("its architecture is '{architecture}'"),
+                ARCHITECTURES,
+            ));
         }
-        if gguf.optional_u64("llama.expert_count").unwrap_or(0) > 0 || gguf.has_tensor("blk.0.attn_q.bias") {
-            return Err(gguf.unsupported("it has mixture-of-experts layers or biases", ARCHITECTURES));
+        if gguf.optional_u64("llama.expert_count").unwrap_or(0) > 0
+            || gguf.has_tensor("blk.0.attn_q.bias")
+        {
+            return Err(
+                gguf.unsupported("it has mixture-of-experts layers or biases", ARCHITECTURES)
+            );
         }
         let hidden = gguf.count("llama.embedding_length", 1..=1 << 16)?;
         let heads = gguf.count("llama.attention.head_count", 1..=1024)?;
@@ -63,9 +70,13 @@ impl Config {
                 .filter(|n| (1..=1 << 22).contains(n))
                 .ok_or_else(|| gguf.corrupt("it has no token embedding"))?,
             context: gguf.count("llama.context_length", 1..=1 << 24)?,
-            eps: gguf.optional_f32("llama.attention.layer_norm_rms_epsilon").unwrap_or(1e-5),
+            eps: gguf
+                .optional_f32("llama.attention.layer_norm_rms_epsilon")
+                .unwrap_or(1e-5),
             rotated,
-            rope_base: gguf.optional_f32("llama.rope.freq_base").unwrap_or(10_000.0),
+            rope_base: gguf
+                .optional_f32("llama.rope.freq_base")
+                .unwrap_or(10_000.0),
             rope_divisor: rope_divisor(gguf)?,
         };
         let fits = heads.is_multiple_of(kv_heads)
@@ -78,9 +89,15 @@ impl Config {
                 "{heads} heads of {head_dim}, {rotated} of them rotated, over {kv_heads} key heads do not fit together"
             )));
         }
-        if [hidden, heads * head_dim, config.feed_forward].iter().any(|n| !n.is_multiple_of(BLOCK)) {
+        if [hidden, heads * head_dim, config.feed_forward]
+            .iter()
+            .any(|n| !n.is_multiple_of(BLOCK))
+        {
             return Err(gguf.unsupported(
-                format!("its layers of {hidden} and {} are not multiples of {BLOCK}", config.feed_forward),
+                format!(
+                    "its layers of {hidden} and {} are not multiples of {BLOCK}",
+                    config.feed_forward
+                ),
                 ARCHITECTURES,
             ));
         }
@@ -104,7 +121,12 @@ impl Config {
 fn rope_divisor(gguf: &Gguf) -> Result<f32, LoadError> {
     match gguf.optional_string("llama.rope.scaling.type") {
         None | Some("none") => Ok(1.0),
-        Some("linear") => Ok(gguf.optional_f32("llama.rope.scaling.factor").unwrap_or(1.0)),
-        Some(other) => Err(gguf.unsupported(format!("its rope scaling is '{other}'"), "no or linear rope scaling")),
+        Some("linear") => Ok(gguf
+            .optional_f32("llama.rope.scaling.factor")
+            .unwrap_or(1.0)),
+        Some(other) => Err(gguf.unsupported(
+            format!("its rope scaling is '{other}'"),
+            "no or linear rope scaling",
+        )),
     }
 }

@@ -1,9 +1,9 @@
 //! Activations rounded to 16 bits a block.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::BLOCK;
+use crate::vector::vectorised;
 
 /// Largest magnitude of a rounded activation. 4 products with an 8-bit weight stay below 2^24,
 /// so sums are exact in a float.
@@ -40,20 +40,17 @@ impl Activations {
             sums: vec![0.0; blocks],
         };
         let each = group * cols / BLOCK;
-        (new.quants.par_chunks_mut(each), new.scales.par_chunks_mut(each), new.sums.par_chunks_mut(each))
+        (
+            new.quants.par_chunks_mut(each),
+            new.scales.par_chunks_mut(each),
+            new.sums.par_chunks_mut(each),
+        )
             .into_par_iter()
             .zip(x.par_chunks(group * cols))
             // Small inputs are not worth waking another thread for.
             .with_min_len(32 * 1024 / (group * cols) + 1)
             .for_each(|((quants, scales, sums), x)| {
-                Arch::new().dispatch(|| {
-                    for (i, row) in x.chunks_exact(cols).enumerate() {
-                        for (b, x) in row.chunks_exact(BLOCK).enumerate() {
-                            let at = b * group + i;
-                            (scales[at], sums[at]) = round_block(x, &mut quants[at]);
-                        }
-                    }
-                });
+                round_rows(x, cols, group, quants, scales, sums);
             });
         new
     }
@@ -64,6 +61,24 @@ impl Activations {
 
     pub(crate) const fn cols(&self) -> usize {
         self.cols
+    }
+}
+
+vectorised! {
+    fn round_rows(
+        x: &'a [f32],
+        cols: usize,
+        group: usize,
+        quants: &'a mut [[i16; BLOCK]],
+        scales: &'a mut [f32],
+        sums: &'a mut [f32],
+    ) {
+        for (i, row) in x.chunks_exact(cols).enumerate() {
+            for (b, x) in row.chunks_exact(BLOCK).enumerate() {
+                let at = b * group + i;
+                (scales[at], sums[at]) = round_block(x, &mut quants[at]);
+            }
+        }
     }
 }
 

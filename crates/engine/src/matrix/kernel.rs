@@ -32,10 +32,19 @@ impl<W: Weights> Job<'_, W> {
     pub(super) fn run(self) {
         #[cfg(target_arch = "x86_64")]
         if let Some(v3) = pulp::x86::V3::try_new() {
-            Simd::vectorize(v3, With { job: self, isa: avx2::Avx2(v3) });
+            Simd::vectorize(
+                v3,
+                With {
+                    job: self,
+                    isa: avx2::Avx2(v3),
+                },
+            );
             return;
         }
-        Arch::new().dispatch(With { job: self, isa: Portable });
+        Arch::new().dispatch(With {
+            job: self,
+            isa: Portable,
+        });
     }
 }
 
@@ -50,7 +59,11 @@ impl<W: Weights, I: Isa> WithSimd for With<'_, W, I> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let Self { mut job, isa } = self;
-        if job.x.rows == 1 { job.rows::<I, 1>(isa) } else { job.rows::<I, GROUP>(isa) }
+        if job.x.rows == 1 {
+            job.rows::<I, 1>(isa)
+        } else {
+            job.rows::<I, GROUP>(isa)
+        }
     }
 }
 
@@ -112,8 +125,8 @@ fn step<W: Weights, I: Isa, const G: usize>(
     acc: &mut [I::Acc; G],
 ) {
     let (quants, scale) = W::widen(isa, w);
-    for i in 0..G {
-        acc[i] = isa.dot(quants, &x.0[i], scale * x.1[i], acc[i]);
+    for (acc, (xq, xs)) in acc.iter_mut().zip(x.0.iter().zip(x.1)) {
+        *acc = isa.dot(quants, xq, scale * xs, *acc);
     }
 }
 
@@ -143,7 +156,11 @@ impl<'a> Weights for Affine4<'a> {
     #[inline(always)]
     fn row(&self, row: usize) -> Self::Row {
         let at = row * self.blocks..(row + 1) * self.blocks;
-        (&self.quants[at.clone()], &self.scales[at.clone()], &self.mins[at])
+        (
+            &self.quants[at.clone()],
+            &self.scales[at.clone()],
+            &self.mins[at],
+        )
     }
 
     #[inline(always)]
@@ -158,19 +175,24 @@ impl<'a> Weights for Affine4<'a> {
 
     #[inline(always)]
     fn offset<const G: usize>(row: Self::Row, sums: &[[f32; G]]) -> [f32; G] {
-        let mut parts = [[0f32; G]; 4];
-        for (mins, sums) in row.2.chunks(4).zip(sums.chunks(4)) {
-            for ((part, min), sum) in parts.iter_mut().zip(mins).zip(sums) {
-                for i in 0..G {
-                    part[i] += min * sum[i];
-                }
+        // Two sums in turn, as in `products`; on the stack they would cost a store each.
+        let (mut even, mut odd) = ([0f32; G], [0f32; G]);
+        let mut pairs = row.2.iter().zip(sums);
+        while let Some((min, sum)) = pairs.next() {
+            for i in 0..G {
+                even[i] += min * sum[i];
+            }
+            let Some((min, sum)) = pairs.next() else {
+                break;
+            };
+            for i in 0..G {
+                odd[i] += min * sum[i];
             }
         }
-        let mut out = [0f32; G];
         for i in 0..G {
-            out[i] = (parts[0][i] + parts[2][i]) + (parts[1][i] + parts[3][i]);
+            even[i] += odd[i];
         }
-        out
+        even
     }
 }
 
@@ -241,12 +263,18 @@ impl Isa for Portable {
 
     #[inline(always)]
     fn widen4(self, quants: &[u8; 16]) -> [Self::Ints; 2] {
-        [quants.map(|q| i16::from(q & 15)), quants.map(|q| i16::from(q >> 4))]
+        [
+            quants.map(|q| i16::from(q & 15)),
+            quants.map(|q| i16::from(q >> 4)),
+        ]
     }
 
     #[inline(always)]
     fn widen8(self, quants: &[i8; 32]) -> [Self::Ints; 2] {
-        [from_fn(|i| i16::from(quants[i])), from_fn(|i| i16::from(quants[16 + i]))]
+        [
+            from_fn(|i| i16::from(quants[i])),
+            from_fn(|i| i16::from(quants[16 + i])),
+        ]
     }
 
     #[inline(always)]
@@ -288,8 +316,14 @@ mod avx2 {
 
         #[inline(always)]
         fn widen4(self, quants: &[u8; 16]) -> [Self::Ints; 2] {
-            let bytes = self.0.avx2._mm256_cvtepu8_epi16(cast::<[u8; 16], __m128i>(*quants));
-            let low = self.0.avx2._mm256_and_si256(bytes, self.0.avx._mm256_set1_epi16(15));
+            let bytes = self
+                .0
+                .avx2
+                ._mm256_cvtepu8_epi16(cast::<[u8; 16], __m128i>(*quants));
+            let low = self
+                .0
+                .avx2
+                ._mm256_and_si256(bytes, self.0.avx._mm256_set1_epi16(15));
             [low, self.0.avx2._mm256_srli_epi16::<4>(bytes)]
         }
 
@@ -300,14 +334,22 @@ mod avx2 {
         }
 
         #[inline(always)]
-        fn dot(self, w: [Self::Ints; 2], x: &[i16; BLOCK], scale: f32, acc: Self::Acc) -> Self::Acc {
+        fn dot(
+            self,
+            w: [Self::Ints; 2],
+            x: &[i16; BLOCK],
+            scale: f32,
+            acc: Self::Acc,
+        ) -> Self::Acc {
             let x: [__m256i; 2] = cast(*x);
             let pairs = self.0.avx2._mm256_add_epi32(
                 self.0.avx2._mm256_madd_epi16(w[0], x[0]),
                 self.0.avx2._mm256_madd_epi16(w[1], x[1]),
             );
             let floats = self.0.avx._mm256_cvtepi32_ps(pairs);
-            self.0.fma._mm256_fmadd_ps(floats, self.0.avx._mm256_set1_ps(scale), acc)
+            self.0
+                .fma
+                ._mm256_fmadd_ps(floats, self.0.avx._mm256_set1_ps(scale), acc)
         }
 
         #[inline(always)]

@@ -19,10 +19,18 @@ impl Matrix {
             candle_core::bail!("rows of {cols} weights are not made of blocks of {BLOCK}")
         }
         let packed = match tensor.dtype() {
-            GgmlDType::Q4_0 => {
-                affine4(&tensor.data()?, 18, |block| (half(block, 0), -8.0 * half(block, 0)), 2)
-            }
-            GgmlDType::Q4_1 => affine4(&tensor.data()?, 20, |block| (half(block, 0), half(block, 2)), 4),
+            GgmlDType::Q4_0 => affine4(
+                &tensor.data()?,
+                18,
+                |block| (half(block, 0), -8.0 * half(block, 0)),
+                2,
+            ),
+            GgmlDType::Q4_1 => affine4(
+                &tensor.data()?,
+                20,
+                |block| (half(block, 0), half(block, 2)),
+                4,
+            ),
             GgmlDType::Q4K => super_blocks(&tensor.data()?),
             GgmlDType::Q8_0 => {
                 let data = tensor.data()?;
@@ -43,23 +51,38 @@ impl Matrix {
             Packed::Signed8 { quants, .. } => quants.len(),
         };
         if blocks * BLOCK != rows * cols {
-            candle_core::bail!("{} weights where {rows} x {cols} are declared", blocks * BLOCK)
+            candle_core::bail!(
+                "{} weights where {rows} x {cols} are declared",
+                blocks * BLOCK
+            )
         }
         Ok(Self { rows, cols, packed })
     }
 }
 
-fn affine4(data: &[u8], size: usize, scale_and_min: impl Fn(&[u8]) -> (f32, f32), head: usize) -> Packed {
+fn affine4(
+    data: &[u8],
+    size: usize,
+    scale_and_min: impl Fn(&[u8]) -> (f32, f32),
+    head: usize,
+) -> Packed {
     let blocks = data.len() / size;
-    let (mut quants, mut scales, mut mins) =
-        (Vec::with_capacity(blocks), Vec::with_capacity(blocks), Vec::with_capacity(blocks));
+    let (mut quants, mut scales, mut mins) = (
+        Vec::with_capacity(blocks),
+        Vec::with_capacity(blocks),
+        Vec::with_capacity(blocks),
+    );
     for block in data.chunks_exact(size) {
         let (scale, min) = scale_and_min(block);
         quants.push(std::array::from_fn(|i| block[head + i]));
         scales.push(scale);
         mins.push(min);
     }
-    Packed::Affine4 { quants, scales, mins }
+    Packed::Affine4 {
+        quants,
+        scales,
+        mins,
+    }
 }
 
 /// Q4_K: `d`, `dmin`, eight 6-bit scales and minima, then for each pair of sub-blocks 32 bytes
@@ -67,10 +90,14 @@ fn affine4(data: &[u8], size: usize, scale_and_min: impl Fn(&[u8]) -> (f32, f32)
 fn super_blocks(data: &[u8]) -> Packed {
     const SIZE: usize = 144;
     let blocks = data.len() / SIZE * (SUPER / BLOCK);
-    let (mut quants, mut scales, mut mins) =
-        (Vec::with_capacity(blocks), Vec::with_capacity(blocks), Vec::with_capacity(blocks));
+    let (mut quants, mut scales, mut mins) = (
+        Vec::with_capacity(blocks),
+        Vec::with_capacity(blocks),
+        Vec::with_capacity(blocks),
+    );
     for block in data.chunks_exact(SIZE) {
-        let (d, dmin, packed, nibbles) = (half(block, 0), half(block, 2), &block[4..16], &block[16..]);
+        let (d, dmin, packed, nibbles) =
+            (half(block, 0), half(block, 2), &block[4..16], &block[16..]);
         for sub in 0..SUPER / BLOCK {
             let (scale, min) = if sub < 4 {
                 (packed[sub] & 63, packed[sub + 4] & 63)
@@ -81,20 +108,33 @@ fn super_blocks(data: &[u8]) -> Packed {
                 )
             };
             let bytes = &nibbles[sub / 2 * BLOCK..][..BLOCK];
-            let nibble = |i: usize| if sub % 2 == 0 { bytes[i] & 15 } else { bytes[i] >> 4 };
+            let nibble = |i: usize| {
+                if sub % 2 == 0 {
+                    bytes[i] & 15
+                } else {
+                    bytes[i] >> 4
+                }
+            };
             quants.push(std::array::from_fn(|i| nibble(i) | nibble(i + 16) << 4));
             scales.push(d * f32::from(scale));
             mins.push(-dmin * f32::from(min));
         }
     }
-    Packed::Affine4 { quants, scales, mins }
+    Packed::Affine4 {
+        quants,
+        scales,
+        mins,
+    }
 }
 
 fn signed8(weights: &[f32]) -> ([i8; BLOCK], f32) {
     let largest = weights.iter().fold(0f32, |l, w| l.max(w.abs()));
     let scale = largest / 127.0;
     let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
-    (std::array::from_fn(|i| (weights[i] * inverse).round() as i8), scale)
+    (
+        std::array::from_fn(|i| (weights[i] * inverse).round() as i8),
+        scale,
+    )
 }
 
 /// The IEEE 754 half at `at`, little-endian. Scales are never infinite or NaN in a sound file.

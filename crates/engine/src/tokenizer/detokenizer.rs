@@ -24,7 +24,8 @@ impl Detokenizer {
             done += chunk.valid().len();
             let invalid = chunk.invalid();
             let at_end = done + invalid.len() == self.pending.len();
-            if !invalid.is_empty() && !(at_end && may_grow(invalid)) {
+            let waits = at_end && may_grow(invalid);
+            if !invalid.is_empty() && !waits {
                 text.push(char::REPLACEMENT_CHARACTER);
                 done += invalid.len();
             }

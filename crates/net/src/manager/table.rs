@@ -5,27 +5,14 @@ use std::{
     time::Duration,
 };
 
-use libp2p::{
-    Multiaddr, PeerId,
-    core::ConnectedPoint,
-    identify,
-    swarm::{
-        ConnectionId,
-        dial_opts::{DialOpts, PeerCondition},
-    },
-};
+use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, identify, swarm::ConnectionId};
 use polymath_types::PathKind;
 use tokio::time::Instant;
 
-use super::{
-    Manager,
-    dials::{Dial, Waiter},
-};
+use super::{Manager, dials::Waiter};
 use crate::{
     address::{ip_of, is_dialable, is_loopback, split_peer},
-    config::{
-        CONNECT_TIMEOUT, FOREIGN_GRACE, HOUSEKEEPING, MAX_ADDRESSES, SILENCE, WAITERS_PER_PEER,
-    },
+    config::{FOREIGN_GRACE, MAX_ADDRESSES, WAITERS_PER_PEER},
     error::{DialError, OpenError, OpenRefusal},
     link::Link,
     names::{Belongs, HELLO},
@@ -34,34 +21,27 @@ use crate::{
     swarm::agent,
 };
 
-/// A late wake-up of our own must not make every peer look silent.
-const LATE: Duration = Duration::from_secs(1);
-/// A member found on the local network that cannot be reached is tried again after this.
-const LOCAL_RETRY: Duration = Duration::from_secs(30);
-/// Both sides discover each other at once; the one with the greater id leaves the other so long.
-const LOCAL_COURTESY: Duration = Duration::from_secs(3);
-
 pub(super) struct Peer {
-    connections: Vec<Connection>,
-    standing: Standing,
+    pub(super) connections: Vec<Connection>,
+    pub(super) standing: Standing,
     agent: String,
     /// Callers that wait for it to identify itself.
     pub(super) waiters: Vec<Waiter>,
 }
 
-struct Connection {
-    link: Arc<Link>,
+pub(super) struct Connection {
+    pub(super) link: Arc<Link>,
     remote: Multiaddr,
-    since: Instant,
+    pub(super) since: Instant,
     /// Last pong.
-    heard: Instant,
+    pub(super) heard: Instant,
     rtt: Option<Duration>,
     /// Streams opened on it when last looked at, and when that number last grew.
-    used: u64,
-    used_at: Instant,
+    pub(super) used: u64,
+    pub(super) used_at: Instant,
 }
 
-enum Standing {
+pub(super) enum Standing {
     Unidentified,
     Member,
     /// What callers are told, and until when it may stay.
@@ -322,8 +302,15 @@ impl Manager {
             .find(|c| c.link.id == connection)
         {
             c.heard = Instant::now();
-            // RFC 6298's smoothing: one eighth of the new sample.
-            c.rtt = Some(c.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+            // Rises as RFC 6298 smooths, by an eighth, and falls by a half: the first sample pays
+            // for the stream's negotiation and whatever else goes on while connecting.
+            c.rtt = Some(c.rtt.map_or(rtt, |old| {
+                if rtt < old {
+                    (old + rtt) / 2
+                } else {
+                    (old * 7 + rtt) / 8
+                }
+            }));
             self.publish(id);
         }
     }
@@ -351,140 +338,5 @@ impl Manager {
             membership: peer.membership(),
         };
         self.shared.peers().insert(id, info);
-    }
-
-    /// A member announced itself on the local network.
-    pub(super) fn discovered(&mut self, id: PeerId, addresses: Vec<Multiaddr>) {
-        if id == self.shared.local {
-            return;
-        }
-        if !self.local.contains_key(&id) && self.local.len() >= self.shared.limits.local_peers {
-            self.shared.counters.local_announcements_ignored.up();
-            return;
-        }
-        self.shared.learn(id, addresses);
-        let courtesy = if self.shared.local < id {
-            Duration::ZERO
-        } else {
-            LOCAL_COURTESY
-        };
-        let now = Instant::now();
-        let due = self.local.entry(id).or_insert(now + courtesy);
-        *due = (*due).min(now + courtesy);
-        self.dial_local(now);
-    }
-
-    fn dial_local(&mut self, now: Instant) {
-        let due: Vec<_> = self
-            .local
-            .iter_mut()
-            .filter(|(id, due)| **due <= now && !self.peers.contains_key(id))
-            .map(|(id, due)| {
-                *due = now + LOCAL_RETRY;
-                *id
-            })
-            .collect();
-        for id in due {
-            let opts = DialOpts::peer_id(id)
-                .condition(PeerCondition::DisconnectedAndNotDialing)
-                .addresses(self.shared.addresses(&id))
-                .build();
-            let connection = opts.connection_id();
-            if self.swarm.dial(opts).is_ok() {
-                self.dials.insert(connection, Dial::unasked(id));
-            }
-        }
-    }
-
-    /// Everything that depends on time.
-    pub(super) fn keep_house(&mut self, now: Instant) {
-        let late = now
-            .saturating_duration_since(self.kept_house)
-            .saturating_sub(HOUSEKEEPING);
-        self.kept_house = now;
-        self.look_after_connections(now, if late > LATE { late } else { Duration::ZERO });
-        self.trim();
-        self.forget_callers();
-        self.dial_local(now);
-        self.keep_dht(now);
-    }
-
-    fn look_after_connections(&mut self, now: Instant, forgiven: Duration) {
-        let (mut silent, mut unwelcome, mut mute) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, peer) in &mut self.peers {
-            for c in &mut peer.connections {
-                c.heard += forgiven;
-                if now.saturating_duration_since(c.heard) > SILENCE {
-                    silent.push((*id, c.link.clone()));
-                }
-                let used = c.link.used();
-                if used != c.used || c.link.streams() > 0 {
-                    (c.used, c.used_at) = (used, now);
-                }
-            }
-            match &peer.standing {
-                Standing::Foreign { until, .. } if *until <= now => unwelcome.push(*id),
-                Standing::Unidentified
-                    if peer
-                        .connections
-                        .iter()
-                        .all(|c| now.saturating_duration_since(c.since) > CONNECT_TIMEOUT) =>
-                {
-                    mute.push(*id);
-                }
-                _ => {}
-            }
-        }
-        for (id, link) in silent {
-            tracing::debug!(peer = %id, "no pong for {SILENCE:?}: connection given up");
-            self.shared.counters.connections_silent.up();
-            self.give_up(id, &link);
-        }
-        for id in unwelcome {
-            let _ = self.swarm.disconnect_peer_id(id);
-        }
-        for id in mute {
-            self.not_identified(id);
-        }
-    }
-
-    /// Forgets a connection now. Its orderly close may take long, or for ever, with a frozen peer.
-    fn give_up(&mut self, id: PeerId, link: &Link) {
-        link.lost.cancel();
-        self.swarm.close_connection(link.id);
-        self.disconnected(id, link.id);
-    }
-
-    /// Members' connections are kept while there is room. From seven eighths of the limit on, the
-    /// ones unused for longest are closed.
-    fn trim(&mut self) {
-        let limit = self.shared.limits.connections as usize;
-        let total: usize = self.peers.values().map(|p| p.connections.len()).sum();
-        let excess = total.saturating_sub(limit - limit / 8);
-        if excess == 0 {
-            return;
-        }
-        let mut idle: Vec<_> = self
-            .peers
-            .iter()
-            .flat_map(|(id, p)| p.connections.iter().map(move |c| (c, *id)))
-            .filter(|(c, _)| c.link.streams() == 0)
-            .map(|(c, id)| (c.used_at, id, c.link.clone()))
-            .collect();
-        idle.sort_by_key(|(used_at, ..)| *used_at);
-        for (_, id, link) in idle.into_iter().take(excess) {
-            self.shared.counters.connections_trimmed.up();
-            self.give_up(id, &link);
-        }
-    }
-
-    /// Callers whose deadline has passed make room for others.
-    fn forget_callers(&mut self) {
-        for peer in self.peers.values_mut() {
-            peer.waiters.retain(Waiter::still_waits);
-        }
-        for dial in self.dials.values_mut() {
-            dial.waiters.retain(Waiter::still_waits);
-        }
     }
 }

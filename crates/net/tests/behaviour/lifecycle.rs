@@ -159,3 +159,35 @@ async fn wildcards_are_expanded_and_told() {
     );
     assert!(!listen.borrow().contains(&addr("/ip4/127.0.0.1/tcp/0")));
 }
+
+#[tokio::test]
+async fn telling_a_peer_of_a_change_leaves_what_is_known_of_it_alone() {
+    let mesh = Mesh::new("push");
+    let start = async |agent: &str| {
+        let mut config = mesh.config(&[TCP]);
+        config.agent = agent.to_owned();
+        Net::start(config).await.unwrap()
+    };
+    let (a, b) = (start("first").await, start("second").await);
+    let mut events = b.events();
+    a.dial(addr_of(&b), SOON).await.unwrap();
+    until("both to know each other", async || {
+        is_member(&b, a.local_peer())
+    })
+    .await;
+    // A new protocol is told to connected peers.
+    serve_echo(a.accept("echo").unwrap());
+    let stream = b.open(a.local_peer(), "echo", SOON).await.unwrap();
+    assert_eq!(soon("echo", echo(stream, b"hi")).await.unwrap(), b"hi");
+    soon("the news", async {
+        for _ in 0..2 {
+            while !matches!(events.recv().await.unwrap(), NetEvent::Identified { .. }) {}
+        }
+    })
+    .await;
+    let agent = |of: &Net| of.peers()[0].agent.clone();
+    assert_eq!(
+        (agent(&a).as_str(), agent(&b).as_str()),
+        ("second", "first")
+    );
+}

@@ -1,0 +1,108 @@
+//! Everything that depends on time: silent peers, unwelcome guests, too many connections.
+
+use std::time::Duration;
+
+use libp2p::PeerId;
+use tokio::time::Instant;
+
+use super::{Manager, dials::Waiter, table::Standing};
+use crate::{
+    config::{CONNECT_TIMEOUT, HOUSEKEEPING, SILENCE},
+    link::Link,
+};
+
+/// A late wake-up of our own must not make every peer look silent.
+const LATE: Duration = Duration::from_secs(1);
+impl Manager {
+    /// Everything that depends on time.
+    pub(super) fn keep_house(&mut self, now: Instant) {
+        let late = now
+            .saturating_duration_since(self.kept_house)
+            .saturating_sub(HOUSEKEEPING);
+        self.kept_house = now;
+        self.look_after_connections(now, if late > LATE { late } else { Duration::ZERO });
+        self.trim();
+        self.forget_callers();
+        self.dial_local(now);
+        self.keep_dht(now);
+    }
+
+    fn look_after_connections(&mut self, now: Instant, forgiven: Duration) {
+        let (mut silent, mut unwelcome, mut mute) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, peer) in &mut self.peers {
+            for c in &mut peer.connections {
+                c.heard += forgiven;
+                if now.saturating_duration_since(c.heard) > SILENCE {
+                    silent.push((*id, c.link.clone()));
+                }
+                let used = c.link.used();
+                if used != c.used || c.link.streams() > 0 {
+                    (c.used, c.used_at) = (used, now);
+                }
+            }
+            match &peer.standing {
+                Standing::Foreign { until, .. } if *until <= now => unwelcome.push(*id),
+                Standing::Unidentified
+                    if peer
+                        .connections
+                        .iter()
+                        .all(|c| now.saturating_duration_since(c.since) > CONNECT_TIMEOUT) =>
+                {
+                    mute.push(*id);
+                }
+                _ => {}
+            }
+        }
+        for (id, link) in silent {
+            tracing::debug!(peer = %id, "no pong for {SILENCE:?}: connection given up");
+            self.shared.counters.connections_silent.up();
+            self.give_up(id, &link);
+        }
+        for id in unwelcome {
+            let _ = self.swarm.disconnect_peer_id(id);
+        }
+        for id in mute {
+            self.not_identified(id);
+        }
+    }
+
+    /// Forgets a connection now. Its orderly close may take long, or for ever, with a frozen peer.
+    fn give_up(&mut self, id: PeerId, link: &Link) {
+        link.lost.cancel();
+        self.swarm.close_connection(link.id);
+        self.disconnected(id, link.id);
+    }
+
+    /// Members' connections are kept while there is room. From seven eighths of the limit on, the
+    /// ones unused for longest are closed.
+    fn trim(&mut self) {
+        let limit = self.shared.limits.connections as usize;
+        let total: usize = self.peers.values().map(|p| p.connections.len()).sum();
+        let excess = total.saturating_sub(limit - limit / 8);
+        if excess == 0 {
+            return;
+        }
+        let mut idle: Vec<_> = self
+            .peers
+            .iter()
+            .flat_map(|(id, p)| p.connections.iter().map(move |c| (c, *id)))
+            .filter(|(c, _)| c.link.streams() == 0)
+            .map(|(c, id)| (c.used_at, id, c.link.clone()))
+            .collect();
+        idle.sort_by_key(|(used_at, ..)| *used_at);
+        for (_, id, link) in idle.into_iter().take(excess) {
+            self.shared.counters.connections_trimmed.up();
+            self.give_up(id, &link);
+        }
+    }
+
+    /// Callers whose deadline has passed make room for others.
+    fn forget_callers(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.waiters.retain(Waiter::still_waits);
+        }
+        for dial in self.dials.values_mut() {
+            dial.waiters.retain(Waiter::still_waits);
+        }
+    }
+}
