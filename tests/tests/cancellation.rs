@@ -8,10 +8,21 @@ use std::{
 
 use polymath_testkit::{Lab, Node, eventually};
 
-const LONG: &[&str] = &["ask", "Tell me everything about the sea.", "--max-tokens", "2000", "--model", "chef", "--temperature", "1"];
+const LONG: &[&str] = &[
+    "ask",
+    "Tell me everything about the sea.",
+    "--max-tokens",
+    "2000",
+    "--model",
+    "chef",
+    "--temperature",
+    "1",
+];
 
 fn active(node: &Node, wanted: u64) {
-    eventually(&format!("{wanted} answers in work"), || (node.status()["load"]["active"] == wanted).then_some(()));
+    eventually(&format!("{wanted} answers in work"), || {
+        (node.status()["load"]["active"] == wanted).then_some(())
+    });
 }
 
 #[test]
@@ -21,9 +32,21 @@ fn a_killed_client_stops_the_remote_generation() {
     lab.join("asker", &server);
     let asker = lab.up("asker", &["--client"]);
     asker.knows(&["chef"]);
-    let mut client = asker.cli(LONG).into_command().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut client = asker
+        .cli(LONG)
+        .into_command()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut byte = [0];
-    client.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+    client
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut byte)
+        .unwrap();
     active(&server, 1);
     client.kill().unwrap();
     client.wait().unwrap();
@@ -33,10 +56,14 @@ fn a_killed_client_stops_the_remote_generation() {
 #[test]
 fn a_disconnected_http_client_stops_the_generation() {
     let lab = Lab::with_models();
-    let node = lab.up("node", &["--expert", "chef", "--api", "127.0.0.1:0"]).ready();
+    let node = lab
+        .up("node", &["--expert", "chef", "--api", "127.0.0.1:0"])
+        .ready();
     for stream in [true, false] {
         let mut http = TcpStream::connect(node.api()).unwrap();
-        let body = format!(r#"{{"model":"chef","stream":{stream},"max_tokens":2000,"messages":[{{"role":"user","content":"Tell me everything about the sea."}}]}}"#);
+        let body = format!(
+            r#"{{"model":"chef","stream":{stream},"max_tokens":2000,"messages":[{{"role":"user","content":"Tell me everything about the sea."}}]}}"#
+        );
         let request = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             node.api(),
@@ -56,7 +83,11 @@ fn a_deadline_ends_the_answer_everywhere() {
     lab.join("asker", &server);
     let asker = lab.up("asker", &["--client"]);
     asker.knows(&["chef"]);
-    let args: Vec<&str> = LONG[1..].iter().copied().chain(["--timeout", "2"]).collect();
+    let args: Vec<&str> = LONG[1..]
+        .iter()
+        .copied()
+        .chain(["--timeout", "2"])
+        .collect();
     asker.try_ask(&args).fails(5, &["--timeout"]);
     active(&server, 0);
 }

@@ -14,8 +14,14 @@ fn up(lab: &Lab, encoder: &str, home: &str, first: &str, second: &str) -> Node {
             &format!("version = 1\nname = \"{name}\"\nkind = \"generate\"\nmodel = \"smollm2-135m-instruct\"\n{card}\n"),
         )
     };
-    let args = ["--expert", &define("red", first), "--expert", &define("blue", second)];
-    lab.up_with(home, &args, &[("POLYMATH_ROUTER_ENCODER", encoder)]).ready()
+    let args = [
+        "--expert",
+        &define("red", first),
+        "--expert",
+        &define("blue", second),
+    ];
+    lab.up_with(home, &args, &[("POLYMATH_ROUTER_ENCODER", encoder)])
+        .ready()
 }
 
 fn swapping_swaps(encoder: &str) {
@@ -23,15 +29,36 @@ fn swapping_swaps(encoder: &str) {
     let straight = up(&lab, encoder, "straight", GARDEN, CARS);
     let swapped = up(&lab, encoder, "swapped", CARS, GARDEN);
     for (question, expert, other) in [
-        ("How do I keep the flowers in my garden alive in summer?", "red", "blue"),
-        ("My car's engine does not start in the morning.", "blue", "red"),
+        (
+            "How do I keep the flowers in my garden alive in summer?",
+            "red",
+            "blue",
+        ),
+        (
+            "My car's engine does not start in the morning.",
+            "blue",
+            "red",
+        ),
     ] {
         let chosen = |node: &Node| {
             let dry = node.try_ask(&[question, "--dry-run", "--json"]).ok().json();
-            assert!(dry["decision"]["encoder"].as_str().unwrap().contains(encoder), "{dry}");
-            dry["decision"]["candidates"][0]["expert"].as_str().unwrap().to_owned()
+            assert!(
+                dry["decision"]["encoder"]
+                    .as_str()
+                    .unwrap()
+                    .contains(encoder),
+                "{dry}"
+            );
+            dry["decision"]["candidates"][0]["expert"]
+                .as_str()
+                .unwrap()
+                .to_owned()
         };
-        assert_eq!((chosen(&straight).as_str(), chosen(&swapped).as_str()), (expert, other), "{question}");
+        assert_eq!(
+            (chosen(&straight).as_str(), chosen(&swapped).as_str()),
+            (expert, other),
+            "{question}"
+        );
     }
 }
 

@@ -39,7 +39,9 @@ fn a_newcomer_that_dials_one_peer_sees_all_experts_of_ten_nodes() {
 #[test]
 fn a_node_killed_at_odd_moments_comes_back_with_its_catalog() {
     let lab = Lab::new();
-    let first = lab.up("first", &["--expert", &lab.identifier("one")]).ready();
+    let first = lab
+        .up("first", &["--expert", &lab.identifier("one")])
+        .ready();
     lab.join("second", &first);
     let definition = lab.identifier("two");
     for _ in 0..5 {
@@ -50,6 +52,12 @@ fn a_node_killed_at_odd_moments_comes_back_with_its_catalog() {
     second.knows(&["one", "two"]);
     first.knows(&["one", "two"]);
     assert!(!second.log().contains("was skipped"), "{}", second.log());
-    let answer = first.ask(&["Buenos días, ¿dónde está la estación?", "--kind", "classify", "--model", "two"]);
+    let answer = first.ask(&[
+        "Buenos días, ¿dónde está la estación?",
+        "--kind",
+        "classify",
+        "--model",
+        "two",
+    ]);
     assert_eq!(answer["peer"], second.peer());
 }

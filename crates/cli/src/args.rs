@@ -223,5 +223,10 @@ pub(crate) struct Bench {
 
 /// Prints completions for `shell`.
 pub(crate) fn completions(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Args::command(), "polymath", &mut std::io::stdout());
+    clap_complete::generate(
+        shell,
+        &mut Args::command(),
+        "polymath",
+        &mut std::io::stdout(),
+    );
 }

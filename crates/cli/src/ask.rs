@@ -22,14 +22,27 @@ const MEET: Duration = Duration::from_secs(5);
 pub(crate) async fn run(session: Session, ask: args::Ask) -> Result<(), Failure> {
     let config = session.begin(Table::new())?;
     let question = question(&ask.question)?;
-    let show = Show { json: session.json, explain: ask.explain, dry_run: ask.dry_run, verbose: ask.verbose };
+    let show = Show {
+        json: session.json,
+        explain: ask.explain,
+        dry_run: ask.dry_run,
+        verbose: ask.verbose,
+    };
     let request = request(ask, question)?;
     let asked = async {
         if let Some(mut daemon) = session.daemon().await? {
-            let mut stream = daemon.ask(request).await.map_err(|s| Node::control_failure(&s))?.into_inner();
+            let mut stream = daemon
+                .ask(request)
+                .await
+                .map_err(|s| Node::control_failure(&s))?
+                .into_inner();
             let (events, answer) = mpsc::channel(1);
             let pump = async move {
-                while let Some(event) = stream.message().await.map_err(|s| Node::control_failure(&s))? {
+                while let Some(event) = stream
+                    .message()
+                    .await
+                    .map_err(|s| Node::control_failure(&s))?
+                {
                     if events.send(event).await.is_err() {
                         break;
                     }
@@ -44,7 +57,15 @@ pub(crate) async fn run(session: Session, ask: args::Ask) -> Result<(), Failure>
         let lock = home.lock()?;
         let store = session.store(&config)?;
         let timeout = Duration::from_millis(request.timeout_ms);
-        let node = Node::start(Options { home, lock, config: config.clone(), cards: Vec::new(), store, passing: true }).await?;
+        let node = Node::start(Options {
+            home,
+            lock,
+            config: config.clone(),
+            cards: Vec::new(),
+            store,
+            passing: true,
+        })
+        .await?;
         node.meet(MEET.min(timeout / 2)).await;
         let shown = show.all(node.ask(request)).await;
         node.shut_down().await;
@@ -63,7 +84,9 @@ fn question(words: &[String]) -> Result<String, Failure> {
         return Ok(words.join(" "));
     }
     if words.is_empty() && std::io::stdin().is_terminal() {
-        return Err(invalid("no question: write it behind `polymath ask`, or pipe it in".into()));
+        return Err(invalid(
+            "no question: write it behind `polymath ask`, or pipe it in".into(),
+        ));
     }
     let mut bytes = Vec::new();
     std::io::stdin()
@@ -71,7 +94,10 @@ fn question(words: &[String]) -> Result<String, Failure> {
         .read_to_end(&mut bytes)
         .map_err(|e| invalid(format!("standard input cannot be read: {e}")))?;
     if bytes.len() as u64 > MOST_INPUT {
-        return Err(invalid(format!("the question on standard input is longer than {}", output::bytes(MOST_INPUT))));
+        return Err(invalid(format!(
+            "the question on standard input is longer than {}",
+            output::bytes(MOST_INPUT)
+        )));
     }
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
@@ -85,9 +111,21 @@ fn request(ask: args::Ask, question: String) -> Result<v1::AskRequest, Failure> 
         .ok()
         .filter(|t| !t.is_zero())
         .and_then(|t| u64::try_from(t.as_millis()).ok())
-        .ok_or_else(|| Failure::new(ErrorKind::InvalidInput, format!("--timeout {}: give a number of seconds over 0", ask.timeout)))?;
-    let message = |role: Role, content: String| v1::ChatMessage { role: role as i32, content };
-    let mut messages: Vec<_> = ask.system.into_iter().map(|s| message(Role::System, s)).collect();
+        .ok_or_else(|| {
+            Failure::new(
+                ErrorKind::InvalidInput,
+                format!("--timeout {}: give a number of seconds over 0", ask.timeout),
+            )
+        })?;
+    let message = |role: Role, content: String| v1::ChatMessage {
+        role: role as i32,
+        content,
+    };
+    let mut messages: Vec<_> = ask
+        .system
+        .into_iter()
+        .map(|s| message(Role::System, s))
+        .collect();
     messages.push(message(Role::User, question));
     Ok(v1::AskRequest {
         version: Format::Control.current(),
@@ -127,7 +165,11 @@ impl Show {
             match event {
                 Event::Decision(decision) => {
                     if self.dry_run && !decision.candidates.is_empty() {
-                        let text = if self.json { json!({ "decision": decision_json(&decision) }).to_string() } else { explain(&decision) };
+                        let text = if self.json {
+                            json!({ "decision": decision_json(&decision) }).to_string()
+                        } else {
+                            explain(&decision)
+                        };
                         return say(&text, true);
                     }
                     if self.explain && !self.json {
@@ -137,10 +179,15 @@ impl Show {
                 }
                 Event::Attempt(attempt) => {
                     if attempt.number > 1 {
-                        eprintln!("{}", output::dim(&format!(
-                            "{}: asking {} on {} instead",
-                            attempt.previous_failure, attempt.expert, output::short_peer(&attempt.peer)
-                        )));
+                        eprintln!(
+                            "{}",
+                            output::dim(&format!(
+                                "{}: asking {} on {} instead",
+                                attempt.previous_failure,
+                                attempt.expert,
+                                output::short_peer(&attempt.peer)
+                            ))
+                        );
                     }
                 }
                 Event::Started(_) => {}
@@ -162,7 +209,10 @@ impl Show {
                 }
             }
         }
-        Err(Failure::new(ErrorKind::Internal, "the answer ended without a result: see the node's log"))
+        Err(Failure::new(
+            ErrorKind::Internal,
+            "the answer ended without a result: see the node's log",
+        ))
     }
 
     fn done(&self, c: &Collected, done: &v1::Done) -> Result<(), Failure> {
@@ -175,7 +225,12 @@ impl Show {
             }
         } else if !c.classes.is_empty() {
             for class in &c.classes {
-                let labels: Vec<String> = class.labels.iter().take(5).map(|l| format!("{} {:.3}", l.label, l.score)).collect();
+                let labels: Vec<String> = class
+                    .labels
+                    .iter()
+                    .take(5)
+                    .map(|l| format!("{} {:.3}", l.label, l.score))
+                    .collect();
                 say(&labels.join("\n"), true)?;
             }
         } else {
@@ -183,12 +238,27 @@ impl Show {
         }
         if self.verbose {
             let usage = done.usage.unwrap_or_default();
-            let tries = if done.attempts > 1 { format!(" · {} tries", done.attempts) } else { String::new() };
-            eprintln!("{}", output::dim(&format!(
-                "{} ({}) on {} · {} {} · TTFT {:.0} ms · {:.1} tokens/s · {} + {} tokens · {:.0} ms{tries}",
-                done.expert, done.model, output::short_peer(&done.peer), done.path, done.transport, done.ttft_ms,
-                done.tokens_per_second, usage.prompt_tokens, usage.completion_tokens, done.total_ms
-            )));
+            let tries = if done.attempts > 1 {
+                format!(" · {} tries", done.attempts)
+            } else {
+                String::new()
+            };
+            eprintln!(
+                "{}",
+                output::dim(&format!(
+                    "{} ({}) on {} · {} {} · TTFT {:.0} ms · {:.1} tokens/s · {} + {} tokens · {:.0} ms{tries}",
+                    done.expert,
+                    done.model,
+                    output::short_peer(&done.peer),
+                    done.path,
+                    done.transport,
+                    done.ttft_ms,
+                    done.tokens_per_second,
+                    usage.prompt_tokens,
+                    usage.completion_tokens,
+                    done.total_ms
+                ))
+            );
         }
         Ok(())
     }
@@ -220,7 +290,12 @@ impl Collected {
             value["classifications"] = self
                 .classes
                 .iter()
-                .map(|c| c.labels.iter().map(|l| json!({ "label": l.label, "score": l.score })).collect::<Value>())
+                .map(|c| {
+                    c.labels
+                        .iter()
+                        .map(|l| json!({ "label": l.label, "score": l.score }))
+                        .collect::<Value>()
+                })
                 .collect();
         } else {
             value["answer"] = self.text.clone().into();
@@ -242,7 +317,12 @@ fn say(text: &str, newline: bool) -> Result<(), Failure> {
     let end = if newline { "\n" } else { "" };
     write!(out, "{text}{end}")
         .and_then(|()| out.flush())
-        .map_err(|e| Failure::new(ErrorKind::Cancelled, format!("the answer's reader went away: {e}")))
+        .map_err(|e| {
+            Failure::new(
+                ErrorKind::Cancelled,
+                format!("the answer's reader went away: {e}"),
+            )
+        })
 }
 
 pub(crate) fn decision_json(d: &v1::Decision) -> Value {
@@ -263,14 +343,34 @@ fn explain(d: &v1::Decision) -> String {
         .candidates
         .iter()
         .map(|c| {
-            let terms: Vec<String> = c.terms.iter().map(|t| format!("{} {:.2}×{:.2}", t.name, t.value, t.weight)).collect();
-            vec![c.expert.clone(), output::short_peer(&c.peer), format!("{:.3}", c.score), terms.join("  ")]
+            let terms: Vec<String> = c
+                .terms
+                .iter()
+                .map(|t| format!("{} {:.2}×{:.2}", t.name, t.value, t.weight))
+                .collect();
+            vec![
+                c.expert.clone(),
+                output::short_peer(&c.peer),
+                format!("{:.3}", c.score),
+                terms.join("  "),
+            ]
         })
         .collect();
-    let mut text = format!("{}\n{}", d.reason, output::table(&["EXPERT", "PEER", "SCORE", "TERMS"], &rows));
+    let mut text = format!(
+        "{}\n{}",
+        d.reason,
+        output::table(&["EXPERT", "PEER", "SCORE", "TERMS"], &rows)
+    );
     for e in &d.excluded {
-        let peer = if e.peer.is_empty() { String::new() } else { format!(" on {}", output::short_peer(&e.peer)) };
-        text.push_str(&format!("\nnot {}{peer}: {} ({})", e.expert, e.reason, e.detail));
+        let peer = if e.peer.is_empty() {
+            String::new()
+        } else {
+            format!(" on {}", output::short_peer(&e.peer))
+        };
+        text.push_str(&format!(
+            "\nnot {}{peer}: {} ({})",
+            e.expert, e.reason, e.detail
+        ));
     }
     text.push_str(&format!("\nencoder {}", d.encoder));
     text

@@ -12,15 +12,25 @@ pub(crate) fn run(session: &Session, verb: &ConfigVerb) -> Result<(), Failure> {
     match verb {
         ConfigVerb::Validate => {
             if file.exists() {
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|e| Failure::new(ErrorKind::Config, format!("cannot read {}: {e}", file.display())))?;
+                let text = std::fs::read_to_string(&file).map_err(|e| {
+                    Failure::new(
+                        ErrorKind::Config,
+                        format!("cannot read {}: {e}", file.display()),
+                    )
+                })?;
                 Config::parse(&text, &file)?;
             }
             session.config(Table::new())?;
-            let there = if file.exists() { "is valid" } else { "does not exist: defaults are in force" };
-            output::print(session, &json!({ "file": file, "exists": file.exists(), "valid": true }), || {
-                format!("{} {there}", file.display())
-            });
+            let there = if file.exists() {
+                "is valid"
+            } else {
+                "does not exist: defaults are in force"
+            };
+            output::print(
+                session,
+                &json!({ "file": file, "exists": file.exists(), "valid": true }),
+                || format!("{} {there}", file.display()),
+            );
         }
         ConfigVerb::Show { effective } => {
             let loaded = session.config(Table::new())?;
@@ -31,17 +41,31 @@ pub(crate) fn run(session: &Session, verb: &ConfigVerb) -> Result<(), Failure> {
                     .iter()
                     .map(|(key, source)| {
                         let pointer = format!("/{}", key.replace('.', "/"));
-                        (key.clone(), settings.pointer(&pointer).cloned().unwrap_or_default(), source.to_string())
+                        (
+                            key.clone(),
+                            settings.pointer(&pointer).cloned().unwrap_or_default(),
+                            source.to_string(),
+                        )
                     })
                     .collect();
-                let value: Vec<Value> =
-                    rows.iter().map(|(k, v, s)| json!({ "key": k, "value": v, "source": s })).collect();
+                let value: Vec<Value> = rows
+                    .iter()
+                    .map(|(k, v, s)| json!({ "key": k, "value": v, "source": s }))
+                    .collect();
                 output::print(session, &json!({ "file": file, "settings": value }), || {
-                    let rows: Vec<Vec<String>> = rows.iter().map(|(k, v, s)| vec![k.clone(), v.to_string(), s.clone()]).collect();
+                    let rows: Vec<Vec<String>> = rows
+                        .iter()
+                        .map(|(k, v, s)| vec![k.clone(), v.to_string(), s.clone()])
+                        .collect();
                     output::table(&["KEY", "VALUE", "FROM"], &rows)
                 });
             } else {
-                output::print(session, &settings, || toml::to_string_pretty(&loaded.config).unwrap_or_default().trim_end().to_owned());
+                output::print(session, &settings, || {
+                    toml::to_string_pretty(&loaded.config)
+                        .unwrap_or_default()
+                        .trim_end()
+                        .to_owned()
+                });
             }
         }
     }

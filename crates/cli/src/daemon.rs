@@ -43,8 +43,18 @@ pub(crate) struct Answered {
 
 impl Daemon {
     /// Starts `polymath up` on `dir`, with models from `models`.
-    pub(crate) fn start(name: &str, dir: &Path, models: &Path, args: &[&str]) -> Result<Self, Failure> {
-        let fail = |what: &str, e: std::io::Error| Failure::new(ErrorKind::Internal, format!("cannot start node {name}: {what}: {e}"));
+    pub(crate) fn start(
+        name: &str,
+        dir: &Path,
+        models: &Path,
+        args: &[&str],
+    ) -> Result<Self, Failure> {
+        let fail = |what: &str, e: std::io::Error| {
+            Failure::new(
+                ErrorKind::Internal,
+                format!("cannot start node {name}: {what}: {e}"),
+            )
+        };
         let home = Home::open(dir)?;
         let log = dir.join("node.log");
         let output = File::create(&log).map_err(|e| fail("log", e))?;
@@ -54,8 +64,18 @@ impl Daemon {
             .arg("up")
             .arg("--home")
             .arg(dir)
-            .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"])
-            .args(["--no-local-discovery", "--api", "off", "--until-stdin-closes"])
+            .args([
+                "--listen",
+                "/ip4/127.0.0.1/tcp/0",
+                "--listen",
+                "/ip4/127.0.0.1/udp/0/quic-v1",
+            ])
+            .args([
+                "--no-local-discovery",
+                "--api",
+                "off",
+                "--until-stdin-closes",
+            ])
             .args(args)
             .env("POLYMATH_MODELS_DIR", models)
             .stdin(Stdio::piped())
@@ -65,7 +85,13 @@ impl Daemon {
             .spawn()
             .map_err(|e| fail("spawn", e))?;
         let stdin = child.stdin.take();
-        Ok(Self { name: name.to_owned(), home, child, _stdin: stdin, log })
+        Ok(Self {
+            name: name.to_owned(),
+            home,
+            child,
+            _stdin: stdin,
+            log,
+        })
     }
 
     /// A client of the node's API, as soon as it is open.
@@ -79,21 +105,39 @@ impl Daemon {
                 return Err(self.died(&status.to_string()));
             }
             if Instant::now() > until {
-                return Err(Failure::new(ErrorKind::DeadlineExceeded, format!("node {} did not open its API within {READY:?}", self.name)));
+                return Err(Failure::new(
+                    ErrorKind::DeadlineExceeded,
+                    format!("node {} did not open its API within {READY:?}", self.name),
+                ));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     /// Waits until `enough` says so of the node's status.
-    pub(crate) async fn until(&mut self, what: &str, enough: impl Fn(&v1::StatusResponse) -> bool) -> Result<v1::StatusResponse, Failure> {
+    pub(crate) async fn until(
+        &mut self,
+        what: &str,
+        enough: impl Fn(&v1::StatusResponse) -> bool,
+    ) -> Result<v1::StatusResponse, Failure> {
         let deadline = Instant::now() + READY;
         let mut control = self.control().await?;
         loop {
-            if let Ok(status) = control.status(v1::StatusRequest { version: Format::Control.current() }).await {
+            if let Ok(status) = control
+                .status(v1::StatusRequest {
+                    version: Format::Control.current(),
+                })
+                .await
+            {
                 let status = status.into_inner();
                 if let Some(failed) = status.hosted.iter().find(|e| e.state == "failed") {
-                    return Err(Failure::new(ErrorKind::Internal, format!("node {} cannot serve {}: {}", self.name, failed.name, failed.detail)));
+                    return Err(Failure::new(
+                        ErrorKind::Internal,
+                        format!(
+                            "node {} cannot serve {}: {}",
+                            self.name, failed.name, failed.detail
+                        ),
+                    ));
                 }
                 if enough(&status) {
                     return Ok(status);
@@ -102,7 +146,14 @@ impl Daemon {
                 return Err(self.died(&status.to_string()));
             }
             if Instant::now() > deadline {
-                return Err(Failure::new(ErrorKind::DeadlineExceeded, format!("node {}: no {what} within {READY:?}; its log is {}", self.name, self.log.display())));
+                return Err(Failure::new(
+                    ErrorKind::DeadlineExceeded,
+                    format!(
+                        "node {}: no {what} within {READY:?}; its log is {}",
+                        self.name,
+                        self.log.display()
+                    ),
+                ));
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
@@ -110,8 +161,16 @@ impl Daemon {
 
     fn died(&self, how: &str) -> Failure {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let last = log.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing").to_owned();
-        Failure::new(ErrorKind::Internal, format!("node {} ended ({how}): {last}", self.name))
+        let last = log
+            .lines()
+            .rev()
+            .find(|l| !l.trim().is_empty())
+            .unwrap_or("it said nothing")
+            .to_owned();
+        Failure::new(
+            ErrorKind::Internal,
+            format!("node {} ended ({how}): {last}", self.name),
+        )
     }
 
     /// Ends the process as a power cut would.
@@ -126,23 +185,49 @@ impl Daemon {
 }
 
 /// Asks and waits for the whole answer.
-pub(crate) async fn ask(control: &mut Control, request: v1::AskRequest) -> Result<Answered, Failure> {
-    let mut events = control.ask(request).await.map_err(|s| Node::control_failure(&s))?.into_inner();
-    let (mut text, mut vectors, mut classes, mut reason) = (String::new(), Vec::new(), Vec::new(), String::new());
+pub(crate) async fn ask(
+    control: &mut Control,
+    request: v1::AskRequest,
+) -> Result<Answered, Failure> {
+    let mut events = control
+        .ask(request)
+        .await
+        .map_err(|s| Node::control_failure(&s))?
+        .into_inner();
+    let (mut text, mut vectors, mut classes, mut reason) =
+        (String::new(), Vec::new(), Vec::new(), String::new());
     let mut previous_failures = Vec::new();
-    while let Some(event) = events.message().await.map_err(|s| Node::control_failure(&s))? {
+    while let Some(event) = events
+        .message()
+        .await
+        .map_err(|s| Node::control_failure(&s))?
+    {
         match event.event {
             Some(Event::Decision(d)) => reason = d.reason,
-            Some(Event::Attempt(a)) if !a.previous_failure.is_empty() => previous_failures.push(a.previous_failure),
+            Some(Event::Attempt(a)) if !a.previous_failure.is_empty() => {
+                previous_failures.push(a.previous_failure)
+            }
             Some(Event::Tokens(t)) => text.push_str(&t.text),
             Some(Event::Embeddings(e)) => vectors = e.vectors,
             Some(Event::Classifications(c)) => classes = c.classifications,
             Some(Event::Failed(f)) => return Err(polymath_node::failure(f)),
-            Some(Event::Done(done)) => return Ok(Answered { text, vectors, classes, reason, previous_failures, done }),
+            Some(Event::Done(done)) => {
+                return Ok(Answered {
+                    text,
+                    vectors,
+                    classes,
+                    reason,
+                    previous_failures,
+                    done,
+                });
+            }
             _ => {}
         }
     }
-    Err(Failure::new(ErrorKind::Internal, "the answer ended without a result"))
+    Err(Failure::new(
+        ErrorKind::Internal,
+        "the answer ended without a result",
+    ))
 }
 
 /// A question with the defaults of the command line.
@@ -150,7 +235,10 @@ pub(crate) fn question(kind: &str, text: &str) -> v1::AskRequest {
     v1::AskRequest {
         version: Format::Control.current(),
         kind: kind.to_owned(),
-        messages: vec![v1::ChatMessage { role: v1::chat_message::Role::User as i32, content: text.to_owned() }],
+        messages: vec![v1::ChatMessage {
+            role: v1::chat_message::Role::User as i32,
+            content: text.to_owned(),
+        }],
         timeout_ms: 120_000,
         ..v1::AskRequest::default()
     }
@@ -159,9 +247,22 @@ pub(crate) fn question(kind: &str, text: &str) -> v1::AskRequest {
 /// Where demo and benchmarks keep models between runs.
 pub(crate) fn cache_dir(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let dir = given.or_else(|| {
-        let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        Some(var("XDG_CACHE_HOME").or_else(|| Some(var("HOME")?.join(".cache")))?.join("polymath-demo"))
+        let var = |name| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
+        Some(
+            var("XDG_CACHE_HOME")
+                .or_else(|| Some(var("HOME")?.join(".cache")))?
+                .join("polymath-demo"),
+        )
     });
     dir.and_then(|d| std::path::absolute(d).ok())
-        .ok_or_else(|| Failure::new(ErrorKind::Config, "neither XDG_CACHE_HOME nor HOME is set: name a folder with --dir"))
+        .ok_or_else(|| {
+            Failure::new(
+                ErrorKind::Config,
+                "neither XDG_CACHE_HOME nor HOME is set: name a folder with --dir",
+            )
+        })
 }

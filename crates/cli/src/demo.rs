@@ -33,15 +33,47 @@ const NODES: [(&str, &[&str]); 3] = [
 /// Questions: kind, text, labels.
 const QUESTIONS: [(&str, &str, &[&str]); 10] = [
     ("generate", "How do I make a creamy mushroom soup?", &[]),
-    ("generate", "Write a Python function that adds two numbers.", &[]),
-    ("generate", "What is the capital of Italy, and which river flows through it?", &[]),
-    ("generate", "What helps against a cold and a runny nose?", &[]),
+    (
+        "generate",
+        "Write a Python function that adds two numbers.",
+        &[],
+    ),
+    (
+        "generate",
+        "What is the capital of Italy, and which river flows through it?",
+        &[],
+    ),
+    (
+        "generate",
+        "What helps against a cold and a runny nose?",
+        &[],
+    ),
     ("generate", "How long do potatoes need in the oven?", &[]),
-    ("generate", "How do I loop over the lines of a text file in Python?", &[]),
-    ("generate", "Which mountains lie between France and Spain?", &[]),
-    ("classify", "Wo finde ich hier in der Nähe einen guten Bäcker?", &[]),
-    ("classify", "The central bank raised interest rates to slow inflation.", &["sports", "economy", "music", "weather"]),
-    ("embed", "A mesh of experts answers from many machines.", &[]),
+    (
+        "generate",
+        "How do I loop over the lines of a text file in Python?",
+        &[],
+    ),
+    (
+        "generate",
+        "Which mountains lie between France and Spain?",
+        &[],
+    ),
+    (
+        "classify",
+        "Wo finde ich hier in der Nähe einen guten Bäcker?",
+        &[],
+    ),
+    (
+        "classify",
+        "The central bank raised interest rates to slow inflation.",
+        &["sports", "economy", "music", "weather"],
+    ),
+    (
+        "embed",
+        "A mesh of experts answers from many machines.",
+        &[],
+    ),
 ];
 
 /// Asked again after the peer that answered it was killed.
@@ -54,8 +86,16 @@ const MEET: Duration = Duration::from_secs(60);
 pub(crate) async fn run(session: Session, demo: args::Demo) -> Result<(), Failure> {
     session.begin(Table::new())?;
     let dir = daemon::cache_dir(demo.dir)?;
-    let fail = |e: std::io::Error| Failure::new(ErrorKind::Internal, format!("signals cannot be watched: {e}"));
-    let (mut term, mut int) = (signal(SignalKind::terminate()).map_err(fail)?, signal(SignalKind::interrupt()).map_err(fail)?);
+    let fail = |e: std::io::Error| {
+        Failure::new(
+            ErrorKind::Internal,
+            format!("signals cannot be watched: {e}"),
+        )
+    };
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate()).map_err(fail)?,
+        signal(SignalKind::interrupt()).map_err(fail)?,
+    );
     // Leaving the select drops every node, and dropping a node ends its process.
     tokio::select! {
         done = play(&session, &dir) => done,
@@ -70,7 +110,12 @@ async fn play(session: &Session, dir: &Path) -> Result<(), Failure> {
     let homes = tempfile::Builder::new()
         .prefix("polymath-demo-")
         .tempdir()
-        .map_err(|e| Failure::new(ErrorKind::Internal, format!("no temporary folder for the nodes: {e}")))?;
+        .map_err(|e| {
+            Failure::new(
+                ErrorKind::Internal,
+                format!("no temporary folder for the nodes: {e}"),
+            )
+        })?;
 
     eprintln!("starting {} nodes, and one that only asks", NODES.len());
     let mut nodes = Vec::new();
@@ -94,16 +139,34 @@ async fn play(session: &Session, dir: &Path) -> Result<(), Failure> {
     let mut asker = Daemon::start("asker", &home, &models, &["--client"])?;
     let mut peers = Vec::new();
     for node in &mut nodes {
-        let status = node.until("loaded experts", |s| s.hosted.iter().all(|e| e.state == "ready")).await?;
-        eprintln!("  {:<6} {} hosts {}", node.name, output::short_peer(&status.peer), crate::views::hosted(&status));
+        let status = node
+            .until("loaded experts", |s| {
+                s.hosted.iter().all(|e| e.state == "ready")
+            })
+            .await?;
+        eprintln!(
+            "  {:<6} {} hosts {}",
+            node.name,
+            output::short_peer(&status.peer),
+            crate::views::hosted(&status)
+        );
         peers.push(status.peer);
     }
     let offers: usize = 7;
-    let met = asker.until("sight of every expert", |s| s.known_experts as usize >= offers);
-    let status = tokio::time::timeout(MEET, met)
-        .await
-        .map_err(|_| Failure::new(ErrorKind::DeadlineExceeded, format!("the asking node did not see all {offers} experts within {MEET:?}")))??;
-    eprintln!("  asker  {} knows {} experts after dialling one peer\n", output::short_peer(&status.peer), status.known_experts);
+    let met = asker.until("sight of every expert", |s| {
+        s.known_experts as usize >= offers
+    });
+    let status = tokio::time::timeout(MEET, met).await.map_err(|_| {
+        Failure::new(
+            ErrorKind::DeadlineExceeded,
+            format!("the asking node did not see all {offers} experts within {MEET:?}"),
+        )
+    })??;
+    eprintln!(
+        "  asker  {} knows {} experts after dialling one peer\n",
+        output::short_peer(&status.peer),
+        status.known_experts
+    );
 
     let mut control = asker.control().await?;
     let name_of = |peer: &str| {
@@ -112,19 +175,44 @@ async fn play(session: &Session, dir: &Path) -> Result<(), Failure> {
     };
     for (kind, text, labels) in QUESTIONS {
         let answered = put(&mut control, kind, text, labels).await?;
-        show(session, kind, text, &answered, &name_of(&answered.done.peer));
+        show(
+            session,
+            kind,
+            text,
+            &answered,
+            &name_of(&answered.done.peer),
+        );
     }
 
     let first = put(&mut control, "generate", AGAIN, &[]).await?;
-    let victim = peers.iter().position(|p| *p == first.done.peer).ok_or_else(|| {
-        Failure::new(ErrorKind::Internal, "the answer came from a peer the demo did not start")
-    })?;
-    eprintln!("killing {} (pid {}), who just answered, and asking again", nodes[victim].name, nodes[victim].pid());
+    let victim = peers
+        .iter()
+        .position(|p| *p == first.done.peer)
+        .ok_or_else(|| {
+            Failure::new(
+                ErrorKind::Internal,
+                "the answer came from a peer the demo did not start",
+            )
+        })?;
+    eprintln!(
+        "killing {} (pid {}), who just answered, and asking again",
+        nodes[victim].name,
+        nodes[victim].pid()
+    );
     nodes[victim].kill().await;
     let again = put(&mut control, "generate", AGAIN, &[]).await?;
-    show(session, "generate", AGAIN, &again, &name_of(&again.done.peer));
+    show(
+        session,
+        "generate",
+        AGAIN,
+        &again,
+        &name_of(&again.done.peer),
+    );
     if again.done.peer == first.done.peer {
-        return Err(Failure::new(ErrorKind::Internal, "the second answer claims to come from the peer that was killed"));
+        return Err(Failure::new(
+            ErrorKind::Internal,
+            "the second answer claims to come from the peer that was killed",
+        ));
     }
     eprintln!(
         "re-routed from {} to {}; everything is being stopped, {:.0} s in all",
@@ -136,7 +224,10 @@ async fn play(session: &Session, dir: &Path) -> Result<(), Failure> {
 }
 
 /// Puts every known model into the demo's store.
-pub(crate) async fn prepare_models(session: &Session, dir: &Path) -> Result<std::path::PathBuf, Failure> {
+pub(crate) async fn prepare_models(
+    session: &Session,
+    dir: &Path,
+) -> Result<std::path::PathBuf, Failure> {
     let models = dir.join("models");
     let store = Store::open(&models).map_err(|e| Failure::new(e.kind(), e.to_string()))?;
     for known in known_models() {
@@ -155,10 +246,18 @@ pub(crate) async fn join(dir: &Path, entrance: &str) -> Result<(), Failure> {
     polymath_node::join(&home, &lock, entrance).await.map(drop)
 }
 
-async fn put(control: &mut Control, kind: &str, text: &str, labels: &[&str]) -> Result<Answered, Failure> {
+async fn put(
+    control: &mut Control,
+    kind: &str,
+    text: &str,
+    labels: &[&str],
+) -> Result<Answered, Failure> {
     let mut question = daemon::question(kind, text);
     question.labels = labels.iter().map(|l| (*l).to_owned()).collect();
-    question.sampling = Some(v1::Sampling { max_tokens: Some(MAX_TOKENS), ..v1::Sampling::default() });
+    question.sampling = Some(v1::Sampling {
+        max_tokens: Some(MAX_TOKENS),
+        ..v1::Sampling::default()
+    });
     daemon::ask(control, question).await
 }
 
@@ -166,13 +265,25 @@ fn show(session: &Session, kind: &str, text: &str, answered: &Answered, peer: &s
     let done = &answered.done;
     let answer = match kind {
         "embed" => {
-            let values = answered.vectors.first().map(|v| v.values.as_slice()).unwrap_or_default();
+            let values = answered
+                .vectors
+                .first()
+                .map(|v| v.values.as_slice())
+                .unwrap_or_default();
             let first: Vec<String> = values.iter().take(4).map(|x| format!("{x:.3}")).collect();
             format!("{} dimensions: {}, …", values.len(), first.join(", "))
         }
         "classify" => {
-            let labels = answered.classes.first().map(|c| c.labels.as_slice()).unwrap_or_default();
-            let best: Vec<String> = labels.iter().take(3).map(|l| format!("{} {:.2}", l.label, l.score)).collect();
+            let labels = answered
+                .classes
+                .first()
+                .map(|c| c.labels.as_slice())
+                .unwrap_or_default();
+            let best: Vec<String> = labels
+                .iter()
+                .take(3)
+                .map(|l| format!("{} {:.2}", l.label, l.score))
+                .collect();
             best.join(", ")
         }
         _ => answered.text.trim().to_owned(),
@@ -183,16 +294,32 @@ fn show(session: &Session, kind: &str, text: &str, answered: &Answered, peer: &s
         "tokens_per_second": done.tokens_per_second, "attempts": done.attempts, "previous_failures": answered.previous_failures,
     });
     output::print(session, &value, || {
-        let speed = if done.tokens_per_second > 0.0 { format!(" · {:.1} tokens/s", done.tokens_per_second) } else { String::new() };
+        let speed = if done.tokens_per_second > 0.0 {
+            format!(" · {:.1} tokens/s", done.tokens_per_second)
+        } else {
+            String::new()
+        };
         let tries = if done.attempts > 1 {
-            format!("\n    tried  {} time(s) before: {}", done.attempts - 1, answered.previous_failures.join("; "))
+            format!(
+                "\n    tried  {} time(s) before: {}",
+                done.attempts - 1,
+                answered.previous_failures.join("; ")
+            )
         } else {
             String::new()
         };
         format!(
             "Q ({kind}) {text}\n{}\n    by     {} on {peer} · {} {} · TTFT {:.0} ms{speed}\n    why    {}{tries}\n",
-            answer.lines().map(|l| format!("  {l}")).collect::<Vec<_>>().join("\n"),
-            done.expert, done.path, done.transport, done.ttft_ms, answered.reason
+            answer
+                .lines()
+                .map(|l| format!("  {l}"))
+                .collect::<Vec<_>>()
+                .join("\n"),
+            done.expert,
+            done.path,
+            done.transport,
+            done.ttft_ms,
+            answered.reason
         )
     });
 }

@@ -13,24 +13,42 @@ pub(crate) async fn run(session: Session, join: args::Join) -> Result<(), Failur
     let home = session.home()?;
     let (mesh, name, peer, running) = match session.daemon().await? {
         Some(mut daemon) => {
-            let request = v1::JoinRequest { version: Format::Control.current(), address: join.address };
-            let joined = daemon.join(request).await.map_err(|s| Node::control_failure(&s))?.into_inner();
+            let request = v1::JoinRequest {
+                version: Format::Control.current(),
+                address: join.address,
+            };
+            let joined = daemon
+                .join(request)
+                .await
+                .map_err(|s| Node::control_failure(&s))?
+                .into_inner();
             (joined.mesh_id, joined.mesh_name, joined.peer, true)
         }
         None => {
             let lock = home.lock()?;
             let joined = polymath_node::join(&home, &lock, &join.address).await?;
-            (joined.mesh.to_string(), joined.name, joined.peer.to_string(), false)
+            (
+                joined.mesh.to_string(),
+                joined.name,
+                joined.peer.to_string(),
+                false,
+            )
         }
     };
     let flag = session.home_flag();
-    output::print(&session, &json!({ "mesh_id": mesh, "mesh_name": name, "peer": peer, "running": running }), || {
-        let next = if running {
-            String::new()
-        } else {
-            format!("\nserve in it with `polymath {flag}up`, or ask it with `polymath {flag}ask \"...\"`")
-        };
-        format!("joined mesh '{name}' through {peer}{next}")
-    });
+    output::print(
+        &session,
+        &json!({ "mesh_id": mesh, "mesh_name": name, "peer": peer, "running": running }),
+        || {
+            let next = if running {
+                String::new()
+            } else {
+                format!(
+                    "\nserve in it with `polymath {flag}up`, or ask it with `polymath {flag}ask \"...\"`"
+                )
+            };
+            format!("joined mesh '{name}' through {peer}{next}")
+        },
+    );
     Ok(())
 }

@@ -7,13 +7,24 @@ use tracing_subscriber::EnvFilter;
 /// Begins logging; the first call of a process counts.
 pub(crate) fn begin(log: &Log) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&log.level).map_err(|e| {
-        Failure::new(ErrorKind::Config, format!("log.level = \"{}\": {e}: write it like info or polymath_net=debug", log.level))
+        Failure::new(
+            ErrorKind::Config,
+            format!(
+                "log.level = \"{}\": {e}: write it like info or polymath_net=debug",
+                log.level
+            ),
+        )
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let begun = if log.format == "json" {
         builder.json().flatten_event(true).try_init()
     } else {
-        builder.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
+        builder
+            .with_target(false)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .try_init()
     };
     // A second call changes nothing, as documented.
     drop(begun);

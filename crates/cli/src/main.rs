@@ -23,13 +23,21 @@ use args::{Args, Verb};
 use session::Session;
 
 /// Version and commit, e.g. `0.1.0 (1a2b3c4d5e6f)`.
-pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("POLYMATH_COMMIT"), ")");
+pub(crate) const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("POLYMATH_COMMIT"),
+    ")"
+);
 
 fn main() -> ExitCode {
     let args = Args::parse();
     polymath_node::quiet_sandboxed_panics();
     let json = args.global.json;
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(e) => {
             eprintln!("error: the operating system gives no threads: {e}");
@@ -67,9 +75,11 @@ async fn run(args: Args) -> Result<(), Failure> {
             Ok(())
         }
         Verb::Version => {
-            output::print(&session, &serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "commit": env!("POLYMATH_COMMIT") }), || {
-                format!("polymath {VERSION}")
-            });
+            output::print(
+                &session,
+                &serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "commit": env!("POLYMATH_COMMIT") }),
+                || format!("polymath {VERSION}"),
+            );
             Ok(())
         }
     }

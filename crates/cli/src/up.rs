@@ -1,12 +1,6 @@
 //! `polymath up`: a node in the foreground.
 
-use std::{
-    io::Write,
-    net::SocketAddr,
-    os::unix::process::CommandExt,
-    process::Command,
-    sync::Arc,
-};
+use std::{io::Write, net::SocketAddr, os::unix::process::CommandExt, process::Command, sync::Arc};
 
 use polymath_blobs::{Source, Store};
 use polymath_node::{End, Node, Options, config::Config, experts};
@@ -32,10 +26,21 @@ pub(crate) async fn run(session: Session, up: args::Up) -> Result<(), Failure> {
     let store = session.store(&config)?;
     let cards = cards(&session, &config, &store).await?;
     let api = bind_api(&config.api.listen).await?;
-    let node = Node::start(Options { home, lock, config, cards, store, passing: false }).await?;
+    let node = Node::start(Options {
+        home,
+        lock,
+        config,
+        cards,
+        store,
+        passing: false,
+    })
+    .await?;
     let cancel = CancellationToken::new();
     if let Some(listener) = api {
-        let address = listener.local_addr().map(|a| a.to_string()).unwrap_or_default();
+        let address = listener
+            .local_addr()
+            .map(|a| a.to_string())
+            .unwrap_or_default();
         node.set_gateway(&address);
         let (node, cancel) = (node.clone(), cancel.clone());
         tokio::spawn(async move {
@@ -62,8 +67,13 @@ pub(crate) async fn run(session: Session, up: args::Up) -> Result<(), Failure> {
 fn again() -> Failure {
     tracing::info!("the home joined another mesh: starting again in it");
     let program = std::env::current_exe().unwrap_or_else(|_| "polymath".into());
-    let error = Command::new(program).args(std::env::args_os().skip(1)).exec();
-    Failure::new(ErrorKind::Internal, format!("joined, but cannot start again ({error}): run `polymath up`"))
+    let error = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .exec();
+    Failure::new(
+        ErrorKind::Internal,
+        format!("joined, but cannot start again ({error}): run `polymath up`"),
+    )
 }
 
 fn flags(up: &args::Up) -> Table {
@@ -97,8 +107,16 @@ fn flags(up: &args::Up) -> Table {
 }
 
 /// Cards of the experts to host; models that are missing are pulled first.
-async fn cards(session: &Session, config: &Config, store: &Store) -> Result<Vec<Arc<ExpertCard>>, Failure> {
-    let named = config.experts.iter().map(|name| experts::find(name)).collect::<Result<Vec<_>, _>>()?;
+async fn cards(
+    session: &Session,
+    config: &Config,
+    store: &Store,
+) -> Result<Vec<Arc<ExpertCard>>, Failure> {
+    let named = config
+        .experts
+        .iter()
+        .map(|name| experts::find(name))
+        .collect::<Result<Vec<_>, _>>()?;
     for named in &named {
         if let Some(known) = experts::missing(named, store)? {
             eprintln!("{} is not installed yet: pulling it", known.name());
@@ -106,33 +124,52 @@ async fn cards(session: &Session, config: &Config, store: &Store) -> Result<Vec<
         }
     }
     let store = store.clone();
-    let cards = tokio::task::spawn_blocking(move || named.into_iter().map(|n| experts::card(n, &store)).collect());
-    cards.await.map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?
+    let cards = tokio::task::spawn_blocking(move || {
+        named
+            .into_iter()
+            .map(|n| experts::card(n, &store))
+            .collect()
+    });
+    cards
+        .await
+        .map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?
 }
 
 async fn bind_api(listen: &str) -> Result<Option<TcpListener>, Failure> {
     let in_use = |address: &str, e: std::io::Error| {
         Failure::new(
             ErrorKind::FailedPrecondition,
-            format!("cannot open the API on {address}: {e}: choose another with --api HOST:PORT, or --api off"),
+            format!(
+                "cannot open the API on {address}: {e}: choose another with --api HOST:PORT, or --api off"
+            ),
         )
     };
     match listen {
         "off" => Ok(None),
         "auto" => match TcpListener::bind(USUAL_API).await {
             Ok(listener) => Ok(Some(listener)),
-            Err(_) => TcpListener::bind("127.0.0.1:0").await.map(Some).map_err(|e| in_use("127.0.0.1", e)),
+            Err(_) => TcpListener::bind("127.0.0.1:0")
+                .await
+                .map(Some)
+                .map_err(|e| in_use("127.0.0.1", e)),
         },
         address => {
-            let parsed: SocketAddr =
-                address.parse().map_err(|_| Failure::new(ErrorKind::Config, format!("'{address}' is not HOST:PORT")))?;
+            let parsed: SocketAddr = address.parse().map_err(|_| {
+                Failure::new(ErrorKind::Config, format!("'{address}' is not HOST:PORT"))
+            })?;
             if !parsed.ip().is_loopback() {
                 return Err(Failure::new(
                     ErrorKind::Config,
-                    format!("the API has no keys yet, so it opens on this machine only: {address} is not a loopback address, use 127.0.0.1:{}", parsed.port()),
+                    format!(
+                        "the API has no keys yet, so it opens on this machine only: {address} is not a loopback address, use 127.0.0.1:{}",
+                        parsed.port()
+                    ),
                 ));
             }
-            TcpListener::bind(parsed).await.map(Some).map_err(|e| in_use(address, e))
+            TcpListener::bind(parsed)
+                .await
+                .map(Some)
+                .map_err(|e| in_use(address, e))
         }
     }
 }
@@ -140,10 +177,17 @@ async fn bind_api(listen: &str) -> Result<Option<TcpListener>, Failure> {
 fn banner(session: &Session, status: &v1::StatusResponse) {
     let flag = session.home_flag();
     output::print(session, &views::status_json(status), || {
-        let address = status.addresses.first().cloned();
+        // An address that others can reach makes the better invitation.
+        let outside = status
+            .addresses
+            .iter()
+            .find(|a| !a.contains("/127.0.0.1/") && !a.contains("/::1/"));
+        let address = outside.or(status.addresses.first()).cloned();
         let reach = match (&address, status.own_mesh) {
             (None, _) => "asks only, serves nobody",
-            (Some(a), true) if a.contains("/127.0.0.1/") => "founded here, open to this machine only (--listen opens it)",
+            (Some(a), true) if a.contains("/127.0.0.1/") => {
+                "founded here, open to this machine only (--listen opens it)"
+            }
             (Some(_), true) => "founded here",
             (Some(_), false) => "joined",
         };
@@ -154,8 +198,15 @@ fn banner(session: &Session, status: &v1::StatusResponse) {
         ];
         if let Some(address) = address {
             let more = status.addresses.len() - 1;
-            let plus = if more > 0 { format!(" (+{more})") } else { String::new() };
-            lines.push(format!("address  {}{plus}", address.split("/p2p/").next().unwrap_or_default()));
+            let plus = if more > 0 {
+                format!(" (+{more})")
+            } else {
+                String::new()
+            };
+            lines.push(format!(
+                "address  {}{plus}",
+                address.split("/p2p/").next().unwrap_or_default()
+            ));
             lines.push(format!("experts  {}", views::hosted(status)));
             lines.push(format!("join     polymath join {address}"));
         }
@@ -169,7 +220,12 @@ fn banner(session: &Session, status: &v1::StatusResponse) {
 }
 
 async fn interrupted() -> Result<(), Failure> {
-    let fail = |e: std::io::Error| Failure::new(ErrorKind::Internal, format!("signals cannot be watched: {e}"));
+    let fail = |e: std::io::Error| {
+        Failure::new(
+            ErrorKind::Internal,
+            format!("signals cannot be watched: {e}"),
+        )
+    };
     let mut term = signal(SignalKind::terminate()).map_err(fail)?;
     let mut int = signal(SignalKind::interrupt()).map_err(fail)?;
     tokio::select! {

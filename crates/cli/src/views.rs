@@ -53,28 +53,87 @@ pub(crate) fn hosted(s: &v1::StatusResponse) -> String {
 
 pub(crate) async fn status(session: Session) -> Result<(), Failure> {
     let request = v1::StatusRequest { version: version() };
-    let s = session.running().await?.status(request).await.map_err(failed)?.into_inner();
+    let s = session
+        .running()
+        .await?
+        .status(request)
+        .await
+        .map_err(failed)?
+        .into_inner();
     output::print(&session, &status_json(&s), || {
         let load = s.load.unwrap_or_default();
         let rows = [
             ("peer", s.peer.clone()),
-            ("mesh", format!("{} ({}){}", s.mesh_name, &s.mesh_id[..16.min(s.mesh_id.len())], if s.own_mesh { ", founded here" } else { "" })),
-            ("addresses", if s.addresses.is_empty() { "none: client only".into() } else { s.addresses.join("\n           ") }),
-            ("API", if s.gateway.is_empty() { "off".into() } else { format!("http://{}/v1", s.gateway) }),
+            (
+                "mesh",
+                format!(
+                    "{} ({}){}",
+                    s.mesh_name,
+                    &s.mesh_id[..16.min(s.mesh_id.len())],
+                    if s.own_mesh { ", founded here" } else { "" }
+                ),
+            ),
+            (
+                "addresses",
+                if s.addresses.is_empty() {
+                    "none: client only".into()
+                } else {
+                    s.addresses.join("\n           ")
+                },
+            ),
+            (
+                "API",
+                if s.gateway.is_empty() {
+                    "off".into()
+                } else {
+                    format!("http://{}/v1", s.gateway)
+                },
+            ),
             ("experts", hosted(&s)),
-            ("known", format!("{} experts, {} connected peers", s.known_experts, s.connected_peers)),
-            ("load", format!("{} answering, {} waiting, {} free", load.active, load.queue_depth, load.free_slots)),
-            ("process", format!("pid {}, up {:.0?}, {} resident, {}", s.pid, Duration::from_millis(s.uptime_ms), output::bytes(s.rss_bytes), s.version)),
+            (
+                "known",
+                format!(
+                    "{} experts, {} connected peers",
+                    s.known_experts, s.connected_peers
+                ),
+            ),
+            (
+                "load",
+                format!(
+                    "{} answering, {} waiting, {} free",
+                    load.active, load.queue_depth, load.free_slots
+                ),
+            ),
+            (
+                "process",
+                format!(
+                    "pid {}, up {:.0?}, {} resident, {}",
+                    s.pid,
+                    Duration::from_millis(s.uptime_ms),
+                    output::bytes(s.rss_bytes),
+                    s.version
+                ),
+            ),
             ("home", s.home.clone()),
         ];
-        rows.iter().map(|(k, v)| format!("{k:<10} {v}")).collect::<Vec<_>>().join("\n")
+        rows.iter()
+            .map(|(k, v)| format!("{k:<10} {v}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     });
     Ok(())
 }
 
 pub(crate) async fn peers(session: Session) -> Result<(), Failure> {
     let request = v1::PeersRequest { version: version() };
-    let peers = session.running().await?.peers(request).await.map_err(failed)?.into_inner().peers;
+    let peers = session
+        .running()
+        .await?
+        .peers(request)
+        .await
+        .map_err(failed)?
+        .into_inner()
+        .peers;
     let value: Vec<Value> = peers
         .iter()
         .map(|p| {
@@ -91,19 +150,44 @@ pub(crate) async fn peers(session: Session) -> Result<(), Failure> {
         let rows: Vec<Vec<String>> = peers
             .iter()
             .map(|p| {
-                let path = if p.connected { format!("{} {}", p.path, p.transport) } else { "-".into() };
-                let rtt = if p.rtt_ms > 0.0 { format!("{:.1} ms", p.rtt_ms) } else { "-".into() };
-                vec![p.id.clone(), path, rtt, p.agent.clone(), p.experts.join(", "), p.note.clone()]
+                let path = if p.connected {
+                    format!("{} {}", p.path, p.transport)
+                } else {
+                    "-".into()
+                };
+                let rtt = if p.rtt_ms > 0.0 {
+                    format!("{:.1} ms", p.rtt_ms)
+                } else {
+                    "-".into()
+                };
+                vec![
+                    p.id.clone(),
+                    path,
+                    rtt,
+                    p.agent.clone(),
+                    p.experts.join(", "),
+                    p.note.clone(),
+                ]
             })
             .collect();
-        output::table(&["PEER", "PATH", "RTT", "VERSION", "EXPERTS", "NOTE"], &rows)
+        output::table(
+            &["PEER", "PATH", "RTT", "VERSION", "EXPERTS", "NOTE"],
+            &rows,
+        )
     });
     Ok(())
 }
 
 pub(crate) async fn experts(session: Session) -> Result<(), Failure> {
     let request = v1::ExpertsRequest { version: version() };
-    let experts = session.running().await?.experts(request).await.map_err(failed)?.into_inner().experts;
+    let experts = session
+        .running()
+        .await?
+        .experts(request)
+        .await
+        .map_err(failed)?
+        .into_inner()
+        .experts;
     let value: Vec<Value> = experts
         .iter()
         .map(|e| {
@@ -123,7 +207,14 @@ pub(crate) async fn experts(session: Session) -> Result<(), Failure> {
             .map(|e| {
                 let here = if e.hosted_here { " (here)" } else { "" };
                 let about: String = e.description.chars().take(60).collect();
-                vec![e.name.clone(), e.kind.clone(), e.model.clone(), format!("{}{here}", e.peers.len()), e.id[..12.min(e.id.len())].to_owned(), about]
+                vec![
+                    e.name.clone(),
+                    e.kind.clone(),
+                    e.model.clone(),
+                    format!("{}{here}", e.peers.len()),
+                    e.id[..12.min(e.id.len())].to_owned(),
+                    about,
+                ]
             })
             .collect();
         output::table(&["EXPERT", "KIND", "MODEL", "PEERS", "ID", "ABOUT"], &rows)
@@ -132,7 +223,12 @@ pub(crate) async fn experts(session: Session) -> Result<(), Failure> {
 }
 
 pub(crate) async fn down(session: Session) -> Result<(), Failure> {
-    session.running().await?.shutdown(v1::ShutdownRequest { version: version() }).await.map_err(failed)?;
+    session
+        .running()
+        .await?
+        .shutdown(v1::ShutdownRequest { version: version() })
+        .await
+        .map_err(failed)?;
     let home = session.home()?;
     let ended = async {
         // The lock is what a next `up` needs, so its release is what "down" means.
@@ -141,7 +237,10 @@ pub(crate) async fn down(session: Session) -> Result<(), Failure> {
         }
     };
     if tokio::time::timeout(GOODBYE, ended).await.is_err() {
-        return Err(Failure::new(ErrorKind::DeadlineExceeded, format!("the node was told to stop but still runs after {GOODBYE:?}")));
+        return Err(Failure::new(
+            ErrorKind::DeadlineExceeded,
+            format!("the node was told to stop but still runs after {GOODBYE:?}"),
+        ));
     }
     output::print(&session, &json!({ "stopped": true }), || "stopped".into());
     Ok(())

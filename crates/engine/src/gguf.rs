@@ -52,7 +52,7 @@ pub struct GgufInfo {
     pub has_chat_template: bool,
 }
 
-/// Reads the header of the file at `path`; the weights are not read.
+/// Reads the header of the file at `path`; the weights are not read, but must be there.
 ///
 /// # Errors
 /// Those of a damaged file, and [`LoadError::Unsupported`] for an architecture or tokenizer this
@@ -62,12 +62,23 @@ pub fn inspect_gguf(path: &Path) -> Result<GgufInfo, LoadError> {
     let config = crate::llama::Config::read(&gguf)?;
     let mut parameters = 0u64;
     let mut by_type = std::collections::BTreeMap::<String, u64>::new();
-    for info in gguf.content.tensor_infos.values() {
+    let length = gguf.length()?;
+    for (name, info) in &gguf.content.tensor_infos {
         let weights = info
             .shape
             .dims()
             .iter()
             .fold(1u64, |n, d| n.saturating_mul(*d as u64));
+        let blocks = weights / info.ggml_dtype.block_size() as u64;
+        let end = blocks
+            .saturating_mul(info.ggml_dtype.type_size() as u64)
+            .saturating_add(info.offset)
+            .saturating_add(gguf.content.tensor_data_offset);
+        if end > length {
+            return Err(gguf.corrupt(format!(
+                "it is cut off: tensor '{name}' ends at byte {end}, the file at {length}"
+            )));
+        }
         parameters = parameters.saturating_add(weights);
         let sum = by_type.entry(format!("{:?}", info.ggml_dtype)).or_default();
         *sum = sum.saturating_add(weights);
@@ -121,6 +132,17 @@ impl Gguf {
             content,
             reader,
         })
+    }
+
+    /// Length of the file, bytes.
+    fn length(&self) -> Result<u64, LoadError> {
+        let metadata = self.reader.get_ref().metadata();
+        metadata
+            .map(|m| m.len())
+            .map_err(|e| LoadError::Unreadable {
+                path: self.path.clone(),
+                reason: e.to_string(),
+            })
     }
 
     pub(crate) fn path(&self) -> &str {

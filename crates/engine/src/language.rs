@@ -40,6 +40,13 @@ pub(crate) fn identify(text: &str, allowed: &[Lang]) -> Vec<(String, f64)> {
         .collect()
 }
 
+/// The language of `text` if it can be told with confidence: ISO 639-1 where a code exists, else
+/// ISO 639-3.
+pub fn detect_language(text: &str) -> Option<String> {
+    let info = whatlang::detect(text).filter(whatlang::Info::is_reliable)?;
+    Some(code(info.lang()).to_owned())
+}
+
 /// Every label the identifier gives, sorted: ISO 639-1 where a code exists, else ISO 639-3.
 pub fn language_labels() -> Vec<String> {
     let mut labels: Vec<String> = Lang::all().iter().map(|l| code(*l).to_owned()).collect();

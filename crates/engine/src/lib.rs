@@ -35,4 +35,4 @@ pub use engine::{Engine, EngineConfig};
 pub use error::{EngineError, LoadError};
 pub use generate::{GenerateJob, GenerateStream, Generated};
 pub use gguf::{GgufInfo, inspect_gguf};
-pub use language::language_labels;
+pub use language::{detect_language, language_labels};

@@ -106,15 +106,29 @@ impl ChatRequest {
             return Err(Refusal::invalid("n must be 1: one answer a request"));
         }
         if self.tools.as_ref().is_some_and(|t| !t.is_empty()) {
-            return Err(Refusal::invalid("tools are not supported by the experts of this mesh"));
+            return Err(Refusal::invalid(
+                "tools are not supported by the experts of this mesh",
+            ));
         }
-        if self.response_format.as_ref().is_some_and(|f| f.kind != "text") {
-            return Err(Refusal::invalid("response_format other than text is not supported by the experts of this mesh"));
+        if self
+            .response_format
+            .as_ref()
+            .is_some_and(|f| f.kind != "text")
+        {
+            return Err(Refusal::invalid(
+                "response_format other than text is not supported by the experts of this mesh",
+            ));
         }
         if self.logprobs == Some(true) {
-            return Err(Refusal::invalid("logprobs are not supported by the experts of this mesh"));
+            return Err(Refusal::invalid(
+                "logprobs are not supported by the experts of this mesh",
+            ));
         }
-        let messages = self.messages.into_iter().map(ChatMessage::into_proto).collect::<Result<_, _>>()?;
+        let messages = self
+            .messages
+            .into_iter()
+            .map(ChatMessage::into_proto)
+            .collect::<Result<_, _>>()?;
         let stop = match self.stop {
             None => Vec::new(),
             Some(Stop::One(one)) => vec![one],
@@ -132,7 +146,11 @@ impl ChatRequest {
                 seed: self.seed.map(i64::cast_unsigned),
                 stop,
             }),
-            model: if self.model == AUTO { String::new() } else { self.model },
+            model: if self.model == AUTO {
+                String::new()
+            } else {
+                self.model
+            },
             request_id: request_id.to_owned(),
             ..v1::AskRequest::default()
         })
@@ -147,7 +165,9 @@ impl ChatMessage {
             "user" => Role::User,
             "assistant" => Role::Assistant,
             other => {
-                return Err(Refusal::invalid(format!("the role '{other}' is not supported: use system, user or assistant")));
+                return Err(Refusal::invalid(format!(
+                    "the role '{other}' is not supported: use system, user or assistant"
+                )));
             }
         };
         let content = match self.content {
@@ -155,12 +175,18 @@ impl ChatMessage {
             Some(Content::Text(text)) => text,
             Some(Content::Parts(parts)) => {
                 if let Some(part) = parts.iter().find(|p| p.kind != "text") {
-                    return Err(Refusal::invalid(format!("content of type '{}' is not supported: only text", part.kind)));
+                    return Err(Refusal::invalid(format!(
+                        "content of type '{}' is not supported: only text",
+                        part.kind
+                    )));
                 }
                 parts.into_iter().map(|p| p.text).collect()
             }
         };
-        Ok(v1::ChatMessage { role: role as i32, content })
+        Ok(v1::ChatMessage {
+            role: role as i32,
+            content,
+        })
     }
 }
 
@@ -169,13 +195,23 @@ pub(crate) async fn completions(
     headers: HeaderMap,
     body: Result<Json<ChatRequest>, JsonRejection>,
 ) -> Response {
-    let request_id = headers.get(&REQUEST_ID).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let request_id = headers
+        .get(&REQUEST_ID)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
     let Json(request) = match body {
         Ok(body) => body,
-        Err(e) => return Refusal::invalid(format!("the request cannot be read: {}", e.body_text())).into_response(),
+        Err(e) => {
+            return Refusal::invalid(format!("the request cannot be read: {}", e.body_text()))
+                .into_response();
+        }
     };
     let stream = request.stream.unwrap_or(false);
-    let usage = request.stream_options.as_ref().is_some_and(|o| o.include_usage);
+    let usage = request
+        .stream_options
+        .as_ref()
+        .is_some_and(|o| o.include_usage);
     match request.ask(&request_id) {
         Err(refusal) => refusal.into_response(),
         Ok(ask) => {
@@ -206,11 +242,20 @@ impl Begun {
         while let Some(event) = answer.recv().await {
             match event.event {
                 Some(Event::Decision(d)) => begun.0 = d.request_id,
-                Some(Event::Attempt(a)) => (begun.1, begun.2, begun.3) = (a.expert, a.peer, a.number),
+                Some(Event::Attempt(a)) => {
+                    (begun.1, begun.2, begun.3) = (a.expert, a.peer, a.number)
+                }
                 Some(Event::Failed(failed)) => return Err(failed.into()),
                 first @ Some(Event::Tokens(_) | Event::Done(_)) => {
                     let (request_id, expert, peer, attempts) = begun;
-                    return Ok(Self { answer, request_id, expert, peer, attempts, first });
+                    return Ok(Self {
+                        answer,
+                        request_id,
+                        expert,
+                        peer,
+                        attempts,
+                        first,
+                    });
                 }
                 _ => {}
             }
@@ -259,7 +304,8 @@ impl Begun {
                         }],
                         "usage": usage(&done),
                     });
-                    (self.expert, self.peer, self.attempts) = (done.expert, done.peer, done.attempts);
+                    (self.expert, self.peer, self.attempts) =
+                        (done.expert, done.peer, done.attempts);
                     let mut response = Json(body).into_response();
                     self.headers(&mut response);
                     return Ok(response);
@@ -271,7 +317,8 @@ impl Begun {
     }
 
     fn streamed(self, with_usage: bool) -> Response {
-        let mut lines = VecDeque::from([self.chunk(json!({ "role": "assistant", "content": "" }), None)]);
+        let mut lines =
+            VecDeque::from([self.chunk(json!({ "role": "assistant", "content": "" }), None)]);
         if with_usage {
             null_usage(&mut lines);
         }
@@ -282,7 +329,10 @@ impl Begun {
             let (mut begun, mut lines) = state?;
             loop {
                 if let Some(line) = lines.pop_front() {
-                    return Some((Ok::<_, std::convert::Infallible>(format!("data: {line}\n\n")), Some((begun, lines))));
+                    return Some((
+                        Ok::<_, std::convert::Infallible>(format!("data: {line}\n\n")),
+                        Some((begun, lines)),
+                    ));
                 }
                 match begun.next().await {
                     Some(Event::Tokens(tokens)) if tokens.text.is_empty() => {}
@@ -300,7 +350,8 @@ impl Begun {
                             last["usage"] = usage(&done);
                             lines.push_back(last);
                         }
-                        let mut end: String = lines.iter().map(|l| format!("data: {l}\n\n")).collect();
+                        let mut end: String =
+                            lines.iter().map(|l| format!("data: {l}\n\n")).collect();
                         end.push_str("data: [DONE]\n\n");
                         return Some((Ok(end), None));
                     }
@@ -315,7 +366,10 @@ impl Begun {
         });
         *response.body_mut() = Body::from_stream(stream);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream"),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(UNBUFFERED, HeaderValue::from_static("no"));
         response
@@ -332,7 +386,9 @@ impl Begun {
     }
 
     fn chunk(&self, delta: Value, finish: Option<&str>) -> Value {
-        self.frame(json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }]))
+        self.frame(
+            json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }]),
+        )
     }
 }
 
@@ -344,7 +400,10 @@ fn null_usage(lines: &mut VecDeque<Value>) {
 }
 
 fn broken() -> Refusal {
-    Refusal(Failure::new(ErrorKind::Internal, "the node ended in the middle of the answer: ask again"))
+    Refusal(Failure::new(
+        ErrorKind::Internal,
+        "the node ended in the middle of the answer: ask again",
+    ))
 }
 
 fn finish_reason(done: &v1::Done) -> &'static str {
@@ -364,5 +423,7 @@ fn usage(done: &v1::Done) -> Value {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }

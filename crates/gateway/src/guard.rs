@@ -14,7 +14,11 @@ use polymath_types::{ErrorKind, Failure};
 
 use crate::envelope::Refusal;
 
-pub(crate) async fn same_machine(State(address): State<SocketAddr>, request: Request, next: Next) -> Response {
+pub(crate) async fn same_machine(
+    State(address): State<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
     // HTTP/1.1 says Host; HTTP/2 would say it in the URI.
     let authority = request.uri().authority().map(|a| a.as_str().to_owned());
     match check(request.headers(), authority.as_deref(), address) {
@@ -24,14 +28,28 @@ pub(crate) async fn same_machine(State(address): State<SocketAddr>, request: Req
 }
 
 fn check(headers: &HeaderMap, authority: Option<&str>, address: SocketAddr) -> Result<(), String> {
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).or(authority).unwrap_or_default();
+    let host = headers
+        .get(header::HOST)
+        .and_then(|h| h.to_str().ok())
+        .or(authority)
+        .unwrap_or_default();
     if !ours(host, address) {
-        return Err(format!("the Host '{host}' is not this server: use http://{address}"));
+        return Err(format!(
+            "the Host '{host}' is not this server: use http://{address}"
+        ));
     }
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return Ok(());
+    };
     let origin = origin.to_str().unwrap_or("null");
-    let same = origin.strip_prefix("http://").is_some_and(|o| o == host && ours(o, address));
-    if same { Ok(()) } else { Err(format!("web pages of {origin} may not use this server")) }
+    let same = origin
+        .strip_prefix("http://")
+        .is_some_and(|o| o == host && ours(o, address));
+    if same {
+        Ok(())
+    } else {
+        Err(format!("web pages of {origin} may not use this server"))
+    }
 }
 
 /// Whether `HOST[:PORT]` means this server: a loopback name or the bound address, and its port.
@@ -45,7 +63,9 @@ fn ours(host: &str, address: SocketAddr) -> bool {
     }
     let name = name.trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip == address.ip())
+        || name
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback() || ip == address.ip())
 }
 
 #[cfg(test)]

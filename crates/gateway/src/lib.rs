@@ -26,9 +26,15 @@ use tokio_util::sync::CancellationToken;
 const LARGEST_BODY: usize = 8 << 20;
 
 /// Serves HTTP on `listener` until `cancel`.
-pub async fn serve(node: Node, listener: TcpListener, cancel: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    node: Node,
+    listener: TcpListener,
+    cancel: CancellationToken,
+) -> std::io::Result<()> {
     let address = listener.local_addr()?;
-    axum::serve(listener, routes(node, address)).with_graceful_shutdown(cancel.cancelled_owned()).await
+    axum::serve(listener, routes(node, address))
+        .with_graceful_shutdown(cancel.cancelled_owned())
+        .await
 }
 
 fn routes(node: Node, address: SocketAddr) -> Router {
@@ -59,6 +65,15 @@ async fn ready(State(node): State<Node>) -> (StatusCode, Json<Value>) {
         .map(|e| json!({ "name": e.name, "state": e.state, "detail": e.detail }))
         .collect();
     let ready = node.settled();
-    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(json!({ "ready": ready, "experts": experts, "connected_peers": status.connected_peers })))
+    let code = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        code,
+        Json(
+            json!({ "ready": ready, "experts": experts, "connected_peers": status.connected_peers }),
+        ),
+    )
 }

@@ -25,18 +25,29 @@ pub(crate) async fn list(State(node): State<Node>) -> Json<Value> {
     Json(json!({ "object": "list", "data": data }))
 }
 
-pub(crate) async fn one(State(node): State<Node>, Path(name): Path<String>) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn one(
+    State(node): State<Node>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Refusal> {
     if name == AUTO {
         return Ok(Json(auto()));
     }
     let experts = node.experts().experts;
-    experts.iter().find(|e| e.name == name || e.model == name || e.id == name).map(|e| Json(entry(e))).ok_or_else(|| {
-        let names: Vec<&str> = experts.iter().map(|e| e.name.as_str()).collect();
-        Refusal(Failure::new(
-            ErrorKind::NotFound,
-            format!("no expert is called '{name}': there are {AUTO}{}{}", if names.is_empty() { "" } else { ", " }, names.join(", ")),
-        ))
-    })
+    experts
+        .iter()
+        .find(|e| e.name == name || e.model == name || e.id == name)
+        .map(|e| Json(entry(e)))
+        .ok_or_else(|| {
+            let names: Vec<&str> = experts.iter().map(|e| e.name.as_str()).collect();
+            Refusal(Failure::new(
+                ErrorKind::NotFound,
+                format!(
+                    "no expert is called '{name}': there are {AUTO}{}{}",
+                    if names.is_empty() { "" } else { ", " },
+                    names.join(", ")
+                ),
+            ))
+        })
 }
 
 fn auto() -> Value {

@@ -116,17 +116,26 @@ impl Default for Config {
 }
 impl Default for Net {
     fn default() -> Self {
-        Self { listen: Vec::new(), bootstrap: Vec::new(), local_discovery: true }
+        Self {
+            listen: Vec::new(),
+            bootstrap: Vec::new(),
+            local_discovery: true,
+        }
     }
 }
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: "auto".into() }
+        Self {
+            listen: "auto".into(),
+        }
     }
 }
 impl Default for Log {
     fn default() -> Self {
-        Self { format: "auto".into(), level: "warn,polymath=info".into() }
+        Self {
+            format: "auto".into(),
+            level: "error,polymath=info".into(),
+        }
     }
 }
 impl Default for Models {
@@ -141,12 +150,18 @@ impl Default for Catalog {
 }
 impl Default for Engine {
     fn default() -> Self {
-        Self { threads: 0, slots: 4, queue: 32 }
+        Self {
+            threads: 0,
+            slots: 4,
+            queue: 32,
+        }
     }
 }
 impl Default for Router {
     fn default() -> Self {
-        Self { encoder: "auto".into() }
+        Self {
+            encoder: "auto".into(),
+        }
     }
 }
 
@@ -192,11 +207,15 @@ impl Config {
     /// Reads and checks one file's text.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Failure> {
         let config: Self = toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+            let line = e.span().map_or(1, |s| {
+                text[..s.start.min(text.len())].matches('\n').count() + 1
+            });
             let what = e.message().split('\n').next().unwrap_or_default();
             bad(format!("{}, line {line}: {what}", path.display()))
         })?;
-        config.check().map_err(|e| bad(format!("{}: {}", path.display(), e.message)))?;
+        config
+            .check()
+            .map_err(|e| bad(format!("{}: {}", path.display(), e.message)))?;
         Ok(config)
     }
 
@@ -205,19 +224,36 @@ impl Config {
             if allowed.contains(&value) {
                 Ok(())
             } else {
-                Err(bad(format!("{key} = \"{value}\": use one of {}", allowed.join(", "))))
+                Err(bad(format!(
+                    "{key} = \"{value}\": use one of {}",
+                    allowed.join(", ")
+                )))
             }
         };
         one_of("log.format", &self.log.format, &["auto", "human", "json"])?;
-        one_of("router.encoder", &self.router.encoder, &["auto", "static", "embedder"])?;
-        if !(1..=256).contains(&self.engine.slots) || self.engine.queue > 65_536 || self.engine.threads > 1024 {
+        one_of(
+            "router.encoder",
+            &self.router.encoder,
+            &["auto", "static", "embedder"],
+        )?;
+        if !(1..=256).contains(&self.engine.slots)
+            || self.engine.queue > 65_536
+            || self.engine.threads > 1024
+        {
             return Err(bad("engine.slots must be 1 to 256, engine.queue at most 65536, engine.threads at most 1024".into()));
         }
         if self.client && !self.experts.is_empty() {
-            return Err(bad("client = true hosts nothing, but experts are listed: drop one of the two".into()));
+            return Err(bad(
+                "client = true hosts nothing, but experts are listed: drop one of the two".into(),
+            ));
         }
-        if !matches!(self.api.listen.as_str(), "auto" | "off") && self.api.listen.parse::<std::net::SocketAddr>().is_err() {
-            return Err(bad(format!("api.listen = \"{}\": use HOST:PORT such as 127.0.0.1:8420, auto or off", self.api.listen)));
+        if !matches!(self.api.listen.as_str(), "auto" | "off")
+            && self.api.listen.parse::<std::net::SocketAddr>().is_err()
+        {
+            return Err(bad(format!(
+                "api.listen = \"{}\": use HOST:PORT such as 127.0.0.1:8420, auto or off",
+                self.api.listen
+            )));
         }
         Ok(())
     }
@@ -231,8 +267,10 @@ impl Config {
         flags: &Table,
     ) -> Result<Effective, Failure> {
         let mut merged = Table::try_from(Self::default()).map_err(|e| bad(e.to_string()))?;
-        let mut sources: BTreeMap<String, Source> =
-            leaves(&merged).into_iter().map(|(k, _)| (k, Source::Default)).collect();
+        let mut sources: BTreeMap<String, Source> = leaves(&merged)
+            .into_iter()
+            .map(|(k, _)| (k, Source::Default))
+            .collect();
         match fs::read_to_string(file) {
             Ok(text) => {
                 Self::parse(&text, file)?;
@@ -241,18 +279,28 @@ impl Config {
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound && !required => {}
             Err(e) => {
-                return Err(bad(format!("cannot read {}: {e}: fix it, or name another file with --config", file.display())));
+                return Err(bad(format!(
+                    "cannot read {}: {e}: fix it, or name another file with --config",
+                    file.display()
+                )));
             }
         }
         for (key, default) in leaves(&merged.clone()) {
             let name = format!("POLYMATH_{}", key.replace('.', "_").to_uppercase());
             if let Some(text) = environment(&name) {
                 let value = from_environment(&name, &text, &default)?;
-                overlay(&mut merged, &nest(&key, value), &mut sources, &Source::Environment(name));
+                overlay(
+                    &mut merged,
+                    &nest(&key, value),
+                    &mut sources,
+                    &Source::Environment(name),
+                );
             }
         }
         overlay(&mut merged, flags, &mut sources, &Source::Flag);
-        let config: Self = merged.try_into().map_err(|e: toml::de::Error| bad(e.message().to_owned()))?;
+        let config: Self = merged
+            .try_into()
+            .map_err(|e: toml::de::Error| bad(e.message().to_owned()))?;
         config.check()?;
         Ok(Effective { config, sources })
     }
@@ -264,7 +312,11 @@ fn from_environment(name: &str, text: &str, like: &Value) -> Result<Value, Failu
         Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| wrong("true or false"))?),
         Value::Integer(_) => Value::Integer(text.parse().map_err(|_| wrong("a whole number"))?),
         Value::Array(_) => Value::Array(
-            text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|s| Value::String(s.into())).collect(),
+            text.split(',')
+                .map(str::trim)
+                .filter(|s| !s.is_empty())
+                .map(|s| Value::String(s.into()))
+                .collect(),
         ),
         _ => Value::String(text.to_owned()),
     })
@@ -274,7 +326,11 @@ fn leaves(table: &Table) -> Vec<(String, Value)> {
     let mut out = Vec::new();
     for (key, value) in table {
         if let Value::Table(inner) = value {
-            out.extend(leaves(inner).into_iter().map(|(k, v)| (format!("{key}.{k}"), v)));
+            out.extend(
+                leaves(inner)
+                    .into_iter()
+                    .map(|(k, v)| (format!("{key}.{k}"), v)),
+            );
         } else {
             out.push((key.clone(), value.clone()));
         }
@@ -283,12 +339,19 @@ fn leaves(table: &Table) -> Vec<(String, Value)> {
 }
 
 fn nest(key: &str, value: Value) -> Table {
-    let (first, rest) = key.split_once('.').map_or((key, None), |(a, b)| (a, Some(b)));
+    let (first, rest) = key
+        .split_once('.')
+        .map_or((key, None), |(a, b)| (a, Some(b)));
     let value = rest.map_or(value.clone(), |rest| Value::Table(nest(rest, value)));
     Table::from_iter([(first.to_owned(), value)])
 }
 
-fn overlay(base: &mut Table, over: &Table, sources: &mut BTreeMap<String, Source>, source: &Source) {
+fn overlay(
+    base: &mut Table,
+    over: &Table,
+    sources: &mut BTreeMap<String, Source>,
+    source: &Source,
+) {
     for (key, value) in leaves(over) {
         sources.insert(key.clone(), source.clone());
         set(base, &key, value);
@@ -301,7 +364,9 @@ fn set(base: &mut Table, key: &str, value: Value) {
             base.insert(key.to_owned(), value);
         }
         Some((first, rest)) => {
-            let inner = base.entry(first).or_insert_with(|| Value::Table(Table::new()));
+            let inner = base
+                .entry(first)
+                .or_insert_with(|| Value::Table(Table::new()));
             if let Value::Table(inner) = inner {
                 set(inner, rest, value);
             }
@@ -319,19 +384,41 @@ mod tests {
         if let Some(text) = text {
             fs::write(&file, text).unwrap();
         }
-        let env: BTreeMap<String, String> = env.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        Config::load(&file, false, |k| env.get(k).cloned(), &toml::from_str(flags).unwrap())
+        let env: BTreeMap<String, String> = env
+            .iter()
+            .map(|(k, v)| ((*k).into(), (*v).into()))
+            .collect();
+        Config::load(
+            &file,
+            false,
+            |k| env.get(k).cloned(),
+            &toml::from_str(flags).unwrap(),
+        )
     }
 
     #[test]
     fn flags_win_over_environment_over_file_over_defaults() {
         let file = "[engine]\nslots = 2\nqueue = 7\nthreads = 3\n";
-        let env = [("POLYMATH_ENGINE_SLOTS", "5"), ("POLYMATH_ENGINE_QUEUE", "9"), ("POLYMATH_NET_LISTEN", "a, b")];
+        let env = [
+            ("POLYMATH_ENGINE_SLOTS", "5"),
+            ("POLYMATH_ENGINE_QUEUE", "9"),
+            ("POLYMATH_NET_LISTEN", "a, b"),
+        ];
         let e = load(Some(file), &env, "[engine]\nslots = 6\n").unwrap();
-        assert_eq!((e.config.engine.slots, e.config.engine.queue, e.config.engine.threads), (6, 9, 3));
+        assert_eq!(
+            (
+                e.config.engine.slots,
+                e.config.engine.queue,
+                e.config.engine.threads
+            ),
+            (6, 9, 3)
+        );
         assert_eq!(e.config.net.listen, ["a", "b"]);
         assert_eq!(e.sources["engine.slots"], Source::Flag);
-        assert_eq!(e.sources["engine.queue"], Source::Environment("POLYMATH_ENGINE_QUEUE".into()));
+        assert_eq!(
+            e.sources["engine.queue"],
+            Source::Environment("POLYMATH_ENGINE_QUEUE".into())
+        );
         assert_eq!(e.sources["engine.threads"], Source::File);
         assert_eq!(e.sources["router.encoder"], Source::Default);
     }
@@ -339,13 +426,27 @@ mod tests {
     #[test]
     fn a_bad_setting_is_named_with_its_line() {
         let err = load(Some("\n[net]\nlsten = []\n"), &[], "").unwrap_err();
-        assert!(err.message.contains("lsten") && err.message.contains("line 3"), "{err}");
+        assert!(
+            err.message.contains("lsten") && err.message.contains("line 3"),
+            "{err}"
+        );
         let err = load(Some("[log]\nformat = \"xml\"\n"), &[], "").unwrap_err();
-        assert!(err.message.contains("log.format") && err.message.contains("json"), "{err}");
+        assert!(
+            err.message.contains("log.format") && err.message.contains("json"),
+            "{err}"
+        );
         let err = load(None, &[("POLYMATH_ENGINE_SLOTS", "many")], "").unwrap_err();
         assert!(err.message.contains("POLYMATH_ENGINE_SLOTS"), "{err}");
-        assert_eq!(load(Some("this is not toml"), &[], "").unwrap_err().kind, ErrorKind::Config);
-        assert_eq!(load(Some("client = true\nexperts = [\"x\"]"), &[], "").unwrap_err().kind, ErrorKind::Config);
+        assert_eq!(
+            load(Some("this is not toml"), &[], "").unwrap_err().kind,
+            ErrorKind::Config
+        );
+        assert_eq!(
+            load(Some("client = true\nexperts = [\"x\"]"), &[], "")
+                .unwrap_err()
+                .kind,
+            ErrorKind::Config
+        );
     }
 
     #[test]

@@ -19,8 +19,17 @@ pub type Control = ControlClient<Channel>;
 pub async fn connect(home: &Home) -> Result<Option<Control>, Failure> {
     let socket = home.control_socket();
     match rpc::connect_unix(&socket).await {
-        Ok(channel) => Ok(Some(ControlClient::new(channel).max_decoding_message_size(64 << 20))),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Ok(channel) => Ok(Some(
+            ControlClient::new(channel).max_decoding_message_size(64 << 20),
+        )),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Ok(None)
+        }
         Err(e) => Err(io_failure("reach the running node at", &socket, &e)),
     }
 }
@@ -30,7 +39,8 @@ pub(crate) fn bind(home: &Home) -> Result<UnixListener, Failure> {
     let path = home.control_socket();
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(|e| io_failure("listen on", &path, &e))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(|e| io_failure("protect", &path, &e))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+        .map_err(|e| io_failure("protect", &path, &e))?;
     Ok(listener)
 }
 
@@ -55,30 +65,49 @@ fn check(version: u32) -> Result<(), Status> {
 impl control_server::Control for Service {
     type AskStream = Pin<Box<dyn Stream<Item = Result<v1::AskEvent, Status>> + Send>>;
 
-    async fn ask(&self, request: Request<v1::AskRequest>) -> Result<Response<Self::AskStream>, Status> {
+    async fn ask(
+        &self,
+        request: Request<v1::AskRequest>,
+    ) -> Result<Response<Self::AskStream>, Status> {
         check(request.get_ref().version)?;
         let answer = self.node.ask(request.into_inner());
         Ok(Response::new(ReceiverStream::new(answer).map(Ok).boxed()))
     }
 
-    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
         check(request.get_ref().version)?;
         Ok(Response::new(self.node.status()))
     }
 
-    async fn peers(&self, request: Request<v1::PeersRequest>) -> Result<Response<v1::PeersResponse>, Status> {
+    async fn peers(
+        &self,
+        request: Request<v1::PeersRequest>,
+    ) -> Result<Response<v1::PeersResponse>, Status> {
         check(request.get_ref().version)?;
         Ok(Response::new(self.node.peers()))
     }
 
-    async fn experts(&self, request: Request<v1::ExpertsRequest>) -> Result<Response<v1::ExpertsResponse>, Status> {
+    async fn experts(
+        &self,
+        request: Request<v1::ExpertsRequest>,
+    ) -> Result<Response<v1::ExpertsResponse>, Status> {
         check(request.get_ref().version)?;
         Ok(Response::new(self.node.experts()))
     }
 
-    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+    async fn join(
+        &self,
+        request: Request<v1::JoinRequest>,
+    ) -> Result<Response<v1::JoinResponse>, Status> {
         check(request.get_ref().version)?;
-        let joined = self.node.join(&request.get_ref().address).await.map_err(|f| rpc::status(&f))?;
+        let joined = self
+            .node
+            .join(&request.get_ref().address)
+            .await
+            .map_err(|f| rpc::status(&f))?;
         Ok(Response::new(v1::JoinResponse {
             mesh_id: joined.mesh.to_string(),
             mesh_name: joined.name,
@@ -86,7 +115,10 @@ impl control_server::Control for Service {
         }))
     }
 
-    async fn shutdown(&self, request: Request<v1::ShutdownRequest>) -> Result<Response<v1::ShutdownResponse>, Status> {
+    async fn shutdown(
+        &self,
+        request: Request<v1::ShutdownRequest>,
+    ) -> Result<Response<v1::ShutdownResponse>, Status> {
         check(request.get_ref().version)?;
         self.node.stop(End::Stopped);
         Ok(Response::new(v1::ShutdownResponse {}))
@@ -99,7 +131,10 @@ impl Node {
     pub fn control_failure(status: &Status) -> Failure {
         let failure = rpc::failure(status);
         if failure.kind == ErrorKind::Unavailable && failure.message.contains("transport") {
-            return Failure::new(ErrorKind::Unavailable, "the running node went away in the middle of the call: see its log, then start it again with `polymath up`");
+            return Failure::new(
+                ErrorKind::Unavailable,
+                "the running node went away in the middle of the call: see its log, then start it again with `polymath up`",
+            );
         }
         failure
     }

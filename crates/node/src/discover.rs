@@ -11,7 +11,9 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use polymath_net::Net;
 use polymath_proto::v1;
 use polymath_rpc::Clients;
-use polymath_types::{Constraints, ExpertCard, ExpertId, ExpertKind, Format, Index, PeerId, PeerOffer};
+use polymath_types::{
+    Constraints, ExpertCard, ExpertId, ExpertKind, Format, Index, PeerId, PeerOffer,
+};
 use tokio::time::Instant;
 
 /// Providers asked at most for one question.
@@ -26,7 +28,10 @@ const MOST_EXPERTS: usize = 64;
 /// The DHT keys under which an expert is found.
 pub(crate) fn keys(card: &ExpertCard) -> Vec<Vec<u8>> {
     let names: BTreeSet<&str> = [card.name.as_str(), card.model.name.as_str()].into();
-    let mut keys: Vec<Vec<u8>> = names.into_iter().map(|n| format!("model:{n}").into_bytes()).collect();
+    let mut keys: Vec<Vec<u8>> = names
+        .into_iter()
+        .map(|n| format!("model:{n}").into_bytes())
+        .collect();
     keys.push(format!("expert:{}", card.id()).into_bytes());
     keys.push(kind_key(card.kind));
     keys
@@ -83,7 +88,10 @@ impl Discovered {
             .map(|peer| async move {
                 let left = until.saturating_duration_since(Instant::now());
                 let described = tokio::time::timeout(left, describe(clients, peer, left)).await;
-                (peer, described.unwrap_or_else(|_| Err("no answer in time".into())))
+                (
+                    peer,
+                    described.unwrap_or_else(|_| Err("no answer in time".into())),
+                )
             })
             .collect();
         let mut found = 0;
@@ -120,8 +128,10 @@ impl Discovered {
             return Arc::clone(index);
         }
         let mut offers: BTreeMap<PeerId, PeerOffer> = index.peers().clone();
-        let mut cards: HashMap<ExpertId, Arc<ExpertCard>> =
-            index.experts().map(|e| (e.id, Arc::clone(&e.card))).collect();
+        let mut cards: HashMap<ExpertId, Arc<ExpertCard>> = index
+            .experts()
+            .map(|e| (e.id, Arc::clone(&e.card)))
+            .collect();
         for (peer, described) in fresh {
             let experts = described.cards.iter().map(|c| (c.id(), Arc::clone(c)));
             let ids = experts.map(|(id, card)| {
@@ -142,10 +152,21 @@ impl Discovered {
 }
 
 async fn describe(clients: &Clients, peer: PeerId, within: Duration) -> Result<Described, String> {
-    let mut client = clients.expert(peer, within).await.map_err(|e| e.to_string())?;
-    let request = v1::DescribeRequest { version: Format::Wire.current() };
-    let response = client.describe(request).await.map_err(|s| s.message().to_owned())?.into_inner();
-    Format::Wire.check(response.version).map_err(|e| e.to_string())?;
+    let mut client = clients
+        .expert(peer, within)
+        .await
+        .map_err(|e| e.to_string())?;
+    let request = v1::DescribeRequest {
+        version: Format::Wire.current(),
+    };
+    let response = client
+        .describe(request)
+        .await
+        .map_err(|s| s.message().to_owned())?
+        .into_inner();
+    Format::Wire
+        .check(response.version)
+        .map_err(|e| e.to_string())?;
     let cards = response
         .experts
         .into_iter()
@@ -156,6 +177,15 @@ async fn describe(clients: &Clients, peer: PeerId, within: Duration) -> Result<D
             (card.id().as_bytes()[..] == e.id[..]).then(|| Arc::new(card))
         })
         .collect();
-    let agent = response.agent.chars().filter(|c| !c.is_control()).take(64).collect();
-    Ok(Described { until: Instant::now() + BELIEVED, agent, cards })
+    let agent = response
+        .agent
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(64)
+        .collect();
+    Ok(Described {
+        until: Instant::now() + BELIEVED,
+        agent,
+        cards,
+    })
 }

@@ -9,7 +9,8 @@ use polymath_proto::v1::{self, ask_event::Event, generate_event::Event as Step};
 use polymath_router::{Candidate, Decision, Outcome, PeerState, Reach, Request, Served};
 use polymath_rpc as rpc;
 use polymath_types::{
-    Attempt, Constraints, ErrorKind, ExpertKind, Failure, Format, PathKind, PeerId, Query, RequestId, Transport,
+    Attempt, Constraints, ErrorKind, ExpertKind, Failure, Format, PathKind, PeerId, Query,
+    RequestId, Transport,
 };
 use tokio::{sync::mpsc, time::Instant};
 use tonic::IntoRequest;
@@ -38,7 +39,11 @@ impl Node {
         let (events, answer) = mpsc::channel(EVENTS);
         let node = self.clone();
         self.inner.tasks.spawn(async move {
-            let asked = Asked { node, events: events.clone(), begun: Instant::now() };
+            let asked = Asked {
+                node,
+                events: events.clone(),
+                begun: Instant::now(),
+            };
             // The one who asked going away drops the work, and with it every call it makes.
             tokio::select! {
                 () = events.closed() => {}
@@ -61,7 +66,11 @@ fn failed(failure: &Failure) -> v1::Failed {
         attempts: failure
             .attempts
             .iter()
-            .map(|a| v1::FailedAttempt { expert: a.expert.clone(), peer: a.peer.clone(), outcome: a.outcome.clone() })
+            .map(|a| v1::FailedAttempt {
+                expert: a.expert.clone(),
+                peer: a.peer.clone(),
+                outcome: a.outcome.clone(),
+            })
             .collect(),
     }
 }
@@ -74,7 +83,11 @@ pub fn failure(failed: v1::Failed) -> Failure {
         attempts: failed
             .attempts
             .into_iter()
-            .map(|a| Attempt { expert: a.expert, peer: a.peer, outcome: a.outcome })
+            .map(|a| Attempt {
+                expert: a.expert,
+                peer: a.peer,
+                outcome: a.outcome,
+            })
             .collect(),
     }
 }
@@ -86,13 +99,21 @@ fn event(event: Event) -> v1::AskEvent {
 /// Reads what was asked; says clearly what is wrong with it.
 fn parse(request: &v1::AskRequest, id: RequestId) -> Result<Query, Failure> {
     let invalid = |m: String| Failure::new(ErrorKind::InvalidInput, m);
-    Format::Control.check(request.version).map_err(|e| Failure::new(ErrorKind::VersionMismatch, e.to_string()))?;
+    Format::Control
+        .check(request.version)
+        .map_err(|e| Failure::new(ErrorKind::VersionMismatch, e.to_string()))?;
     let bytes: usize = request.messages.iter().map(|m| m.content.len()).sum();
     if bytes > MOST_TEXT {
-        return Err(invalid(format!("the question has {bytes} bytes; at most {MOST_TEXT} are taken")));
+        return Err(invalid(format!(
+            "the question has {bytes} bytes; at most {MOST_TEXT} are taken"
+        )));
     }
     let peer = |text: &str| {
-        text.parse::<PeerId>().map_err(|_| invalid(format!("'{text}' is not a peer id: `polymath peers` shows them")))
+        text.parse::<PeerId>().map_err(|_| {
+            invalid(format!(
+                "'{text}' is not a peer id: `polymath peers` shows them"
+            ))
+        })
     };
     let timeout = match request.timeout_ms {
         0 => Constraints::default().timeout,
@@ -104,14 +125,23 @@ fn parse(request: &v1::AskRequest, id: RequestId) -> Result<Query, Failure> {
     }
     Ok(Query {
         id,
-        kind: request.kind.parse::<ExpertKind>().map_err(|e| invalid(e.to_string()))?,
+        kind: request
+            .kind
+            .parse::<ExpertKind>()
+            .map_err(|e| invalid(e.to_string()))?,
         messages,
         labels: request.labels.clone(),
         sampling: rpc::sampling_from_proto(request.sampling.clone())?,
         constraints: Constraints {
             model: (!request.model.is_empty()).then(|| request.model.clone()),
-            peer: (!request.peer.is_empty()).then(|| peer(&request.peer)).transpose()?,
-            exclude: request.exclude.iter().map(|p| peer(p)).collect::<Result<_, _>>()?,
+            peer: (!request.peer.is_empty())
+                .then(|| peer(&request.peer))
+                .transpose()?,
+            exclude: request
+                .exclude
+                .iter()
+                .map(|p| peer(p))
+                .collect::<Result<_, _>>()?,
             timeout,
         },
     })
@@ -144,7 +174,8 @@ struct Via {
 impl Asked {
     async fn run(&self, request: v1::AskRequest) -> Result<(), Failure> {
         let inner = &self.node.inner;
-        let id = RequestId::parse(&request.request_id).unwrap_or_else(|| RequestId::from_random(crate::random()));
+        let id = RequestId::parse(&request.request_id)
+            .unwrap_or_else(|| RequestId::from_random(crate::random()));
         let query = parse(&request, id)?;
         let deadline = self.begun + query.constraints.timeout;
         let mut decision = self.decide(&query).await;
@@ -152,15 +183,25 @@ impl Asked {
             let within = LOOK_UP.min(query.constraints.timeout / 2);
             let found = inner
                 .discovered
-                .look_up(&inner.net, &inner.clients, query.kind, &query.constraints, within)
+                .look_up(
+                    &inner.net,
+                    &inner.clients,
+                    query.kind,
+                    &query.constraints,
+                    within,
+                )
                 .await;
             if found > 0 {
                 decision = self.decide(&query).await;
             }
         }
-        self.send(Event::Decision(describe(&decision, &query))).await;
+        self.send(Event::Decision(describe(&decision, &query)))
+            .await;
         if decision.candidates.is_empty() {
-            return Err(decision.failure().cloned().unwrap_or_else(|| Failure::new(ErrorKind::Unavailable, decision.reason)));
+            return Err(decision
+                .failure()
+                .cloned()
+                .unwrap_or_else(|| Failure::new(ErrorKind::Unavailable, decision.reason)));
         }
         if request.dry_run {
             return Ok(());
@@ -172,26 +213,53 @@ impl Asked {
         let inner = &self.node.inner;
         let index = self.node.index();
         let (features, descriptors) = inner.encoder.encode(query, &index).await;
-        let request = Request { query, features: &features };
-        let connected: HashMap<PeerId, PeerInfo> = inner.net.peers().into_iter().map(|p| (p.peer, p)).collect();
+        let request = Request {
+            query,
+            features: &features,
+        };
+        let connected: HashMap<PeerId, PeerInfo> =
+            inner.net.peers().into_iter().map(|p| (p.peer, p)).collect();
         let peers = |peer: &PeerId| self.reach(peer, &connected);
         let mut router = inner.router.lock().unwrap_or_else(PoisonError::into_inner);
-        router.decide(self.node.elapsed(), &request, &index, &|id| descriptors.get(id).cloned(), &peers)
+        router.decide(
+            self.node.elapsed(),
+            &request,
+            &index,
+            &|id| descriptors.get(id).cloned(),
+            &peers,
+        )
     }
 
     fn reach(&self, peer: &PeerId, connected: &HashMap<PeerId, PeerInfo>) -> PeerState {
         let inner = &self.node.inner;
         if *peer == inner.net.local_peer() {
-            return PeerState { reach: Reach::Here, rtt: Some(Duration::ZERO), load: Some(inner.service.engine.load_report()) };
+            return PeerState {
+                reach: Reach::Here,
+                rtt: Some(Duration::ZERO),
+                load: Some(inner.service.engine.load_report()),
+            };
         }
         match connected.get(peer) {
-            Some(p) => PeerState { reach: Reach::Connected { path: p.path }, rtt: p.rtt, load: None },
-            None => PeerState { reach: Reach::Known, rtt: None, load: None },
+            Some(p) => PeerState {
+                reach: Reach::Connected { path: p.path },
+                rtt: p.rtt,
+                load: None,
+            },
+            None => PeerState {
+                reach: Reach::Known,
+                rtt: None,
+                load: None,
+            },
         }
     }
 
     /// Candidate after candidate until one answers in full or the deadline passes.
-    async fn attempt_all(&self, query: &Query, decision: Decision, deadline: Instant) -> Result<(), Failure> {
+    async fn attempt_all(
+        &self,
+        query: &Query,
+        decision: Decision,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
         let mut progress = Progress::default();
         let mut failures: Vec<Attempt> = Vec::new();
         let mut last: Option<Failure> = None;
@@ -199,14 +267,29 @@ impl Asked {
         for (i, candidate) in decision.candidates.iter().enumerate() {
             // An answer that has begun can only be carried on by the same expert.
             let begun_by_another = !progress.ids.is_empty()
-                && decision.candidates.iter().take(i).next_back().is_some_and(|c| c.expert != candidate.expert);
+                && decision
+                    .candidates
+                    .iter()
+                    .take(i)
+                    .next_back()
+                    .is_some_and(|c| c.expert != candidate.expert);
             if begun_by_another || Instant::now() >= deadline {
                 break;
             }
             let more = decision.candidates[i + 1..]
                 .iter()
                 .any(|c| progress.ids.is_empty() || c.expert == candidate.expert);
-            let outcome = self.attempt(query, candidate, failures.len(), last.as_ref(), more, deadline, &mut progress).await;
+            let outcome = self
+                .attempt(
+                    query,
+                    candidate,
+                    failures.len(),
+                    last.as_ref(),
+                    more,
+                    deadline,
+                    &mut progress,
+                )
+                .await;
             let Err(failure) = outcome else { return Ok(()) };
             tracing::debug!(request_id = %query.id, peer = %candidate.peer, expert = %candidate.name, "attempt failed: {failure}");
             failures.push(Attempt {
@@ -214,14 +297,18 @@ impl Asked {
                 peer: candidate.peer.to_string(),
                 outcome: failure.message.clone(),
             });
-            let hopeless = !failure.kind.worth_another_replica() && !(failure.kind == ErrorKind::DeadlineExceeded && Instant::now() < deadline);
+            let hopeless = !failure.kind.worth_another_replica()
+                && !(failure.kind == ErrorKind::DeadlineExceeded && Instant::now() < deadline);
             last = Some(failure);
             if hopeless {
                 break;
             }
         }
         let mut end = last.unwrap_or_else(|| {
-            Failure::new(ErrorKind::DeadlineExceeded, format!("no answer within {:?}", query.constraints.timeout))
+            Failure::new(
+                ErrorKind::DeadlineExceeded,
+                format!("no answer within {:?}", query.constraints.timeout),
+            )
         });
         if Instant::now() >= deadline {
             end.kind = ErrorKind::DeadlineExceeded;
@@ -230,7 +317,11 @@ impl Asked {
                 query.constraints.timeout
             );
         } else if !progress.ids.is_empty() {
-            end.message = format!("the answer broke off after {} tokens and no other peer could carry it on: {}", progress.ids.len(), end.message);
+            end.message = format!(
+                "the answer broke off after {} tokens and no other peer could carry it on: {}",
+                progress.ids.len(),
+                end.message
+            );
         } else if count > 1 && failures.len() > 1 {
             end.message = format!("all {} tries failed", failures.len());
         }
@@ -251,11 +342,23 @@ impl Asked {
     ) -> Result<(), Failure> {
         let inner = &self.node.inner;
         let began = Instant::now();
-        inner.router.lock().unwrap_or_else(PoisonError::into_inner).started(self.node.elapsed(), candidate.expert, candidate.peer);
+        inner
+            .router
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .started(self.node.elapsed(), candidate.expert, candidate.peer);
         // Ends what `started` began on every way out, cancellation included.
-        let mut report = Report { node: &self.node, candidate, result: Some(Err(ErrorKind::Cancelled)) };
+        let mut report = Report {
+            node: &self.node,
+            candidate,
+            result: Some(Err(ErrorKind::Cancelled)),
+        };
         let number = u32::try_from(failed_before + 1).unwrap_or(u32::MAX);
-        let served = self.call(query, candidate, number, last, more, deadline, progress, began).await;
+        let served = self
+            .call(
+                query, candidate, number, last, more, deadline, progress, began,
+            )
+            .await;
         match served {
             Ok(served) => {
                 report.result = Some(Ok(served));
@@ -286,14 +389,34 @@ impl Asked {
         let patience = if more { SILENCE.min(left) } else { left };
         let mut client = None;
         let via = if here {
-            Via { path: PathKind::Local, transport: Transport::None }
+            Via {
+                path: PathKind::Local,
+                transport: Transport::None,
+            }
         } else {
             inner.introduce(&candidate.peer);
-            let connect = if more { CONNECT.min(left) } else { left.min(CONNECT * 2) };
+            let connect = if more {
+                CONNECT.min(left)
+            } else {
+                left.min(CONNECT * 2)
+            };
             let connected = inner.clients.expert(candidate.peer, connect).await;
             client = Some(connected.map_err(|e| Failure::new(e.kind(), e.to_string()))?);
-            let info = inner.net.peers().into_iter().find(|p| p.peer == candidate.peer);
-            info.map_or(Via { path: PathKind::Direct, transport: Transport::Tcp }, |p| Via { path: p.path, transport: p.transport })
+            let info = inner
+                .net
+                .peers()
+                .into_iter()
+                .find(|p| p.peer == candidate.peer);
+            info.map_or(
+                Via {
+                    path: PathKind::Direct,
+                    transport: Transport::Tcp,
+                },
+                |p| Via {
+                    path: p.path,
+                    transport: p.transport,
+                },
+            )
         };
         self.send(Event::Attempt(v1::Attempt {
             number,
@@ -316,7 +439,10 @@ impl Asked {
                         let mut request = request.into_request();
                         request.set_timeout(left);
                         let opened = within(patience, client.generate(request)).await?;
-                        opened.into_inner().map(|e| e.map_err(|s| rpc::failure(&s))).boxed()
+                        opened
+                            .into_inner()
+                            .map(|e| e.map_err(|s| rpc::failure(&s)))
+                            .boxed()
                     }
                 };
                 self.relay(events, patience, progress).await?
@@ -338,8 +464,15 @@ impl Asked {
                     }
                 };
                 self.note_first(progress);
-                self.send(Event::Embeddings(v1::Embeddings { vectors: response.vectors })).await;
-                v1::Finished { reason: v1::finished::Reason::Stop as i32, usage: response.usage, load: response.load }
+                self.send(Event::Embeddings(v1::Embeddings {
+                    vectors: response.vectors,
+                }))
+                .await;
+                v1::Finished {
+                    reason: v1::finished::Reason::Stop as i32,
+                    usage: response.usage,
+                    load: response.load,
+                }
             }
             ExpertKind::Classify => {
                 let request = v1::ClassifyRequest {
@@ -355,25 +488,51 @@ impl Asked {
                     Some(mut client) => {
                         let mut request = request.into_request();
                         request.set_timeout(left);
-                        within(patience, client.classify(request)).await?.into_inner()
+                        within(patience, client.classify(request))
+                            .await?
+                            .into_inner()
                     }
                 };
                 self.note_first(progress);
-                self.send(Event::Classifications(v1::Classifications { classifications: response.classifications })).await;
-                v1::Finished { reason: v1::finished::Reason::Stop as i32, usage: response.usage, load: response.load }
+                self.send(Event::Classifications(v1::Classifications {
+                    classifications: response.classifications,
+                }))
+                .await;
+                v1::Finished {
+                    reason: v1::finished::Reason::Stop as i32,
+                    usage: response.usage,
+                    load: response.load,
+                }
             }
         };
-        Ok(self.finish(candidate, number, via, finished, progress, began).await)
+        Ok(self
+            .finish(candidate, number, via, finished, progress, began)
+            .await)
     }
 
     /// Passes an answer's events on until it is complete.
-    async fn relay(&self, mut events: Events, patience: Duration, progress: &mut Progress) -> Result<v1::Finished, Failure> {
+    async fn relay(
+        &self,
+        mut events: Events,
+        patience: Duration,
+        progress: &mut Progress,
+    ) -> Result<v1::Finished, Failure> {
         loop {
             let next = match tokio::time::timeout(patience, events.next()).await {
                 Ok(next) => next,
-                Err(_) => return Err(Failure::new(ErrorKind::DeadlineExceeded, format!("the peer fell silent for {patience:?}"))),
+                Err(_) => {
+                    return Err(Failure::new(
+                        ErrorKind::DeadlineExceeded,
+                        format!("the peer fell silent for {patience:?}"),
+                    ));
+                }
             };
-            let broken = || Failure::new(ErrorKind::Unavailable, "the peer went away in the middle of the answer");
+            let broken = || {
+                Failure::new(
+                    ErrorKind::Unavailable,
+                    "the peer went away in the middle of the answer",
+                )
+            };
             match next.ok_or_else(broken)??.event {
                 Some(Step::Started(started)) => {
                     if progress.ids.is_empty() {
@@ -410,9 +569,16 @@ impl Asked {
     ) -> Served {
         let now = Instant::now();
         let first = progress.first.unwrap_or(now);
-        let decode = progress.last.unwrap_or(first).saturating_duration_since(first);
+        let decode = progress
+            .last
+            .unwrap_or(first)
+            .saturating_duration_since(first);
         let tokens = u32::try_from(progress.ids.len()).unwrap_or(u32::MAX);
-        let rate = if tokens > 1 && !decode.is_zero() { f64::from(tokens - 1) / decode.as_secs_f64() } else { 0.0 };
+        let rate = if tokens > 1 && !decode.is_zero() {
+            f64::from(tokens - 1) / decode.as_secs_f64()
+        } else {
+            0.0
+        };
         let done = v1::Done {
             reason: finished.reason,
             usage: finished.usage,
@@ -430,7 +596,11 @@ impl Asked {
             seed: progress.seed.unwrap_or_default(),
         };
         self.send(Event::Done(done)).await;
-        Served { ttft: first.saturating_duration_since(began), tokens, decode }
+        Served {
+            ttft: first.saturating_duration_since(began),
+            tokens,
+            decode,
+        }
     }
 
     async fn send(&self, what: Event) {
@@ -439,7 +609,12 @@ impl Asked {
     }
 }
 
-fn generate_request(query: &Query, candidate: &Candidate, progress: &Progress, budget_ms: u64) -> v1::GenerateRequest {
+fn generate_request(
+    query: &Query,
+    candidate: &Candidate,
+    progress: &Progress,
+    budget_ms: u64,
+) -> v1::GenerateRequest {
     let mut sampling = rpc::sampling_to_proto(&query.sampling);
     // A resumed answer goes on with the seed it began with.
     sampling.seed = sampling.seed.or(progress.seed);
@@ -461,7 +636,10 @@ async fn within<T>(
 ) -> Result<tonic::Response<T>, Failure> {
     match tokio::time::timeout(patience, call).await {
         Ok(done) => done.map_err(|s| rpc::failure(&s)),
-        Err(_) => Err(Failure::new(ErrorKind::DeadlineExceeded, format!("the peer did not answer within {patience:?}"))),
+        Err(_) => Err(Failure::new(
+            ErrorKind::DeadlineExceeded,
+            format!("the peer did not answer within {patience:?}"),
+        )),
     }
 }
 
@@ -474,14 +652,24 @@ struct Report<'a> {
 
 impl Drop for Report<'_> {
     fn drop(&mut self) {
-        let Some(result) = self.result.take() else { return };
+        let Some(result) = self.result.take() else {
+            return;
+        };
         let inner = &self.node.inner;
         if matches!(result, Err(ErrorKind::Unavailable)) {
             inner.clients.forget(&self.candidate.peer);
         }
-        let outcome = Outcome { expert: self.candidate.expert, peer: self.candidate.peer, result };
+        let outcome = Outcome {
+            expert: self.candidate.expert,
+            peer: self.candidate.peer,
+            result,
+        };
         let now = self.node.elapsed();
-        inner.router.lock().unwrap_or_else(PoisonError::into_inner).observe(now, &outcome);
+        inner
+            .router
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .observe(now, &outcome);
     }
 }
 
@@ -501,7 +689,11 @@ fn describe(decision: &Decision, query: &Query) -> v1::Decision {
                 terms: c
                     .terms
                     .iter()
-                    .map(|t| v1::Term { name: t.name.to_owned(), value: t.value, weight: t.weight })
+                    .map(|t| v1::Term {
+                        name: t.name.to_owned(),
+                        value: t.value,
+                        weight: t.weight,
+                    })
                     .collect(),
             })
             .collect(),

@@ -53,13 +53,16 @@ impl Encoder {
     /// be sent to.
     pub(crate) async fn encode(&self, query: &Query, index: &Index) -> (Features, Descriptors) {
         let topic = clip(query.topic());
-        let cards: Vec<_> = index.of_kind(query.kind).map(|e| (e.id, Arc::clone(&e.card))).collect();
+        let cards: Vec<_> = index
+            .of_kind(query.kind)
+            .map(|e| (e.id, Arc::clone(&e.card)))
+            .collect();
         let bytes: usize = query.messages.iter().map(|m| m.content.len()).sum();
         let mut features = Features {
             encoder: static_encoder::ENCODER_ID.to_owned(),
             vector: Vec::new(),
             prompt_tokens: u32::try_from(bytes / BYTES_A_TOKEN / 2).unwrap_or(u32::MAX),
-            language: None,
+            language: polymath_engine::detect_language(topic),
         };
         if let Some(id) = self.embedder(cards.len()).await
             && let Some((vector, descriptors)) = self.embed(&id, topic, &cards).await
@@ -69,14 +72,24 @@ impl Encoder {
             return (features, descriptors);
         }
         features.vector = static_encoder::encode(topic);
-        let mut cache = self.by_static.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self
+            .by_static
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let descriptors = cards
             .iter()
             .map(|(id, card)| {
                 make_room(&mut cache);
                 let descriptor = cache.entry(*id).or_insert_with(|| {
-                    let examples: Vec<_> = card.examples.iter().map(|e| static_encoder::encode(e)).collect();
-                    Arc::new(Descriptor::new(&static_encoder::encode(&description(card)), &examples))
+                    let examples: Vec<_> = card
+                        .examples
+                        .iter()
+                        .map(|e| static_encoder::encode(e))
+                        .collect();
+                    Arc::new(Descriptor::new(
+                        &static_encoder::encode(&description(card)),
+                        &examples,
+                    ))
                 });
                 (*id, Arc::clone(descriptor))
             })
@@ -92,7 +105,11 @@ impl Encoder {
         *self
             .embedder
             .get_or_init(|| async {
-                let (engine, store, wanted) = (self.engine.clone(), self.store.clone(), self.mode == "embedder");
+                let (engine, store, wanted) = (
+                    self.engine.clone(),
+                    self.store.clone(),
+                    self.mode == "embedder",
+                );
                 let loaded = tokio::task::spawn_blocking(move || {
                     let card = experts::card(experts::find("embedder")?, &store)?;
                     debug_assert_eq!(card.model.runtime, Runtime::BertSentence);
@@ -107,7 +124,9 @@ impl Encoder {
                 match loaded.await {
                     Ok(Ok(id)) => Some(id),
                     Ok(Err(e)) if wanted => {
-                        tracing::warn!("router.encoder = \"embedder\", but {e}; the static encoder serves");
+                        tracing::warn!(
+                            "router.encoder = \"embedder\", but {e}; the static encoder serves"
+                        );
                         None
                     }
                     _ => None,
@@ -116,29 +135,58 @@ impl Encoder {
             .await
     }
 
-    async fn embed(&self, id: &ExpertId, topic: &str, cards: &[(ExpertId, Arc<ExpertCard>)]) -> Option<(Vec<f32>, Descriptors)> {
+    async fn embed(
+        &self,
+        id: &ExpertId,
+        topic: &str,
+        cards: &[(ExpertId, Arc<ExpertCard>)],
+    ) -> Option<(Vec<f32>, Descriptors)> {
         for (expert, card) in cards {
-            if self.by_embedder.lock().unwrap_or_else(PoisonError::into_inner).contains_key(expert) {
+            if self
+                .by_embedder
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains_key(expert)
+            {
                 continue;
             }
             let mut texts = vec![description(card)];
             texts.extend(card.examples.iter().cloned());
             let mut vectors = self.engine.embed(id, texts).await.ok()?.vectors.into_iter();
             let descriptor = Descriptor::new(&vectors.next()?, &vectors.collect::<Vec<_>>());
-            let mut cache = self.by_embedder.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut cache = self
+                .by_embedder
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             make_room(&mut cache);
             cache.insert(*expert, Arc::new(descriptor));
         }
-        let vector = self.engine.embed(id, vec![topic.to_owned()]).await.ok()?.vectors.pop()?;
-        let cache = self.by_embedder.lock().unwrap_or_else(PoisonError::into_inner);
-        let descriptors = cards.iter().filter_map(|(id, _)| Some((*id, Arc::clone(cache.get(id)?)))).collect();
+        let vector = self
+            .engine
+            .embed(id, vec![topic.to_owned()])
+            .await
+            .ok()?
+            .vectors
+            .pop()?;
+        let cache = self
+            .by_embedder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let descriptors = cards
+            .iter()
+            .filter_map(|(id, _)| Some((*id, Arc::clone(cache.get(id)?))))
+            .collect();
         Some((vector, descriptors))
     }
 }
 
 /// A card without a description is described by its name.
 fn description(card: &ExpertCard) -> String {
-    if card.description.is_empty() { card.name.replace(['-', '_', '.'], " ") } else { card.description.clone() }
+    if card.description.is_empty() {
+        card.name.replace(['-', '_', '.'], " ")
+    } else {
+        card.description.clone()
+    }
 }
 
 fn make_room(cache: &mut Descriptors) {

@@ -3,9 +3,12 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use polymath_blobs::{Cancel, Import, Installed, KnownModel, SilentProgress, Store, known_model, known_models};
+use polymath_blobs::{
+    Cancel, Import, Installed, KnownModel, SilentProgress, Store, known_model, known_models,
+};
 use polymath_types::{
-    ErrorKind, ExpertCard, ExpertKind, Failure, FileRole, Format, LabelSet, Model, Runtime, Sampling,
+    ErrorKind, ExpertCard, ExpertKind, Failure, FileRole, Format, LabelSet, Model, Runtime,
+    Sampling,
 };
 use serde::Deserialize;
 
@@ -84,7 +87,9 @@ impl Definition {
         }
         let toml_error = |e: toml::de::Error| bad(e.message().replace('\n', " "));
         let found: Versioned = toml::from_str(text).map_err(toml_error)?;
-        let version = found.version.ok_or_else(|| bad("the first line must be `version = 1`".into()))?;
+        let version = found
+            .version
+            .ok_or_else(|| bad("the first line must be `version = 1`".into()))?;
         Format::Card
             .check(version)
             .map_err(|e| Failure::new(ErrorKind::VersionMismatch, format!("{origin}: {e}")))?;
@@ -121,14 +126,18 @@ impl Definition {
             languages: self.languages,
             labels,
         };
-        card.check().map_err(|e| Failure::new(ErrorKind::Config, format!("expert '{}': {e}", card.name)))?;
+        card.check()
+            .map_err(|e| Failure::new(ErrorKind::Config, format!("expert '{}': {e}", card.name)))?;
         Ok(card)
     }
 }
 
 /// Every built-in definition.
 pub fn built_in() -> Vec<Definition> {
-    BUILT_IN.iter().filter_map(|text| Definition::parse(text, "built-in expert").ok()).collect()
+    BUILT_IN
+        .iter()
+        .filter_map(|text| Definition::parse(text, "built-in expert").ok())
+        .collect()
 }
 
 /// What a person named, before its files are looked for.
@@ -149,10 +158,16 @@ pub fn find(name: &str) -> Result<Named, Failure> {
         Some("toml") => {
             let too_big = fs::metadata(path).is_ok_and(|m| m.len() > LARGEST_DEFINITION);
             if too_big {
-                return Err(Failure::new(ErrorKind::Config, format!("{name} is not an expert definition: it is larger than 256 KiB")));
+                return Err(Failure::new(
+                    ErrorKind::Config,
+                    format!("{name} is not an expert definition: it is larger than 256 KiB"),
+                ));
             }
             let text = fs::read_to_string(path).map_err(|e| {
-                Failure::new(ErrorKind::Config, format!("cannot read the expert definition {name}: {e}"))
+                Failure::new(
+                    ErrorKind::Config,
+                    format!("cannot read the expert definition {name}: {e}"),
+                )
             })?;
             let definition = Definition::parse(&text, name)?;
             let folder = path.parent().unwrap_or(Path::new("."));
@@ -160,17 +175,29 @@ pub fn find(name: &str) -> Result<Named, Failure> {
         }
         Some("gguf") => {
             if !path.is_file() {
-                return Err(Failure::new(ErrorKind::NotFound, format!("there is no file {name}")));
+                return Err(Failure::new(
+                    ErrorKind::NotFound,
+                    format!("there is no file {name}"),
+                ));
             }
             let stem: String = path
                 .file_stem()
                 .map(|s| s.to_string_lossy().to_lowercase())
                 .unwrap_or_default()
                 .chars()
-                .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' })
+                .map(|c| {
+                    if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                        c
+                    } else {
+                        '-'
+                    }
+                })
                 .take(64)
                 .collect();
-            return Ok(Named::OwnFile(plain(&stem, ExpertKind::Generate), path.to_owned()));
+            return Ok(Named::OwnFile(
+                plain(&stem, ExpertKind::Generate),
+                path.to_owned(),
+            ));
         }
         _ => {}
     }
@@ -225,19 +252,31 @@ fn over(definition: Definition, folder: &Path) -> Result<Named, Failure> {
         }
         return Err(Failure::new(
             ErrorKind::NotFound,
-            format!("expert '{}' wants the model {}, which is not there", definition.name, path.display()),
+            format!(
+                "expert '{}' wants the model {}, which is not there",
+                definition.name,
+                path.display()
+            ),
         ));
     }
     Err(Failure::new(
         ErrorKind::NotFound,
-        format!("expert '{}' wants the unknown model '{}': `polymath model list` shows the known ones", definition.name, definition.model),
+        format!(
+            "expert '{}' wants the unknown model '{}': `polymath model list` shows the known ones",
+            definition.name, definition.model
+        ),
     ))
 }
 
 /// The model that must be pulled before `named` can be hosted, if any.
 pub fn missing(named: &Named, store: &Store) -> Result<Option<&'static KnownModel>, Failure> {
-    let Named::Expert(_, known) = named else { return Ok(None) };
-    match store.get(known.name()).map_err(|e| Failure::new(e.kind(), e.to_string()))? {
+    let Named::Expert(_, known) = named else {
+        return Ok(None);
+    };
+    match store
+        .get(known.name())
+        .map_err(|e| Failure::new(e.kind(), e.to_string()))?
+    {
         Some(installed) => {
             let present = store.check_present(&installed.model).is_ok();
             Ok((!present).then_some(*known))
@@ -257,7 +296,10 @@ pub fn card(named: Named, store: &Store) -> Result<Arc<ExpertCard>, Failure> {
                 .ok_or_else(|| {
                     Failure::new(
                         ErrorKind::NotFound,
-                        format!("the model {0} is not installed: run `polymath model pull {0}`", known.name()),
+                        format!(
+                            "the model {0} is not installed: run `polymath model pull {0}`",
+                            known.name()
+                        ),
                     )
                 })?;
             (definition, installed.model)
@@ -276,7 +318,8 @@ pub fn card(named: Named, store: &Store) -> Result<Arc<ExpertCard>, Failure> {
 
 /// Puts a person's own GGUF file into the store under `name`.
 pub fn import(store: &Store, path: &Path, name: &str) -> Result<Installed, Failure> {
-    let info = polymath_engine::inspect_gguf(path).map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+    let info =
+        polymath_engine::inspect_gguf(path).map_err(|e| Failure::new(e.kind(), e.to_string()))?;
     let import = Import {
         name: name.to_owned(),
         runtime: Runtime::GgufLlama,
@@ -313,7 +356,12 @@ mod tests {
         for definition in built_in() {
             assert!(find(&definition.name).is_ok(), "{}", definition.name);
         }
-        let language = Named::Fileless(built_in().into_iter().find(|d| d.name == "language").unwrap());
+        let language = Named::Fileless(
+            built_in()
+                .into_iter()
+                .find(|d| d.name == "language")
+                .unwrap(),
+        );
         let dir = tempfile::tempdir().unwrap();
         let card = card(language, &Store::open(dir.path()).unwrap()).unwrap();
         assert!(matches!(&card.labels, LabelSet::Fixed(l) if l.len() > 30));
@@ -323,14 +371,29 @@ mod tests {
     fn an_unknown_name_lists_what_there_is() {
         let err = find("no-such-thing").unwrap_err();
         assert_eq!(err.kind, ErrorKind::NotFound);
-        assert!(err.message.contains("chef") && err.message.contains("smollm2"), "{err}");
+        assert!(
+            err.message.contains("chef") && err.message.contains("smollm2"),
+            "{err}"
+        );
     }
 
     #[test]
     fn definitions_of_another_version_are_refused_with_both_versions() {
-        let err = Definition::parse("version = 4\nname = \"x\"\nkind = \"embed\"\nmodel = \"y\"", "x.toml").unwrap_err();
+        let err = Definition::parse(
+            "version = 4\nname = \"x\"\nkind = \"embed\"\nmodel = \"y\"",
+            "x.toml",
+        )
+        .unwrap_err();
         assert_eq!(err.kind, ErrorKind::VersionMismatch);
-        assert!(err.message.contains("version 4") && err.message.contains("version 1"), "{err}");
-        assert!(Definition::parse("name = \"x\"", "x.toml").unwrap_err().message.contains("version = 1"));
+        assert!(
+            err.message.contains("version 4") && err.message.contains("version 1"),
+            "{err}"
+        );
+        assert!(
+            Definition::parse("name = \"x\"", "x.toml")
+                .unwrap_err()
+                .message
+                .contains("version = 1")
+        );
     }
 }

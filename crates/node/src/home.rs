@@ -65,10 +65,10 @@ impl Home {
     /// `--home` or `POLYMATH_HOME` if given, else `polymath` under the XDG data directory.
     pub fn locate(given: Option<&Path>) -> Result<PathBuf, Failure> {
         if let Some(dir) = given {
-            return std::path::absolute(dir)
-                .map_err(|e| io_failure("use the home", dir, &e));
+            return std::path::absolute(dir).map_err(|e| io_failure("use the home", dir, &e));
         }
-        if let Some(data) = std::env::var_os("XDG_DATA_HOME").filter(|d| Path::new(d).is_absolute()) {
+        if let Some(data) = std::env::var_os("XDG_DATA_HOME").filter(|d| Path::new(d).is_absolute())
+        {
             return Ok(Path::new(&data).join("polymath"));
         }
         match std::env::var_os("HOME") {
@@ -157,7 +157,9 @@ impl Home {
         let config = |what: String| Failure::new(ErrorKind::Config, what);
         match fs::read_to_string(&path) {
             Ok(text) => {
-                let mode = fs::metadata(&path).map(|m| m.permissions().mode() & 0o777).unwrap_or(0o600);
+                let mode = fs::metadata(&path)
+                    .map(|m| m.permissions().mode() & 0o777)
+                    .unwrap_or(0o600);
                 if mode & 0o077 != 0 {
                     return Err(config(format!(
                         "{} can be read by others (mode {mode:o}): whoever has it is this node. Run `chmod 600 {}`, or delete it to become a new node",
@@ -166,9 +168,10 @@ impl Home {
                     )));
                 }
                 NodeKey::from_text(&text).map_err(|e| match e {
-                    polymath_types::IdentityError::Version(v) => {
-                        Failure::new(ErrorKind::VersionMismatch, format!("{}: {v}", path.display()))
-                    }
+                    polymath_types::IdentityError::Version(v) => Failure::new(
+                        ErrorKind::VersionMismatch,
+                        format!("{}: {v}", path.display()),
+                    ),
                     e => config(format!("{}: {e}", path.display())),
                 })
             }
@@ -197,16 +200,29 @@ impl Home {
         let damaged = |e: String| {
             Failure::new(
                 ErrorKind::DataLoss,
-                format!("{} is damaged ({e}): move it away and join the mesh again", path.display()),
+                format!(
+                    "{} is damaged ({e}): move it away and join the mesh again",
+                    path.display()
+                ),
             )
         };
         let found: Versioned = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         Format::Genesis.check(found.version).map_err(|e| {
-            Failure::new(ErrorKind::VersionMismatch, format!("{}: {e}", path.display()))
+            Failure::new(
+                ErrorKind::VersionMismatch,
+                format!("{}: {e}", path.display()),
+            )
         })?;
-        let file: MembershipFile = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
-        let genesis = Genesis::from_bytes(file.genesis.as_bytes()).map_err(|e| damaged(e.to_string()))?;
-        Ok(Some(Membership { genesis, joined: file.joined, bootstrap: file.bootstrap, port: file.port }))
+        let file: MembershipFile =
+            serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+        let genesis =
+            Genesis::from_bytes(file.genesis.as_bytes()).map_err(|e| damaged(e.to_string()))?;
+        Ok(Some(Membership {
+            genesis,
+            joined: file.joined,
+            bootstrap: file.bootstrap,
+            port: file.port,
+        }))
     }
 
     /// Writes which mesh the home belongs to.
@@ -215,7 +231,12 @@ impl Home {
             version: Format::Genesis.current(),
             genesis: String::from_utf8(membership.genesis.to_bytes()).unwrap_or_default(),
             joined: membership.joined,
-            bootstrap: membership.bootstrap.iter().take(MOST_BOOTSTRAP).cloned().collect(),
+            bootstrap: membership
+                .bootstrap
+                .iter()
+                .take(MOST_BOOTSTRAP)
+                .cloned()
+                .collect(),
             port: membership.port,
         };
         let text = serde_json::to_vec_pretty(&file).unwrap_or_default();
@@ -237,7 +258,9 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         .mode(0o600)
         .open(&temporary)
         .map_err(fail)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(fail)?;
     fs::rename(&temporary, path).map_err(fail)?;
     File::open(folder).and_then(|d| d.sync_all()).map_err(fail)
 }
@@ -245,8 +268,13 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 pub(crate) fn io_failure(what: &str, path: &Path, e: &std::io::Error) -> Failure {
     let (kind, advice) = match e.kind() {
         IoKind::PermissionDenied => (ErrorKind::Config, ": check its owner and mode"),
-        IoKind::StorageFull | IoKind::QuotaExceeded => (ErrorKind::ResourceExhausted, ": free some space"),
+        IoKind::StorageFull | IoKind::QuotaExceeded => {
+            (ErrorKind::ResourceExhausted, ": free some space")
+        }
         _ => (ErrorKind::Config, ""),
     };
-    Failure::new(kind, format!("cannot {what} {}: {e}{advice}", path.display()))
+    Failure::new(
+        kind,
+        format!("cannot {what} {}: {e}{advice}", path.display()),
+    )
 }

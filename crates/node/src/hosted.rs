@@ -29,8 +29,15 @@ pub(crate) struct Hosted {
 
 impl Hosted {
     pub(crate) fn new(engine: Engine, cards: Vec<Arc<ExpertCard>>) -> Self {
-        let experts = cards.into_iter().map(|c| (c.id(), (c, State::Loading))).collect();
-        Self { engine, experts: Arc::new(RwLock::new(experts)), changed: watch::Sender::new(0) }
+        let experts = cards
+            .into_iter()
+            .map(|c| (c.id(), (c, State::Loading)))
+            .collect();
+        Self {
+            engine,
+            experts: Arc::new(RwLock::new(experts)),
+            changed: watch::Sender::new(0),
+        }
     }
 
     /// Loads every expert, one after the other, on a thread that may block.
@@ -38,7 +45,9 @@ impl Hosted {
         for (id, card, _) in self.all() {
             let present = store.check_present(&card.model).map_err(|e| e.to_string());
             let loaded = present.and_then(|()| {
-                self.engine.load(Arc::clone(&card), &|f| store.path(f)).map_err(|e| e.to_string())
+                self.engine
+                    .load(Arc::clone(&card), &|f| store.path(f))
+                    .map_err(|e| e.to_string())
             });
             let state = match loaded {
                 Ok(()) => State::Ready,
@@ -47,7 +56,12 @@ impl Hosted {
                     State::Failed(why)
                 }
             };
-            if let Some(entry) = self.experts.write().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
+            if let Some(entry) = self
+                .experts
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_mut(&id)
+            {
                 entry.1 = state;
             }
             self.changed.send_modify(|n| *n += 1);
@@ -56,11 +70,18 @@ impl Hosted {
 
     pub(crate) fn all(&self) -> Vec<(ExpertId, Arc<ExpertCard>, State)> {
         let experts = self.experts.read().unwrap_or_else(PoisonError::into_inner);
-        experts.iter().map(|(id, (card, state))| (*id, Arc::clone(card), state.clone())).collect()
+        experts
+            .iter()
+            .map(|(id, (card, state))| (*id, Arc::clone(card), state.clone()))
+            .collect()
     }
 
     pub(crate) fn ready(&self) -> Vec<Arc<ExpertCard>> {
-        self.all().into_iter().filter(|(_, _, s)| *s == State::Ready).map(|(_, c, _)| c).collect()
+        self.all()
+            .into_iter()
+            .filter(|(_, _, s)| *s == State::Ready)
+            .map(|(_, c, _)| c)
+            .collect()
     }
 
     /// Whether nothing is loading any more.
@@ -73,13 +94,18 @@ impl Hosted {
         let experts = self.experts.read().unwrap_or_else(PoisonError::into_inner);
         match experts.get(id) {
             Some((card, State::Ready)) => Ok(Arc::clone(card)),
-            Some((card, State::Loading)) => {
-                Err(Failure::new(ErrorKind::Unavailable, format!("{} is still loading: ask again shortly", card.name)))
-            }
-            Some((card, State::Failed(why))) => {
-                Err(Failure::new(ErrorKind::Unavailable, format!("{} cannot be served: {why}", card.name)))
-            }
-            None => Err(Failure::new(ErrorKind::NotFound, format!("this peer does not host expert {}", id.short()))),
+            Some((card, State::Loading)) => Err(Failure::new(
+                ErrorKind::Unavailable,
+                format!("{} is still loading: ask again shortly", card.name),
+            )),
+            Some((card, State::Failed(why))) => Err(Failure::new(
+                ErrorKind::Unavailable,
+                format!("{} cannot be served: {why}", card.name),
+            )),
+            None => Err(Failure::new(
+                ErrorKind::NotFound,
+                format!("this peer does not host expert {}", id.short()),
+            )),
         }
     }
 

@@ -30,7 +30,8 @@ pub async fn join(home: &Home, lock: &HomeLock, address: &str) -> Result<Joined,
     // Hello is spoken across meshes, so any genesis will do for this one question.
     let genesis = match &current {
         Some(m) => m.genesis.clone(),
-        None => Genesis::new("joining", &key.keypair().public()).map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?,
+        None => Genesis::new("joining", &key.keypair().public())
+            .map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?,
     };
     let net = Net::start(NetConfig {
         key: key.clone(),
@@ -59,12 +60,19 @@ impl Node {
         let current = inner.home.membership()?;
         let (joined, membership) = enter(&inner.home, &inner.key, current, hello, address)?;
         inner.home.save_membership(&membership)?;
-        *inner.membership.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = membership;
+        *inner
+            .membership
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = membership;
         if joined.moved {
             self.stop(End::Restart);
         } else {
             let address = parse_address(address)?;
-            inner.net.dial(address, HELLO).await.map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+            inner
+                .net
+                .dial(address, HELLO)
+                .await
+                .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
         }
         Ok(joined)
     }
@@ -86,7 +94,10 @@ fn enter(
 ) -> Result<(Joined, Membership), Failure> {
     let theirs = hello.genesis.id();
     let moved = current.as_ref().is_none_or(|m| m.genesis.id() != theirs);
-    if moved && let Some(current) = &current && bound(home, key, current) {
+    if moved
+        && let Some(current) = &current
+        && bound(home, key, current)
+    {
         return Err(Failure::new(
             ErrorKind::FailedPrecondition,
             format!(
@@ -106,18 +117,32 @@ fn enter(
     bootstrap.retain(|a| a != address);
     bootstrap.insert(0, address.to_owned());
     let name = hello.genesis.name().to_owned();
-    let membership = Membership { genesis: hello.genesis, joined, bootstrap, port };
-    Ok((Joined { mesh: theirs, name, peer: hello.peer, moved }, membership))
+    let membership = Membership {
+        genesis: hello.genesis,
+        joined,
+        bootstrap,
+        port,
+    };
+    Ok((
+        Joined {
+            mesh: theirs,
+            name,
+            peer: hello.peer,
+            moved,
+        },
+        membership,
+    ))
 }
 
 /// Whether leaving the home's mesh would lose something: it was joined, or others are in it.
 fn bound(home: &Home, key: &NodeKey, current: &Membership) -> bool {
     let own = format!("offer-{}", key.peer_id());
-    let others = fs::read_dir(home.mesh_dir(current.genesis.id()).join("catalog")).is_ok_and(|entries| {
-        entries.flatten().any(|e| {
-            let name = e.file_name().to_string_lossy().into_owned();
-            name.starts_with("offer-") && !name.starts_with(&own)
-        })
-    });
+    let others =
+        fs::read_dir(home.mesh_dir(current.genesis.id()).join("catalog")).is_ok_and(|entries| {
+            entries.flatten().any(|e| {
+                let name = e.file_name().to_string_lossy().into_owned();
+                name.starts_with("offer-") && !name.starts_with(&own)
+            })
+        });
     current.joined || others
 }

@@ -116,7 +116,14 @@ impl Node {
     /// Starts a node. Its socket and its place in the mesh are open when this returns; models
     /// load behind it.
     pub async fn start(options: Options) -> Result<Self, Failure> {
-        let Options { home, lock, config, cards, store, passing } = options;
+        let Options {
+            home,
+            lock,
+            config,
+            cards,
+            store,
+            passing,
+        } = options;
         let key = home.identity(&lock)?;
         let mut membership = membership(&home, &key, passing)?;
         let client = config.client || passing;
@@ -124,13 +131,24 @@ impl Node {
         if !passing {
             home.save_membership(&membership)?;
         }
-        let control = if passing { None } else { Some(control::bind(&home)?) };
+        let control = if passing {
+            None
+        } else {
+            Some(control::bind(&home)?)
+        };
         let threads = match config.engine.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1),
+            0 => std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .saturating_sub(1)
+                .max(1),
             n => n,
         };
-        let engine = Engine::start(EngineConfig { threads, slots: config.engine.slots, queue: config.engine.queue })
-            .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+        let engine = Engine::start(EngineConfig {
+            threads,
+            slots: config.engine.slots,
+            queue: config.engine.queue,
+        })
+        .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
         let net = Net::start(NetConfig {
             key: key.clone(),
             genesis: membership.genesis.clone(),
@@ -146,7 +164,14 @@ impl Node {
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let catalog_dir = home.mesh_dir(net.mesh()).join("catalog");
         let records = sync::stored(&catalog_dir)?;
-        let (catalog, recovered) = Catalog::open(CatalogConfig { key: key.clone(), mesh: net.mesh(), limits: Default::default() }, records);
+        let (catalog, recovered) = Catalog::open(
+            CatalogConfig {
+                key: key.clone(),
+                mesh: net.mesh(),
+                limits: Default::default(),
+            },
+            records,
+        );
         for (record, problem) in &recovered.problems {
             tracing::warn!("catalog record {record} was skipped: {problem}");
         }
@@ -156,8 +181,14 @@ impl Node {
         let clients = Clients::new(net.clone());
         let inner = Arc::new(Inner {
             encoder: encode::Encoder::new(engine.clone(), store.clone(), &config.router.encoder),
-            service: serve::Service { engine, hosted: hosted.clone() },
-            router: Mutex::new(Router::new(RouterConfig::default(), u64::from_be_bytes(random()))),
+            service: serve::Service {
+                engine,
+                hosted: hosted.clone(),
+            },
+            router: Mutex::new(Router::new(
+                RouterConfig::default(),
+                u64::from_be_bytes(random()),
+            )),
             discovered: discover::Discovered::default(),
             gateway: Mutex::default(),
             begun: Instant::now(),
@@ -223,7 +254,13 @@ impl Node {
 
     /// Says where the HTTP API listens, for `status`.
     pub fn set_gateway(&self, address: &str) {
-        address.clone_into(&mut self.inner.gateway.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        address.clone_into(
+            &mut self
+                .inner
+                .gateway
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
     }
 
     /// Whether every hosted expert is loaded or has failed.
@@ -233,7 +270,9 @@ impl Node {
 
     /// Asks the node to end; [`Node::ended`] then returns.
     pub fn stop(&self, end: End) {
-        self.inner.end.send_if_modified(|e| e.is_none() && e.replace(end).is_none());
+        self.inner
+            .end
+            .send_if_modified(|e| e.is_none() && e.replace(end).is_none());
     }
 
     /// Waits until someone asked the node to end.
@@ -261,7 +300,11 @@ impl Inner {
     pub(crate) fn introduce(&self, peer: &PeerId) {
         let index = self.index.load();
         if let Some(offer) = index.peers().get(peer) {
-            let addresses: Vec<Multiaddr> = offer.addresses.iter().filter_map(|a| a.parse().ok()).collect();
+            let addresses: Vec<Multiaddr> = offer
+                .addresses
+                .iter()
+                .filter_map(|a| a.parse().ok())
+                .collect();
             if !addresses.is_empty() {
                 self.net.add_addresses(*peer, addresses);
             }
@@ -282,30 +325,55 @@ fn membership(home: &Home, key: &NodeKey, passing: bool) -> Result<Membership, F
     }
     let id = key.peer_id().to_string();
     let name = format!("mesh-{}", &id[id.len().saturating_sub(6)..]);
-    let genesis = Genesis::new(&name, &key.keypair().public()).map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?;
-    Ok(Membership { genesis, joined: false, bootstrap: Vec::new(), port: 0 })
+    let genesis = Genesis::new(&name, &key.keypair().public())
+        .map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?;
+    Ok(Membership {
+        genesis,
+        joined: false,
+        bootstrap: Vec::new(),
+        port: 0,
+    })
 }
 
 /// Where to listen: as configured; else on the home's own port, for this machine only until the
 /// home has joined a mesh.
-fn listen_addresses(config: &config::Config, membership: &mut Membership, client: bool) -> Result<Vec<Multiaddr>, Failure> {
+fn listen_addresses(
+    config: &config::Config,
+    membership: &mut Membership,
+    client: bool,
+) -> Result<Vec<Multiaddr>, Failure> {
     if !config.net.listen.is_empty() {
         return config.net.listen.iter().map(|a| parse_address(a)).collect();
     }
     if client {
         return Ok(Vec::new());
     }
-    let host = if membership.joined { "0.0.0.0" } else { "127.0.0.1" };
+    let host = if membership.joined {
+        "0.0.0.0"
+    } else {
+        "127.0.0.1"
+    };
     if membership.port == 0 || !free(host, membership.port) {
         membership.port = (0..16)
             .find_map(|_| {
                 let port = TcpListener::bind((host, 0)).ok()?.local_addr().ok()?.port();
                 free(host, port).then_some(port)
             })
-            .ok_or_else(|| Failure::new(ErrorKind::FailedPrecondition, format!("no free port on {host}: name an address with --listen")))?;
+            .ok_or_else(|| {
+                Failure::new(
+                    ErrorKind::FailedPrecondition,
+                    format!("no free port on {host}: name an address with --listen"),
+                )
+            })?;
     }
     let port = membership.port;
-    [format!("/ip4/{host}/tcp/{port}"), format!("/ip4/{host}/udp/{port}/quic-v1")].iter().map(|a| parse_address(a)).collect()
+    [
+        format!("/ip4/{host}/tcp/{port}"),
+        format!("/ip4/{host}/udp/{port}/quic-v1"),
+    ]
+    .iter()
+    .map(|a| parse_address(a))
+    .collect()
 }
 
 fn free(host: &str, port: u16) -> bool {

@@ -3,8 +3,9 @@
 use std::{collections::HashSet, sync::PoisonError, time::Duration};
 
 use polymath_catalog::Offer;
-use polymath_net::Multiaddr;
+use polymath_net::{Multiaddr, NetEvent};
 use polymath_types::{Constraints, ExpertKind, PeerId};
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::{AGENT, Node, discover, parse_address, sync::SyncHandle};
 
@@ -25,6 +26,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// Dials whoever is known until enough peers are connected, for ever.
 pub(crate) async fn meet(node: Node) {
     let inner = &node.inner;
+    let mut events = inner.net.events();
     let mut pause = FIRST_PAUSE;
     let mut looked: Option<tokio::time::Instant> = None;
     loop {
@@ -42,16 +44,46 @@ pub(crate) async fn meet(node: Node) {
         }
         inner.clients.reap();
         let met = !inner.net.peers().is_empty();
-        pause = if met { LONGEST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
-        if met && !inner.config.catalog.exchange && looked.is_none_or(|at| at.elapsed() > LOOK_AROUND) {
+        pause = if met {
+            LONGEST_PAUSE
+        } else {
+            (pause * 2).min(LONGEST_PAUSE)
+        };
+        if met
+            && !inner.config.catalog.exchange
+            && looked.is_none_or(|at| at.elapsed() > LOOK_AROUND)
+        {
             looked = Some(tokio::time::Instant::now());
             for kind in ExpertKind::ALL {
-                inner.discovered.look_up(&inner.net, &inner.clients, kind, &Constraints::default(), DIAL).await;
+                inner
+                    .discovered
+                    .look_up(
+                        &inner.net,
+                        &inner.clients,
+                        kind,
+                        &Constraints::default(),
+                        DIAL,
+                    )
+                    .await;
             }
         }
-        tokio::select! {
-            () = inner.cancel.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+        let until = tokio::time::Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = inner.cancel.cancelled() => return,
+                () = tokio::time::sleep_until(until) => break,
+                event = events.recv() => match event {
+                    Ok(NetEvent::Disconnected { peer }) => {
+                        inner.clients.forget(&peer);
+                        if inner.net.peers().is_empty() {
+                            pause = FIRST_PAUSE;
+                            break;
+                        }
+                    }
+                    Err(RecvError::Closed) => return,
+                    _ => {}
+                }
+            }
         }
     }
 }
@@ -59,16 +91,32 @@ pub(crate) async fn meet(node: Node) {
 /// Addresses worth a dial: configured ones, those that led here before, then those of offers.
 fn addresses(node: &Node, connected: &HashSet<PeerId>) -> Vec<Multiaddr> {
     let inner = &node.inner;
-    let remembered = inner.membership.lock().unwrap_or_else(PoisonError::into_inner).bootstrap.clone();
-    let mut known: Vec<Multiaddr> =
-        inner.config.net.bootstrap.iter().chain(&remembered).filter_map(|a| parse_address(a).ok()).collect();
+    let remembered = inner
+        .membership
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .bootstrap
+        .clone();
+    let mut known: Vec<Multiaddr> = inner
+        .config
+        .net
+        .bootstrap
+        .iter()
+        .chain(&remembered)
+        .filter_map(|a| parse_address(a).ok())
+        .collect();
     known.retain(|a| peer_of(a).is_none_or(|p| !connected.contains(&p)));
     for (peer, offer) in inner.index.load().peers() {
         if known.len() >= A_ROUND + inner.config.net.bootstrap.len() + remembered.len() {
             break;
         }
         if *peer != inner.net.local_peer() && !connected.contains(peer) {
-            known.extend(offer.addresses.iter().find_map(|a| format!("{a}/p2p/{peer}").parse::<Multiaddr>().ok()));
+            known.extend(
+                offer
+                    .addresses
+                    .iter()
+                    .find_map(|a| format!("{a}/p2p/{peer}").parse::<Multiaddr>().ok()),
+            );
         }
     }
     known
@@ -87,11 +135,23 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
     let mut provided: HashSet<Vec<u8>> = HashSet::new();
     loop {
         changes.mark_unchanged();
-        let addresses = listening.borrow_and_update().iter().map(ToString::to_string).collect();
+        let addresses = listening
+            .borrow_and_update()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let ready = hosted.ready();
-        let known_to_others = inner.index.load().peers().contains_key(&inner.net.local_peer());
+        let known_to_others = inner
+            .index
+            .load()
+            .peers()
+            .contains_key(&inner.net.local_peer());
         if !ready.is_empty() || (known_to_others && hosted.settled()) {
-            let offer = Offer { agent: AGENT.to_owned(), addresses, experts: ready.iter().map(|c| c.id()).collect() };
+            let offer = Offer {
+                agent: AGENT.to_owned(),
+                addresses,
+                experts: ready.iter().map(|c| c.id()).collect(),
+            };
             sync.offer(offer, ready.clone()).await;
         }
         let keys: HashSet<Vec<u8>> = ready.iter().flat_map(|c| discover::keys(c)).collect();
@@ -111,7 +171,6 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
         }
     }
 }
-
 
 impl Node {
     /// Waits until some expert is known and a peer is connected, or `within` has passed.

@@ -11,7 +11,10 @@ use polymath_types::{ErrorKind, ExpertId, Failure, Format};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{AGENT, hosted::{Hosted, State}};
+use crate::{
+    AGENT,
+    hosted::{Hosted, State},
+};
 
 /// Longest a peer may keep an answer going.
 const LONGEST_ANSWER: Duration = Duration::from_secs(600);
@@ -43,10 +46,17 @@ impl Service {
     }
 
     /// Begins an answer; its stream ends by `Finished`, by a failure, or at the deadline.
-    pub(crate) fn generate(&self, request: v1::GenerateRequest, budget: Duration) -> Result<Events, Failure> {
+    pub(crate) fn generate(
+        &self,
+        request: v1::GenerateRequest,
+        budget: Duration,
+    ) -> Result<Events, Failure> {
         let id = self.expert(&request.expert)?;
         if request.prefix_token_ids.len() > LONGEST_PREFIX {
-            return Err(Failure::new(ErrorKind::InvalidInput, "the forced prefix is too long"));
+            return Err(Failure::new(
+                ErrorKind::InvalidInput,
+                "the forced prefix is too long",
+            ));
         }
         let deadline = Instant::now() + budget;
         let job = GenerateJob {
@@ -55,7 +65,10 @@ impl Service {
             prefix_token_ids: request.prefix_token_ids,
             deadline: Some(deadline.into_std()),
         };
-        let stream = self.engine.generate(&id, job).map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+        let stream = self
+            .engine
+            .generate(&id, job)
+            .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
         let engine = self.engine.clone();
         let events = futures::stream::unfold(Some(stream), move |stream| {
             let engine = engine.clone();
@@ -64,7 +77,10 @@ impl Service {
                 let next = match tokio::time::timeout_at(deadline, stream.next()).await {
                     Ok(next) => next?,
                     Err(_) => {
-                        let late = Failure::new(ErrorKind::DeadlineExceeded, format!("the answer was not complete within {budget:?}"));
+                        let late = Failure::new(
+                            ErrorKind::DeadlineExceeded,
+                            format!("the answer was not complete within {budget:?}"),
+                        );
                         return Some((Err(late), None));
                     }
                 };
@@ -80,35 +96,63 @@ impl Service {
         Ok(events.boxed())
     }
 
-    pub(crate) async fn embed(&self, request: v1::EmbedRequest, budget: Duration) -> Result<v1::EmbedResponse, Failure> {
+    pub(crate) async fn embed(
+        &self,
+        request: v1::EmbedRequest,
+        budget: Duration,
+    ) -> Result<v1::EmbedResponse, Failure> {
         let id = self.expert(&request.expert)?;
         check_texts(&request.texts)?;
         let embedded = within(budget, self.engine.embed(&id, request.texts)).await?;
         Ok(v1::EmbedResponse {
-            vectors: embedded.vectors.into_iter().map(|values| v1::Vector { values }).collect(),
-            usage: Some(v1::Usage { prompt_tokens: embedded.prompt_tokens, completion_tokens: 0 }),
+            vectors: embedded
+                .vectors
+                .into_iter()
+                .map(|values| v1::Vector { values })
+                .collect(),
+            usage: Some(v1::Usage {
+                prompt_tokens: embedded.prompt_tokens,
+                completion_tokens: 0,
+            }),
             load: Some(rpc::load_to_proto(self.engine.load_report())),
         })
     }
 
-    pub(crate) async fn classify(&self, request: v1::ClassifyRequest, budget: Duration) -> Result<v1::ClassifyResponse, Failure> {
+    pub(crate) async fn classify(
+        &self,
+        request: v1::ClassifyRequest,
+        budget: Duration,
+    ) -> Result<v1::ClassifyResponse, Failure> {
         let id = self.expert(&request.expert)?;
         check_texts(&request.texts)?;
         let labels = &request.labels;
         if labels.len() > MOST_LABELS || labels.iter().any(|l| l.is_empty() || l.len() > 256) {
-            return Err(Failure::new(ErrorKind::InvalidInput, format!("at most {MOST_LABELS} labels of 1 to 256 bytes each")));
+            return Err(Failure::new(
+                ErrorKind::InvalidInput,
+                format!("at most {MOST_LABELS} labels of 1 to 256 bytes each"),
+            ));
         }
-        let classified = within(budget, self.engine.classify(&id, request.texts, request.labels)).await?;
+        let classified = within(
+            budget,
+            self.engine.classify(&id, request.texts, request.labels),
+        )
+        .await?;
         let classifications = classified
             .labels
             .into_iter()
             .map(|scores| v1::Classification {
-                labels: scores.into_iter().map(|(label, score)| v1::LabelScore { label, score }).collect(),
+                labels: scores
+                    .into_iter()
+                    .map(|(label, score)| v1::LabelScore { label, score })
+                    .collect(),
             })
             .collect();
         Ok(v1::ClassifyResponse {
             classifications,
-            usage: Some(v1::Usage { prompt_tokens: classified.prompt_tokens, completion_tokens: 0 }),
+            usage: Some(v1::Usage {
+                prompt_tokens: classified.prompt_tokens,
+                completion_tokens: 0,
+            }),
             load: Some(rpc::load_to_proto(self.engine.load_report())),
         })
     }
@@ -141,7 +185,9 @@ fn check_texts(texts: &[String]) -> Result<(), Failure> {
     }
     let bytes: usize = texts.iter().map(String::len).sum();
     if bytes > MOST_TEXT {
-        return invalid(format!("{bytes} bytes of text; at most {MOST_TEXT} are taken in one call"));
+        return invalid(format!(
+            "{bytes} bytes of text; at most {MOST_TEXT} are taken in one call"
+        ));
     }
     Ok(())
 }
@@ -152,16 +198,25 @@ async fn within<T>(
 ) -> Result<T, Failure> {
     match tokio::time::timeout(budget, work).await {
         Ok(done) => done.map_err(|e| Failure::new(e.kind(), e.to_string())),
-        Err(_) => Err(Failure::new(ErrorKind::DeadlineExceeded, format!("no answer within {budget:?}"))),
+        Err(_) => Err(Failure::new(
+            ErrorKind::DeadlineExceeded,
+            format!("no answer within {budget:?}"),
+        )),
     }
 }
 
 fn to_proto(event: Generated, engine: &Engine) -> v1::GenerateEvent {
     use v1::generate_event::Event;
     let event = match event {
-        Generated::Started { prompt_tokens, seed, fingerprint } => {
-            Event::Started(v1::Started { engine_fingerprint: fingerprint, prompt_tokens, seed })
-        }
+        Generated::Started {
+            prompt_tokens,
+            seed,
+            fingerprint,
+        } => Event::Started(v1::Started {
+            engine_fingerprint: fingerprint,
+            prompt_tokens,
+            seed,
+        }),
         Generated::Tokens { ids, text } => Event::Tokens(v1::Tokens { ids, text }),
         Generated::Finished { reason, usage } => Event::Finished(v1::Finished {
             reason: rpc::reason_to_proto(reason) as i32,
@@ -173,40 +228,67 @@ fn to_proto(event: Generated, engine: &Engine) -> v1::GenerateEvent {
 }
 
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    request.extensions().get::<Caller>().copied().ok_or_else(|| {
-        rpc::status(&Failure::new(ErrorKind::PermissionDenied, "this service is for peers of the mesh"))
-    })
+    request
+        .extensions()
+        .get::<Caller>()
+        .copied()
+        .ok_or_else(|| {
+            rpc::status(&Failure::new(
+                ErrorKind::PermissionDenied,
+                "this service is for peers of the mesh",
+            ))
+        })
 }
 
 #[tonic::async_trait]
 impl Expert for Service {
     type GenerateStream = Pin<Box<dyn Stream<Item = Result<v1::GenerateEvent, Status>> + Send>>;
 
-    async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Self::GenerateStream>, Status> {
+    async fn generate(
+        &self,
+        request: Request<v1::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
         let caller = caller(&request)?;
         rpc::check_version(Format::Wire, request.get_ref().version)?;
         let budget = rpc::budget(&request, request.get_ref().budget_ms, LONGEST_ANSWER);
         let request = request.into_inner();
         tracing::debug!(request_id = %clip(&request.request_id), peer = %caller.peer, path = %caller.path, "generate");
         let events = Self::generate(self, request, budget).map_err(|f| rpc::status(&f))?;
-        Ok(Response::new(events.map(|e| e.map_err(|f| rpc::status(&f))).boxed()))
+        Ok(Response::new(
+            events.map(|e| e.map_err(|f| rpc::status(&f))).boxed(),
+        ))
     }
 
-    async fn embed(&self, request: Request<v1::EmbedRequest>) -> Result<Response<v1::EmbedResponse>, Status> {
+    async fn embed(
+        &self,
+        request: Request<v1::EmbedRequest>,
+    ) -> Result<Response<v1::EmbedResponse>, Status> {
         caller(&request)?;
         rpc::check_version(Format::Wire, request.get_ref().version)?;
         let budget = rpc::budget(&request, request.get_ref().budget_ms, LONGEST_ANSWER);
-        Self::embed(self, request.into_inner(), budget).await.map(Response::new).map_err(|f| rpc::status(&f))
+        Self::embed(self, request.into_inner(), budget)
+            .await
+            .map(Response::new)
+            .map_err(|f| rpc::status(&f))
     }
 
-    async fn classify(&self, request: Request<v1::ClassifyRequest>) -> Result<Response<v1::ClassifyResponse>, Status> {
+    async fn classify(
+        &self,
+        request: Request<v1::ClassifyRequest>,
+    ) -> Result<Response<v1::ClassifyResponse>, Status> {
         caller(&request)?;
         rpc::check_version(Format::Wire, request.get_ref().version)?;
         let budget = rpc::budget(&request, request.get_ref().budget_ms, LONGEST_ANSWER);
-        Self::classify(self, request.into_inner(), budget).await.map(Response::new).map_err(|f| rpc::status(&f))
+        Self::classify(self, request.into_inner(), budget)
+            .await
+            .map(Response::new)
+            .map_err(|f| rpc::status(&f))
     }
 
-    async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeResponse>, Status> {
+    async fn describe(
+        &self,
+        request: Request<v1::DescribeRequest>,
+    ) -> Result<Response<v1::DescribeResponse>, Status> {
         caller(&request)?;
         rpc::check_version(Format::Wire, request.get_ref().version)?;
         Ok(Response::new(Self::describe(self)))
@@ -215,7 +297,10 @@ impl Expert for Service {
 
 /// A foreign request id, short enough for a log line.
 fn clip(id: &str) -> String {
-    id.chars().filter(|c| c.is_ascii_graphic()).take(64).collect()
+    id.chars()
+        .filter(|c| c.is_ascii_graphic())
+        .take(64)
+        .collect()
 }
 
 /// Serves the catalog's `Sync` by handing each stream to the catalog's own task.
@@ -229,7 +314,10 @@ pub(crate) struct SyncService {
 impl v1::catalog_server::Catalog for SyncService {
     type SyncStream = Pin<Box<dyn Stream<Item = Result<v1::SyncFrame, Status>> + Send>>;
 
-    async fn sync(&self, request: Request<Streaming<v1::SyncFrame>>) -> Result<Response<Self::SyncStream>, Status> {
+    async fn sync(
+        &self,
+        request: Request<Streaming<v1::SyncFrame>>,
+    ) -> Result<Response<Self::SyncStream>, Status> {
         let caller = caller(&request)?;
         let Some(sync) = &self.sync else {
             return Err(rpc::status(&Failure::new(

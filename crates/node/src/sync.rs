@@ -19,7 +19,7 @@ use polymath_net::{Membership, Net};
 use polymath_proto::v1::SyncFrame;
 use polymath_rpc::Clients;
 use polymath_types::{ExpertCard, Failure, Index, PeerId};
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, Streaming};
@@ -40,10 +40,24 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 enum Command {
-    Started { peer: PeerId, session: u64, outbound: mpsc::Sender<SyncFrame> },
-    Frame { peer: PeerId, session: u64, frame: SyncFrame },
-    Ended { peer: PeerId, session: u64 },
-    Offer { offer: Offer, cards: Vec<Arc<ExpertCard>> },
+    Started {
+        peer: PeerId,
+        session: u64,
+        outbound: mpsc::Sender<SyncFrame>,
+    },
+    Frame {
+        peer: PeerId,
+        session: u64,
+        frame: SyncFrame,
+    },
+    Ended {
+        peer: PeerId,
+        session: u64,
+    },
+    Offer {
+        offer: Offer,
+        cards: Vec<Arc<ExpertCard>>,
+    },
 }
 
 /// Talks to the catalog's task; cheap to clone.
@@ -68,7 +82,10 @@ pub(crate) fn stored(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, Failure> {
             let _ = fs::remove_file(&path);
             continue;
         }
-        records.push((name, fs::read(&path).map_err(|e| io_failure("read", &path, &e))?));
+        records.push((
+            name,
+            fs::read(&path).map_err(|e| io_failure("read", &path, &e))?,
+        ));
     }
     Ok(records)
 }
@@ -89,7 +106,12 @@ pub(crate) fn start(
         cancel: cancel.clone(),
     };
     index.store(catalog.index());
-    let keeper = Keeper { catalog, dir, index, peers: HashMap::new() };
+    let keeper = Keeper {
+        catalog,
+        dir,
+        index,
+        peers: HashMap::new(),
+    };
     tasks.spawn(keeper.run(inbox, cancel.clone()));
     handle
 }
@@ -101,18 +123,37 @@ impl SyncHandle {
     }
 
     /// A peer opened a stream to us: its frames go to the catalog, the catalog's come back.
-    pub(crate) fn session(&self, peer: PeerId, inbound: Streaming<SyncFrame>) -> impl Stream<Item = SyncFrame> + use<> {
+    pub(crate) fn session(
+        &self,
+        peer: PeerId,
+        inbound: Streaming<SyncFrame>,
+    ) -> impl Stream<Item = SyncFrame> + use<> {
         let (outbound, frames) = mpsc::channel(OUTBOUND);
         let this = self.clone();
-        self.tasks.spawn(async move { this.read(peer, outbound, inbound).await });
+        self.tasks
+            .spawn(async move { this.read(peer, outbound, inbound).await });
         ReceiverStream::new(frames)
     }
 
-    async fn read(&self, peer: PeerId, outbound: mpsc::Sender<SyncFrame>, mut inbound: Streaming<SyncFrame>) {
+    async fn read(
+        &self,
+        peer: PeerId,
+        outbound: mpsc::Sender<SyncFrame>,
+        mut inbound: Streaming<SyncFrame>,
+    ) {
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);
         // The keeper drops its sender to end a session; this copy only watches for that.
         let watch = outbound.clone().downgrade();
-        if self.commands.send(Command::Started { peer, session, outbound }).await.is_err() {
+        if self
+            .commands
+            .send(Command::Started {
+                peer,
+                session,
+                outbound,
+            })
+            .await
+            .is_err()
+        {
             return;
         }
         loop {
@@ -122,7 +163,16 @@ impl SyncHandle {
             };
             match next {
                 Some(Ok(frame)) if watch.upgrade().is_some() => {
-                    if self.commands.send(Command::Frame { peer, session, frame }).await.is_err() {
+                    if self
+                        .commands
+                        .send(Command::Frame {
+                            peer,
+                            session,
+                            frame,
+                        })
+                        .await
+                        .is_err()
+                    {
                         return;
                     }
                 }
@@ -152,15 +202,13 @@ impl SyncHandle {
             for peer in connected {
                 open.entry(peer).or_insert_with(|| {
                     let (this, net, clients) = (self.clone(), net.clone(), clients.clone());
-                    self.tasks.spawn(async move { this.keep_open(peer, net, clients).await })
+                    self.tasks
+                        .spawn(async move { this.keep_open(peer, net, clients).await })
                 });
             }
             tokio::select! {
                 () = self.cancel.cancelled() => return,
-                event = events.recv() => match event {
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
-                    Ok(_) | Err(_) => {}
-                },
+                event = events.recv() => if event == Err(RecvError::Closed) { return },
                 () = tokio::time::sleep(TICK) => {}
             }
         }
@@ -182,7 +230,10 @@ impl SyncHandle {
     }
 
     async fn dial(&self, peer: PeerId, clients: &Clients) -> Result<(), String> {
-        let mut client = clients.catalog(peer, OPEN).await.map_err(|e| e.to_string())?;
+        let mut client = clients
+            .catalog(peer, OPEN)
+            .await
+            .map_err(|e| e.to_string())?;
         let (outbound, frames) = mpsc::channel(OUTBOUND);
         // The server answers with its own stream at once, before our first frame.
         let opened = tokio::time::timeout(OPEN, client.sync(ReceiverStream::new(frames))).await;
@@ -224,14 +275,26 @@ impl Keeper {
 
     fn obey(&mut self, command: Command) -> Vec<Action> {
         match command {
-            Command::Started { peer, session, outbound } => {
+            Command::Started {
+                peer,
+                session,
+                outbound,
+            } => {
                 if self.peers.insert(peer, (session, outbound)).is_some() {
                     self.catalog.peer_disconnected(peer);
                 }
                 self.catalog.peer_connected(peer)
             }
-            Command::Frame { peer, session, frame } => {
-                if self.peers.get(&peer).is_none_or(|(current, _)| *current != session) {
+            Command::Frame {
+                peer,
+                session,
+                frame,
+            } => {
+                if self
+                    .peers
+                    .get(&peer)
+                    .is_none_or(|(current, _)| *current != session)
+                {
                     return Vec::new();
                 }
                 self.catalog.receive(peer, frame).unwrap_or_else(|e| {
@@ -241,7 +304,11 @@ impl Keeper {
                 })
             }
             Command::Ended { peer, session } => {
-                if self.peers.get(&peer).is_some_and(|(current, _)| *current == session) {
+                if self
+                    .peers
+                    .get(&peer)
+                    .is_some_and(|(current, _)| *current == session)
+                {
                     self.end(peer);
                 }
                 Vec::new()
@@ -274,10 +341,13 @@ impl Keeper {
             match action {
                 Action::Store { name, bytes } => {
                     let path = self.dir.join(&name);
-                    let written = tokio::task::spawn_blocking(move || write_atomic(&path, &bytes)).await;
+                    let written =
+                        tokio::task::spawn_blocking(move || write_atomic(&path, &bytes)).await;
                     if let Ok(Err(e)) = written {
                         // Going on would say things a restart forgets, and so contradict ourselves.
-                        tracing::error!("the catalog is not exchanged until its store can be written: {e}");
+                        tracing::error!(
+                            "the catalog is not exchanged until its store can be written: {e}"
+                        );
                         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
                         peers.into_iter().for_each(|p| self.end(p));
                         return;
@@ -287,7 +357,10 @@ impl Keeper {
                     let _ = fs::remove_file(self.dir.join(&name));
                 }
                 Action::Send { peer, frame } => {
-                    let full = self.peers.get(&peer).is_some_and(|(_, out)| out.try_send(frame).is_err());
+                    let full = self
+                        .peers
+                        .get(&peer)
+                        .is_some_and(|(_, out)| out.try_send(frame).is_err());
                     if full {
                         tracing::debug!(%peer, "reads its catalog stream too slowly; it begins anew");
                         self.end(peer);

@@ -13,15 +13,29 @@ impl Node {
     /// The node at a glance.
     pub fn status(&self) -> v1::StatusResponse {
         let inner = &self.inner;
-        let membership = inner.membership.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let membership = inner
+            .membership
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let me = inner.net.local_peer();
         v1::StatusResponse {
             peer: me.to_string(),
             mesh_id: inner.net.mesh().to_string(),
             mesh_name: membership.genesis.name().to_owned(),
             own_mesh: !membership.joined,
-            addresses: inner.net.listen_addrs().borrow().iter().map(|a| format!("{a}/p2p/{me}")).collect(),
-            gateway: inner.gateway.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            addresses: inner
+                .net
+                .listen_addrs()
+                .borrow()
+                .iter()
+                .map(|a| format!("{a}/p2p/{me}"))
+                .collect(),
+            gateway: inner
+                .gateway
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
             home: inner.home.dir().display().to_string(),
             version: AGENT.to_owned(),
             uptime_ms: u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -94,10 +108,16 @@ impl Node {
             peer.experts = offer
                 .experts
                 .iter()
-                .map(|e| index.expert(e).map_or_else(|| e.short(), |x| x.card.name.clone()))
+                .map(|e| {
+                    index
+                        .expert(e)
+                        .map_or_else(|| e.short(), |x| x.card.name.clone())
+                })
                 .collect();
         }
-        v1::PeersResponse { peers: peers.into_values().collect() }
+        v1::PeersResponse {
+            peers: peers.into_values().collect(),
+        }
     }
 
     /// Every expert of the mesh this node knows.
@@ -127,5 +147,7 @@ impl Node {
 fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
 }

@@ -29,11 +29,17 @@ fn the_membership_file_of_version_1_is_read_and_another_version_refused() {
     }
     assert_eq!(fs::read(&file).unwrap(), fs::read(&golden).unwrap());
     assert_eq!(home.membership().unwrap(), Some(membership()));
-    let newer = fs::read_to_string(&golden).unwrap().replacen("\"version\": 1", "\"version\": 2", 1);
+    let newer =
+        fs::read_to_string(&golden)
+            .unwrap()
+            .replacen("\"version\": 1", "\"version\": 2", 1);
     fs::write(&file, newer).unwrap();
     let error = home.membership().unwrap_err();
     assert_eq!(error.kind, ErrorKind::VersionMismatch);
-    assert!(error.message.contains("version 2") && error.message.contains("version 1"), "{error}");
+    assert!(
+        error.message.contains("version 2") && error.message.contains("version 1"),
+        "{error}"
+    );
     fs::write(&file, "{").unwrap();
     assert_eq!(home.membership().unwrap_err().kind, ErrorKind::DataLoss);
 }
@@ -45,7 +51,10 @@ fn a_home_is_locked_by_one_at_a_time() {
     let lock = home.lock().unwrap();
     let refused = home.lock().unwrap_err();
     assert_eq!(refused.kind, ErrorKind::FailedPrecondition);
-    assert!(refused.message.contains(&std::process::id().to_string()), "{refused}");
+    assert!(
+        refused.message.contains(&std::process::id().to_string()),
+        "{refused}"
+    );
     let first = home.identity(&lock).unwrap().peer_id();
     drop(lock);
     let again = home.lock().unwrap();
@@ -57,5 +66,10 @@ fn a_long_path_still_gets_a_socket() {
     let dir = tempfile::tempdir().unwrap();
     let home = Home::open(dir.path().join("x".repeat(120))).unwrap();
     assert!(home.control_socket().as_os_str().len() < 108);
-    assert_ne!(home.control_socket(), Home::open(dir.path().join("y".repeat(120))).unwrap().control_socket());
+    assert_ne!(
+        home.control_socket(),
+        Home::open(dir.path().join("y".repeat(120)))
+            .unwrap()
+            .control_socket()
+    );
 }

@@ -69,18 +69,31 @@ impl ConnectError {
 impl Clients {
     /// Clients over `net`.
     pub fn new(net: Net) -> Self {
-        Self { net, channels: Arc::default() }
+        Self {
+            net,
+            channels: Arc::default(),
+        }
     }
 
     /// A client of `peer`'s experts, connected within `within`.
-    pub async fn expert(&self, peer: PeerId, within: Duration) -> Result<ExpertClient<Channel>, ConnectError> {
-        Ok(ExpertClient::new(self.channel(peer, within).await?).max_decoding_message_size(MAX_MESSAGE))
+    pub async fn expert(
+        &self,
+        peer: PeerId,
+        within: Duration,
+    ) -> Result<ExpertClient<Channel>, ConnectError> {
+        Ok(ExpertClient::new(self.channel(peer, within).await?)
+            .max_decoding_message_size(MAX_MESSAGE))
     }
 
     /// A client of `peer`'s catalog. It gets a channel of its own: a long-lived stream must not
     /// keep the pooled one from being reaped.
-    pub async fn catalog(&self, peer: PeerId, within: Duration) -> Result<CatalogClient<Channel>, ConnectError> {
-        Ok(CatalogClient::new(connect(&self.net, peer, within).await?).max_decoding_message_size(MAX_MESSAGE))
+    pub async fn catalog(
+        &self,
+        peer: PeerId,
+        within: Duration,
+    ) -> Result<CatalogClient<Channel>, ConnectError> {
+        Ok(CatalogClient::new(connect(&self.net, peer, within).await?)
+            .max_decoding_message_size(MAX_MESSAGE))
     }
 
     /// Forgets the channel to a peer that went away.
@@ -101,11 +114,20 @@ impl Clients {
         let channel = connect(&self.net, peer, within).await?;
         let mut channels = self.lock();
         if channels.len() >= MOST_CHANNELS
-            && let Some(oldest) = channels.iter().min_by_key(|(_, p)| p.used).map(|(id, _)| *id)
+            && let Some(oldest) = channels
+                .iter()
+                .min_by_key(|(_, p)| p.used)
+                .map(|(id, _)| *id)
         {
             channels.remove(&oldest);
         }
-        channels.insert(peer, Pooled { channel: channel.clone(), used: Instant::now() });
+        channels.insert(
+            peer,
+            Pooled {
+                channel: channel.clone(),
+                used: Instant::now(),
+            },
+        );
         Ok(channel)
     }
 
@@ -141,7 +163,13 @@ async fn connect(net: &Net, peer: PeerId, within: Duration) -> Result<Channel, C
         .keep_alive_timeout(Duration::from_secs(10));
     match tokio::time::timeout_at(until, endpoint.connect_with_connector(connector)).await {
         Ok(Ok(channel)) => Ok(channel),
-        Ok(Err(e)) => Err(ConnectError::Handshake { peer, why: e.to_string() }),
-        Err(_) => Err(ConnectError::Handshake { peer, why: format!("nothing within {within:?}") }),
+        Ok(Err(e)) => Err(ConnectError::Handshake {
+            peer,
+            why: e.to_string(),
+        }),
+        Err(_) => Err(ConnectError::Handshake {
+            peer,
+            why: format!("nothing within {within:?}"),
+        }),
     }
 }

@@ -23,7 +23,10 @@ pub fn messages_from_proto(messages: Vec<v1::ChatMessage>) -> Result<Vec<Message
         return Err(invalid("no message: say something to the expert"));
     }
     if messages.len() > MAX_MESSAGES {
-        return Err(invalid(format!("{} messages; at most {MAX_MESSAGES} are taken", messages.len())));
+        return Err(invalid(format!(
+            "{} messages; at most {MAX_MESSAGES} are taken",
+            messages.len()
+        )));
     }
     messages
         .into_iter()
@@ -32,9 +35,14 @@ pub fn messages_from_proto(messages: Vec<v1::ChatMessage>) -> Result<Vec<Message
                 v1::chat_message::Role::System => Role::System,
                 v1::chat_message::Role::User => Role::User,
                 v1::chat_message::Role::Assistant => Role::Assistant,
-                v1::chat_message::Role::Unspecified => return Err(invalid("a message without a role")),
+                v1::chat_message::Role::Unspecified => {
+                    return Err(invalid("a message without a role"));
+                }
             };
-            Ok(Message { role, content: m.content })
+            Ok(Message {
+                role,
+                content: m.content,
+            })
         })
         .collect()
 }
@@ -49,7 +57,10 @@ pub fn messages_to_proto(messages: &[Message]) -> Vec<v1::ChatMessage> {
                 Role::User => v1::chat_message::Role::User,
                 Role::Assistant => v1::chat_message::Role::Assistant,
             };
-            v1::ChatMessage { role: role as i32, content: m.content.clone() }
+            v1::ChatMessage {
+                role: role as i32,
+                content: m.content.clone(),
+            }
         })
         .collect()
 }
@@ -67,7 +78,9 @@ pub fn sampling_from_proto(sampling: Option<v1::Sampling>) -> Result<SamplingOve
         return Err(invalid("max_tokens must be at least 1"));
     }
     if s.stop.len() > MAX_STOPS || s.stop.iter().any(|x| x.is_empty() || x.len() > MAX_STOP) {
-        return Err(invalid(format!("at most {MAX_STOPS} stop strings of 1 to {MAX_STOP} bytes each")));
+        return Err(invalid(format!(
+            "at most {MAX_STOPS} stop strings of 1 to {MAX_STOP} bytes each"
+        )));
     }
     Ok(SamplingOverrides {
         max_tokens: s.max_tokens,
@@ -93,23 +106,37 @@ pub fn sampling_to_proto(s: &SamplingOverrides) -> v1::Sampling {
 
 /// Usage for the wire.
 pub fn usage_to_proto(u: Usage) -> v1::Usage {
-    v1::Usage { prompt_tokens: u.prompt_tokens, completion_tokens: u.completion_tokens }
+    v1::Usage {
+        prompt_tokens: u.prompt_tokens,
+        completion_tokens: u.completion_tokens,
+    }
 }
 
 /// Usage from the wire.
 pub fn usage_from_proto(u: Option<v1::Usage>) -> Usage {
     let u = u.unwrap_or_default();
-    Usage { prompt_tokens: u.prompt_tokens, completion_tokens: u.completion_tokens }
+    Usage {
+        prompt_tokens: u.prompt_tokens,
+        completion_tokens: u.completion_tokens,
+    }
 }
 
 /// A load report for the wire.
 pub fn load_to_proto(l: LoadReport) -> v1::Load {
-    v1::Load { queue_depth: l.queue_depth, active: l.active, free_slots: l.free_slots }
+    v1::Load {
+        queue_depth: l.queue_depth,
+        active: l.active,
+        free_slots: l.free_slots,
+    }
 }
 
 /// A load report from the wire.
 pub fn load_from_proto(l: Option<v1::Load>) -> Option<LoadReport> {
-    l.map(|l| LoadReport { queue_depth: l.queue_depth, active: l.active, free_slots: l.free_slots })
+    l.map(|l| LoadReport {
+        queue_depth: l.queue_depth,
+        active: l.active,
+        free_slots: l.free_slots,
+    })
 }
 
 /// A finish reason for the wire.

@@ -15,9 +15,8 @@ mod status;
 
 pub use clients::{Clients, ConnectError};
 pub use convert::{
-    finish_reason, load_from_proto, load_to_proto, messages_from_proto,
-    messages_to_proto, reason_to_proto, sampling_from_proto, sampling_to_proto, usage_from_proto,
-    usage_to_proto,
+    finish_reason, load_from_proto, load_to_proto, messages_from_proto, messages_to_proto,
+    reason_to_proto, sampling_from_proto, sampling_to_proto, usage_from_proto, usage_to_proto,
 };
 pub use local::{connect_unix, serve_unix};
 pub use server::{Caller, GRPC, ServeError, serve};

@@ -39,7 +39,9 @@ pub struct Caller {
 
 /// Serves `routes` to every peer of the mesh until `cancel`; calls in flight are then finished.
 pub async fn serve(net: &Net, routes: Routes, cancel: CancellationToken) -> Result<(), ServeError> {
-    let incoming = net.accept(GRPC)?.map(|s| Ok::<_, Infallible>(PeerStream::new(s)));
+    let incoming = net
+        .accept(GRPC)?
+        .map(|s| Ok::<_, Infallible>(PeerStream::new(s)));
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -72,8 +74,11 @@ pub(crate) struct PeerStream {
 
 impl PeerStream {
     pub(crate) fn new(stream: MeshStream) -> Self {
-        let caller =
-            Caller { peer: stream.peer(), path: stream.path(), transport: stream.transport() };
+        let caller = Caller {
+            peer: stream.peer(),
+            path: stream.path(),
+            transport: stream.transport(),
+        };
         Self { stream, caller }
     }
 }
@@ -86,13 +91,21 @@ impl Connected for PeerStream {
 }
 
 impl AsyncRead for PeerStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for PeerStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {

@@ -12,8 +12,13 @@ const MAX_MESSAGE: usize = 1024;
 
 /// A failure as a gRPC status.
 pub fn status(failure: &Failure) -> Status {
-    let mut status = Status::new(Code::from_i32(failure.kind.grpc_code()), failure.to_string());
-    status.metadata_mut().insert(KIND, MetadataValue::from_static(failure.kind.as_str()));
+    let mut status = Status::new(
+        Code::from_i32(failure.kind.grpc_code()),
+        failure.to_string(),
+    );
+    status
+        .metadata_mut()
+        .insert(KIND, MetadataValue::from_static(failure.kind.as_str()));
     status
 }
 
@@ -25,8 +30,12 @@ pub fn failure(status: &Status) -> Failure {
         .and_then(|v| v.to_str().ok())
         .and_then(ErrorKind::from_name)
         .unwrap_or_else(|| ErrorKind::from_grpc_code(status.code() as i32));
-    let mut message: String =
-        status.message().chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
+    let mut message: String = status
+        .message()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_MESSAGE)
+        .collect();
     let mut source = status.source();
     while let Some(e) = source {
         let text = e.to_string();
@@ -51,7 +60,11 @@ pub fn check_version(format: Format, found: u32) -> Result<(), Status> {
 /// What is left of a caller's budget: the smaller of `grpc-timeout` and the message's own
 /// `budget_ms` (0: none), and never more than `most`.
 pub fn budget<T>(request: &Request<T>, budget_ms: u64, most: Duration) -> Duration {
-    let said = if budget_ms == 0 { most } else { Duration::from_millis(budget_ms) };
+    let said = if budget_ms == 0 {
+        most
+    } else {
+        Duration::from_millis(budget_ms)
+    };
     let header = request
         .metadata()
         .get("grpc-timeout")

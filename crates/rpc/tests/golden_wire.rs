@@ -9,7 +9,9 @@ use polymath_proto::v1;
 use prost::Message;
 
 fn same<M: Message + Default + PartialEq + std::fmt::Debug>(name: &str, message: &M) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
     if std::env::var_os("POLYMATH_WRITE_GOLDEN").is_some() {
         fs::write(&path, message.encode_to_vec()).unwrap();
     }
@@ -30,7 +32,10 @@ fn sampling() -> v1::Sampling {
 }
 
 fn message() -> v1::ChatMessage {
-    v1::ChatMessage { role: v1::chat_message::Role::User as i32, content: "Grüße".into() }
+    v1::ChatMessage {
+        role: v1::chat_message::Role::User as i32,
+        content: "Grüße".into(),
+    }
 }
 
 #[test]
@@ -48,8 +53,16 @@ fn calls_between_peers() {
             budget_ms: 120_000,
         },
     );
-    let tokens = v1::Tokens { ids: vec![1, 300], text: "héllo".into() };
-    same("generate_event_v1.bin", &v1::GenerateEvent { event: Some(v1::generate_event::Event::Tokens(tokens)) });
+    let tokens = v1::Tokens {
+        ids: vec![1, 300],
+        text: "héllo".into(),
+    };
+    same(
+        "generate_event_v1.bin",
+        &v1::GenerateEvent {
+            event: Some(v1::generate_event::Event::Tokens(tokens)),
+        },
+    );
     same(
         "classify_request_v1.bin",
         &v1::ClassifyRequest {
@@ -63,7 +76,13 @@ fn calls_between_peers() {
     );
     same(
         "embed_request_v1.bin",
-        &v1::EmbedRequest { version: 1, expert: vec![3; 32].into(), request_id: "r".into(), texts: vec!["a".into()], budget_ms: 5 },
+        &v1::EmbedRequest {
+            version: 1,
+            expert: vec![3; 32].into(),
+            request_id: "r".into(),
+            texts: vec!["a".into()],
+            budget_ms: 5,
+        },
     );
     same(
         "describe_response_v1.bin",
@@ -76,7 +95,11 @@ fn calls_between_peers() {
                 ready: true,
                 engine_fingerprint: "f".into(),
             }],
-            load: Some(v1::Load { queue_depth: 1, active: 2, free_slots: 3 }),
+            load: Some(v1::Load {
+                queue_depth: 1,
+                active: 2,
+                free_slots: 3,
+            }),
         },
     );
 }
@@ -102,7 +125,16 @@ fn calls_of_the_control_api() {
     let failed = v1::Failed {
         kind: "unavailable".into(),
         message: "m".into(),
-        attempts: vec![v1::FailedAttempt { expert: "e".into(), peer: "p".into(), outcome: "o".into() }],
+        attempts: vec![v1::FailedAttempt {
+            expert: "e".into(),
+            peer: "p".into(),
+            outcome: "o".into(),
+        }],
     };
-    same("ask_event_v1.bin", &v1::AskEvent { event: Some(v1::ask_event::Event::Failed(failed)) });
+    same(
+        "ask_event_v1.bin",
+        &v1::AskEvent {
+            event: Some(v1::ask_event::Event::Failed(failed)),
+        },
+    );
 }

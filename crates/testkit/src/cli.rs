@@ -22,24 +22,41 @@ pub struct Output {
 impl Output {
     /// Panics unless the command succeeded.
     pub fn ok(self) -> Self {
-        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code, 0,
+            "stdout: {}\nstderr: {}",
+            self.stdout, self.stderr
+        );
         self
     }
 
     /// Panics unless the command failed with this code and one line that has all of `words`.
     pub fn fails(self, code: i32, words: &[&str]) -> Self {
-        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
-        let errors: Vec<&str> = self.stderr.lines().filter(|l| l.starts_with("error:")).collect();
+        assert_eq!(
+            self.code, code,
+            "stdout: {}\nstderr: {}",
+            self.stdout, self.stderr
+        );
+        let errors: Vec<&str> = self
+            .stderr
+            .lines()
+            .filter(|l| l.starts_with("error:"))
+            .collect();
         assert_eq!(errors.len(), 1, "exactly one error line: {}", self.stderr);
         for word in words {
-            assert!(errors[0].contains(word), "'{word}' is not in: {}", errors[0]);
+            assert!(
+                errors[0].contains(word),
+                "'{word}' is not in: {}",
+                errors[0]
+            );
         }
         self
     }
 
     /// Standard output as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}\n{}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("{e}: {}\n{}", self.stdout, self.stderr))
     }
 }
 
@@ -60,7 +77,10 @@ impl Cli {
                 command.env_remove(name);
             }
         }
-        Self { command, stdin: Vec::new() }
+        Self {
+            command,
+            stdin: Vec::new(),
+        }
     }
 
     /// The home it works on.
@@ -112,8 +132,15 @@ impl Cli {
 /// The binary under test: built beside the tests, in the same profile.
 pub(crate) fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
-    let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/test");
+    let profile = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("target/PROFILE/deps/test");
     let binary = profile.join("polymath");
-    assert!(binary.is_file(), "{} is missing: run the tests by `cargo xtask test`, which builds it", binary.display());
+    assert!(
+        binary.is_file(),
+        "{} is missing: run the tests by `cargo xtask test`, which builds it",
+        binary.display()
+    );
     binary
 }

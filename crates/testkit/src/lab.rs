@@ -20,7 +20,10 @@ pub struct Lab {
 impl Lab {
     /// A lab whose nodes have both test models.
     pub fn with_models() -> Self {
-        Self { dir: folder(), models: prepared().to_owned() }
+        Self {
+            dir: folder(),
+            models: prepared().to_owned(),
+        }
     }
 
     /// A lab whose nodes have no models; the language identifier needs none.
@@ -47,7 +50,9 @@ impl Lab {
 
     /// `polymath ARGS...` on the home named `name`.
     pub fn cli(&self, name: &str, args: &[&str]) -> Cli {
-        Cli::new(args).home(&self.home(name)).env("POLYMATH_MODELS_DIR", &self.models)
+        Cli::new(args)
+            .home(&self.home(name))
+            .env("POLYMATH_MODELS_DIR", &self.models)
     }
 
     /// Starts `polymath up` on the home named `name`, on loopback, and waits for its API.
@@ -59,7 +64,12 @@ impl Lab {
     pub fn up_with(&self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Node {
         let mut all = vec!["up", "--no-local-discovery"];
         if !args.contains(&"--listen") {
-            all.extend(["--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"]);
+            all.extend([
+                "--listen",
+                "/ip4/127.0.0.1/tcp/0",
+                "--listen",
+                "/ip4/127.0.0.1/udp/0/quic-v1",
+            ]);
         }
         if !args.contains(&"--api") {
             all.extend(["--api", "off"]);
@@ -101,7 +111,10 @@ impl Default for Lab {
 
 /// Short paths: Unix sockets cannot have long ones.
 fn folder() -> TempDir {
-    tempfile::Builder::new().prefix("pm-").tempdir().expect("a temporary folder")
+    tempfile::Builder::new()
+        .prefix("pm-")
+        .tempdir()
+        .expect("a temporary folder")
 }
 
 /// A model store with both test models, filled once per machine from `POLYMATH_TEST_MODELS`.

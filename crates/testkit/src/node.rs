@@ -27,8 +27,19 @@ impl Node {
         let log = home.join("node.log");
         let errors = File::create(&log).expect("the lab is writable");
         let mut command = cli.into_command();
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().expect("the binary runs");
-        let mut node = Self { home: home.to_owned(), models: models.to_owned(), child, log, started: Value::Null };
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .expect("the binary runs");
+        let mut node = Self {
+            home: home.to_owned(),
+            models: models.to_owned(),
+            child,
+            log,
+            started: Value::Null,
+        };
         node.started = eventually(&format!("{name} opens its API"), || {
             if let Ok(Some(status)) = node.child.try_wait() {
                 panic!("{name} ended with {status}: {}", node.log());
@@ -41,12 +52,17 @@ impl Node {
 
     /// `polymath ARGS...` on this node's home.
     pub fn cli(&self, args: &[&str]) -> Cli {
-        Cli::new(args).home(&self.home).env("POLYMATH_MODELS_DIR", &self.models)
+        Cli::new(args)
+            .home(&self.home)
+            .env("POLYMATH_MODELS_DIR", &self.models)
     }
 
     /// Asks through this node and wants an answer.
     pub fn ask(&self, args: &[&str]) -> Value {
-        let all: Vec<&str> = ["ask", "--json"].into_iter().chain(args.iter().copied()).collect();
+        let all: Vec<&str> = ["ask", "--json"]
+            .into_iter()
+            .chain(args.iter().copied())
+            .collect();
         self.cli(&all).run().ok().json()
     }
 
@@ -65,7 +81,10 @@ impl Node {
     pub fn experts(&self) -> Vec<String> {
         let listed = self.cli(&["experts", "--json"]).run().ok().json();
         let experts = listed["experts"].as_array().expect("a list");
-        let mut names: Vec<String> = experts.iter().map(|e| e["name"].as_str().expect("a name").to_owned()).collect();
+        let mut names: Vec<String> = experts
+            .iter()
+            .map(|e| e["name"].as_str().expect("a name").to_owned())
+            .collect();
         names.sort();
         names
     }
@@ -87,7 +106,10 @@ impl Node {
     pub fn knows(&self, names: &[&str]) {
         eventually(&format!("it knows {names:?}"), || {
             let known = self.experts();
-            names.iter().all(|n| known.iter().any(|k| k == n)).then_some(())
+            names
+                .iter()
+                .all(|n| known.iter().any(|k| k == n))
+                .then_some(())
         });
     }
 
@@ -104,14 +126,20 @@ impl Node {
     /// All its addresses.
     pub fn addresses(&self) -> Vec<String> {
         let addresses = self.started["addresses"].as_array().expect("a list");
-        addresses.iter().map(|a| a.as_str().expect("text").to_owned()).collect()
+        addresses
+            .iter()
+            .map(|a| a.as_str().expect("text").to_owned())
+            .collect()
     }
 
     /// Host and port of its HTTP API.
     pub fn api(&self) -> String {
         eventually("its HTTP API is open", || {
             let status = self.status();
-            status["api"].as_str().filter(|a| !a.is_empty()).map(str::to_owned)
+            status["api"]
+                .as_str()
+                .filter(|a| !a.is_empty())
+                .map(str::to_owned)
         })
     }
 
@@ -133,13 +161,18 @@ impl Node {
 
     /// Sends it a signal by name, e.g. `TERM`.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().expect("kill runs");
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.pid().to_string()])
+            .status()
+            .expect("kill runs");
         assert!(sent.success());
     }
 
     /// Waits for its end and returns the exit code.
     pub fn wait(mut self) -> i32 {
-        let status = eventually("the process ends", || self.child.try_wait().expect("it can be awaited"));
+        let status = eventually("the process ends", || {
+            self.child.try_wait().expect("it can be awaited")
+        });
         status.code().unwrap_or(-1)
     }
 }

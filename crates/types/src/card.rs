@@ -99,7 +99,9 @@ macro_rules! digest_id {
         }
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+                String::deserialize(d)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
             }
         }
     };
@@ -142,9 +144,14 @@ impl fmt::Display for ExpertKind {
 impl FromStr for ExpertKind {
     type Err = CardError;
     fn from_str(s: &str) -> Result<Self, CardError> {
-        Self::ALL.into_iter().find(|k| k.as_str() == s).ok_or_else(|| {
-            CardError::Malformed(format!("unknown kind '{s}': use generate, embed or classify"))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|k| k.as_str() == s)
+            .ok_or_else(|| {
+                CardError::Malformed(format!(
+                    "unknown kind '{s}': use generate, embed or classify"
+                ))
+            })
     }
 }
 
@@ -218,7 +225,9 @@ impl Model {
     /// The id of these weights with this adapter.
     pub fn weights_id(&self) -> WeightsId {
         let mut hasher = blake3::Hasher::new_derive_key("polymath weights v1");
-        hasher.update(&serde_json::to_vec(&(self.runtime, &self.files, &self.adapter)).unwrap_or_default());
+        hasher.update(
+            &serde_json::to_vec(&(self.runtime, &self.files, &self.adapter)).unwrap_or_default(),
+        );
         if self.files.is_empty() {
             hasher.update(self.name.as_bytes());
         }
@@ -246,7 +255,14 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { max_tokens: 256, temperature: 0.0, top_p: 1.0, top_k: 0, repeat_penalty: 1.0, stop: Vec::new() }
+        Self {
+            max_tokens: 256,
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            repeat_penalty: 1.0,
+            stop: Vec::new(),
+        }
     }
 }
 
@@ -309,7 +325,10 @@ impl ExpertCard {
 
     /// The expert's id.
     pub fn id(&self) -> ExpertId {
-        ExpertId(blake3::derive_key("polymath expert card v1", &self.to_bytes()))
+        ExpertId(blake3::derive_key(
+            "polymath expert card v1",
+            &self.to_bytes(),
+        ))
     }
 
     /// Reads and checks canonical bytes.
@@ -341,7 +360,9 @@ impl ExpertCard {
         let fail = |what: String| Err(CardError::Malformed(what));
         for (what, name) in [("name", &self.name), ("model name", &self.model.name)] {
             let fits = (1..=l.name).contains(&name.len())
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
             if !fits {
                 return fail(format!(
                     "the {what} '{}' must be 1 to {} letters, digits, '.', '_' or '-'",
@@ -351,13 +372,22 @@ impl ExpertCard {
             }
         }
         if self.description.len() > l.description {
-            return fail(format!("the description is longer than {} bytes", l.description));
+            return fail(format!(
+                "the description is longer than {} bytes",
+                l.description
+            ));
         }
         if self.system.as_ref().is_some_and(|s| s.len() > l.system) {
-            return fail(format!("the system prompt is longer than {} bytes", l.system));
+            return fail(format!(
+                "the system prompt is longer than {} bytes",
+                l.system
+            ));
         }
         if self.examples.len() > l.examples || self.examples.iter().any(|e| e.len() > l.example) {
-            return fail(format!("at most {} examples of at most {} bytes each", l.examples, l.example));
+            return fail(format!(
+                "at most {} examples of at most {} bytes each",
+                l.examples, l.example
+            ));
         }
         if self.languages.len() > 200 || self.languages.iter().any(|c| c.len() > 8) {
             return fail("at most 200 language codes of at most 8 bytes".into());
@@ -375,7 +405,9 @@ impl ExpertCard {
             return fail(format!("at most {} files", l.files));
         }
         for file in files {
-            let hex64 = |s: &str| s.len() == 64 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            let hex64 = |s: &str| {
+                s.len() == 64 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            };
             if !hex64(&file.sha256) || !hex64(&file.blake3) {
                 return fail(format!("file '{}' lacks its checksums", file.name));
             }
@@ -438,7 +470,10 @@ mod tests {
                 licence: "Apache-2.0".into(),
             },
             system: Some("You cook.".into()),
-            sampling: Sampling { temperature: 0.7, ..Sampling::default() },
+            sampling: Sampling {
+                temperature: 0.7,
+                ..Sampling::default()
+            },
             description: "Cooking".into(),
             examples: vec!["How long do I boil an egg?".into()],
             languages: vec!["en".into()],
@@ -478,7 +513,12 @@ mod tests {
         reject(|c| c.sampling.temperature = f64::NAN);
         reject(|c| c.labels = LabelSet::Open);
         reject(|c| c.version = 2);
-        let spaced = String::from_utf8(card().to_bytes()).unwrap().replace(':', ": ");
-        assert!(ExpertCard::from_bytes(spaced.as_bytes()).is_err(), "not canonical");
+        let spaced = String::from_utf8(card().to_bytes())
+            .unwrap()
+            .replace(':', ": ");
+        assert!(
+            ExpertCard::from_bytes(spaced.as_bytes()).is_err(),
+            "not canonical"
+        );
     }
 }

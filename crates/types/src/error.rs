@@ -190,7 +190,11 @@ pub struct Failure {
 impl Failure {
     /// A failure without attempts.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), attempts: Vec::new() }
+        Self {
+            kind,
+            message: message.into(),
+            attempts: Vec::new(),
+        }
     }
 }
 
@@ -217,7 +221,10 @@ mod tests {
     fn names_and_codes_lead_back_to_their_kind() {
         for kind in ErrorKind::ALL {
             assert_eq!(ErrorKind::from_name(kind.as_str()), Some(kind));
-            assert_eq!(ErrorKind::from_grpc_code(kind.grpc_code()).grpc_code(), kind.grpc_code());
+            assert_eq!(
+                ErrorKind::from_grpc_code(kind.grpc_code()).grpc_code(),
+                kind.grpc_code()
+            );
             assert_ne!(kind.exit_code(), 0);
         }
     }

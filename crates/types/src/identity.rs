@@ -47,8 +47,15 @@ impl NodeKey {
     /// Text form: a header line `polymath-identity <version>`, then base64 of libp2p's protobuf
     /// encoding of the private key.
     pub fn to_text(&self) -> Result<String, IdentityError> {
-        let bytes = self.0.to_protobuf_encoding().map_err(|e| IdentityError::Key(e.to_string()))?;
-        Ok(format!("{HEADER} {}\n{}\n", Format::Identity.current(), STANDARD.encode(bytes)))
+        let bytes = self
+            .0
+            .to_protobuf_encoding()
+            .map_err(|e| IdentityError::Key(e.to_string()))?;
+        Ok(format!(
+            "{HEADER} {}\n{}\n",
+            Format::Identity.current(),
+            STANDARD.encode(bytes)
+        ))
     }
 
     /// Reads what [`NodeKey::to_text`] wrote.
@@ -86,7 +93,13 @@ mod tests {
         let text = key.to_text().unwrap();
         assert_eq!(NodeKey::from_text(&text).unwrap().peer_id(), key.peer_id());
         let err = NodeKey::from_text(&text.replace("identity 1", "identity 9")).unwrap_err();
-        assert!(err.to_string().contains("version 9") && err.to_string().contains("version 1"), "{err}");
-        assert!(matches!(NodeKey::from_text("hello"), Err(IdentityError::Header)));
+        assert!(
+            err.to_string().contains("version 9") && err.to_string().contains("version 1"),
+            "{err}"
+        );
+        assert!(matches!(
+            NodeKey::from_text("hello"),
+            Err(IdentityError::Header)
+        ));
     }
 }

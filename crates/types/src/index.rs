@@ -57,11 +57,21 @@ impl Index {
         let mut experts: BTreeMap<ExpertId, IndexedExpert> = BTreeMap::new();
         for (peer, offer) in &peers {
             for id in &offer.experts {
-                let replica = Replica { peer: *peer, accepting: true };
+                let replica = Replica {
+                    peer: *peer,
+                    accepting: true,
+                };
                 if let Some(known) = experts.get_mut(id) {
                     known.replicas.push(replica);
                 } else if let Some(card) = cards(id) {
-                    experts.insert(*id, IndexedExpert { id: *id, card, replicas: vec![replica] });
+                    experts.insert(
+                        *id,
+                        IndexedExpert {
+                            id: *id,
+                            card,
+                            replicas: vec![replica],
+                        },
+                    );
                 }
             }
         }

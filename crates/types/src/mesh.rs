@@ -49,7 +49,8 @@ impl fmt::Debug for MeshId {
 impl FromStr for MeshId {
     type Err = GenesisError;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let hash = blake3::Hash::from_hex(s).map_err(|_| GenesisError::Malformed("not a mesh id: 64 hexadecimal digits".into()))?;
+        let hash = blake3::Hash::from_hex(s)
+            .map_err(|_| GenesisError::Malformed("not a mesh id: 64 hexadecimal digits".into()))?;
         Ok(Self(*hash.as_bytes()))
     }
 }
@@ -98,7 +99,11 @@ impl Genesis {
 
     /// Peer ids of the founding admins.
     pub fn admins(&self) -> Vec<PeerId> {
-        self.admins.iter().filter_map(|a| public_key(a)).map(|k| k.to_peer_id()).collect()
+        self.admins
+            .iter()
+            .filter_map(|a| public_key(a))
+            .map(|k| k.to_peer_id())
+            .collect()
     }
 
     /// Canonical bytes: compact JSON, fields in declared order.
@@ -109,14 +114,21 @@ impl Genesis {
     /// Reads canonical bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, GenesisError> {
         if bytes.len() > Self::MAX_BYTES {
-            return Err(GenesisError::Malformed(format!("longer than {} bytes", Self::MAX_BYTES)));
+            return Err(GenesisError::Malformed(format!(
+                "longer than {} bytes",
+                Self::MAX_BYTES
+            )));
         }
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
         }
         let malformed = |e: serde_json::Error| GenesisError::Malformed(e.to_string());
-        Format::Genesis.check(serde_json::from_slice::<Versioned>(bytes).map_err(malformed)?.version)?;
+        Format::Genesis.check(
+            serde_json::from_slice::<Versioned>(bytes)
+                .map_err(malformed)?
+                .version,
+        )?;
         let genesis: Self = serde_json::from_slice(bytes).map_err(malformed)?;
         genesis.check()?;
         if genesis.to_bytes() != bytes {
@@ -127,18 +139,30 @@ impl Genesis {
 
     /// The id of the mesh founded on this genesis.
     pub fn id(&self) -> MeshId {
-        MeshId(blake3::derive_key("polymath mesh genesis v1", &self.to_bytes()))
+        MeshId(blake3::derive_key(
+            "polymath mesh genesis v1",
+            &self.to_bytes(),
+        ))
     }
 
     fn check(&self) -> Result<(), GenesisError> {
-        if self.name.is_empty() || self.name.len() > MAX_NAME || self.name.chars().any(char::is_control) {
-            return Err(GenesisError::Malformed(format!("a mesh's name has 1 to {MAX_NAME} printable bytes")));
+        if self.name.is_empty()
+            || self.name.len() > MAX_NAME
+            || self.name.chars().any(char::is_control)
+        {
+            return Err(GenesisError::Malformed(format!(
+                "a mesh's name has 1 to {MAX_NAME} printable bytes"
+            )));
         }
         if self.admins.is_empty() || self.admins.len() > MAX_ADMINS {
-            return Err(GenesisError::Malformed(format!("a mesh has 1 to {MAX_ADMINS} founding admins")));
+            return Err(GenesisError::Malformed(format!(
+                "a mesh has 1 to {MAX_ADMINS} founding admins"
+            )));
         }
         if !self.admins.is_sorted() || self.admins.iter().any(|a| public_key(a).is_none()) {
-            return Err(GenesisError::Malformed("founding admins are not sorted public keys".into()));
+            return Err(GenesisError::Malformed(
+                "founding admins are not sorted public keys".into(),
+            ));
         }
         Ok(())
     }
@@ -152,8 +176,9 @@ fn public_key(text: &str) -> Option<PublicKey> {
     if text.len() > 256 || !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }
-    let bytes: Option<Vec<u8>> =
-        (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()).collect();
+    let bytes: Option<Vec<u8>> = (0..text.len() / 2)
+        .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok())
+        .collect();
     PublicKey::try_decode_protobuf(&bytes?).ok()
 }
 
@@ -172,7 +197,10 @@ mod tests {
         assert_ne!(genesis(&a, "home").id(), genesis(&a, "work").id());
         let round = Genesis::from_bytes(&genesis(&a, "home").to_bytes()).unwrap();
         assert_eq!(round.admins(), vec![a.peer_id()]);
-        assert_eq!(round.id().to_string().parse::<MeshId>().unwrap(), round.id());
+        assert_eq!(
+            round.id().to_string().parse::<MeshId>().unwrap(),
+            round.id()
+        );
     }
 
     #[test]

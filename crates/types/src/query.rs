@@ -76,7 +76,10 @@ pub struct Message {
 impl Message {
     /// A user's turn.
     pub fn user(content: impl Into<String>) -> Self {
-        Self { role: Role::User, content: content.into() }
+        Self {
+            role: Role::User,
+            content: content.into(),
+        }
     }
 }
 
@@ -112,7 +115,12 @@ pub struct Constraints {
 
 impl Default for Constraints {
     fn default() -> Self {
-        Self { model: None, peer: None, exclude: Vec::new(), timeout: Duration::from_secs(120) }
+        Self {
+            model: None,
+            peer: None,
+            exclude: Vec::new(),
+            timeout: Duration::from_secs(120),
+        }
     }
 }
 
@@ -136,6 +144,10 @@ pub struct Query {
 impl Query {
     /// The text that says what the query is about: the last user turn.
     pub fn topic(&self) -> &str {
-        self.messages.iter().rev().find(|m| m.role == Role::User).map_or("", |m| &m.content)
+        self.messages
+            .iter()
+            .rev()
+            .find(|m| m.role == Role::User)
+            .map_or("", |m| &m.content)
     }
 }

@@ -35,7 +35,11 @@ impl Format {
         if found == self.current() {
             Ok(())
         } else {
-            Err(VersionMismatch { format: self, found, supported: self.current() })
+            Err(VersionMismatch {
+                format: self,
+                found,
+                supported: self.current(),
+            })
         }
     }
 }
@@ -68,5 +72,9 @@ pub struct VersionMismatch {
 }
 
 const fn advice(found: u32, supported: u32) -> &'static str {
-    if found > supported { "upgrade this polymath" } else { "upgrade whoever wrote it" }
+    if found > supported {
+        "upgrade this polymath"
+    } else {
+        "upgrade whoever wrote it"
+    }
 }

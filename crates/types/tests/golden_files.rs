@@ -13,7 +13,9 @@ use polymath_types::{
 };
 
 fn golden(name: &str, now: &[u8]) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
     if std::env::var_os("POLYMATH_WRITE_GOLDEN").is_some() && !now.is_empty() {
         fs::write(&path, now).unwrap();
     }
@@ -45,9 +47,16 @@ fn card() -> ExpertCard {
             licence: "Apache-2.0".into(),
         },
         system: Some("You cook.".into()),
-        sampling: Sampling { temperature: 0.7, stop: vec!["\n\n".into()], ..Sampling::default() },
+        sampling: Sampling {
+            temperature: 0.7,
+            stop: vec!["\n\n".into()],
+            ..Sampling::default()
+        },
         description: "Cooking and baking".into(),
-        examples: vec!["How long do I boil an egg?".into(), "Wie lange kocht ein Ei?".into()],
+        examples: vec![
+            "How long do I boil an egg?".into(),
+            "Wie lange kocht ein Ei?".into(),
+        ],
         languages: vec!["en".into(), "de".into()],
         labels: LabelSet::None,
     }
@@ -88,14 +97,24 @@ fn an_identity_file_is_still_the_same_node() {
 fn another_version_is_refused_with_both_versions() {
     let newer = |name: &str| {
         let text = String::from_utf8(golden(name, b"")).unwrap();
-        text.replace("\"version\":1", "\"version\":2").replace("polymath-identity 1", "polymath-identity 2")
+        text.replace("\"version\":1", "\"version\":2")
+            .replace("polymath-identity 1", "polymath-identity 2")
     };
     let errors = [
-        ExpertCard::from_bytes(newer("card_v1.json").as_bytes()).unwrap_err().to_string(),
-        Genesis::from_bytes(newer("genesis_v1.json").as_bytes()).unwrap_err().to_string(),
-        NodeKey::from_text(&newer("identity_v1.key")).unwrap_err().to_string(),
+        ExpertCard::from_bytes(newer("card_v1.json").as_bytes())
+            .unwrap_err()
+            .to_string(),
+        Genesis::from_bytes(newer("genesis_v1.json").as_bytes())
+            .unwrap_err()
+            .to_string(),
+        NodeKey::from_text(&newer("identity_v1.key"))
+            .unwrap_err()
+            .to_string(),
     ];
     for error in errors {
-        assert!(error.contains("version 2") && error.contains("version 1"), "{error}");
+        assert!(
+            error.contains("version 2") && error.contains("version 1"),
+            "{error}"
+        );
     }
 }
