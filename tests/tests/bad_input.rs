@@ -1,6 +1,8 @@
 //! Whatever is wrong gets one clear line that says what to do, the documented exit code, and no
 //! lost state.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
 
 use polymath_testkit::{Cli, Lab};

@@ -1,5 +1,7 @@
 //! Whoever goes away stops the work he asked for.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{
     io::{Read, Write},
     net::TcpStream,

@@ -1,5 +1,7 @@
 //! The cards decide: two experts whose descriptions and examples are swapped swap their questions.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use polymath_testkit::{Lab, Node};
 
 const GARDEN: &str = r#"description = "Gardening: plants, flowers, soil, lawns, pruning, vegetables in the garden."

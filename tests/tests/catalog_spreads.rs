@@ -1,6 +1,8 @@
 //! The catalog reaches a newcomer through one peer, and outlives both its authors' absence and a
 //! restart.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use polymath_testkit::{Lab, Node};
 
 #[test]

@@ -1,5 +1,7 @@
 //! Experts are found through the DHT alone, with the catalog's exchange switched off everywhere.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use polymath_testkit::{Lab, eventually};
 
 const OFF: &[(&str, &str)] = &[("POLYMATH_CATALOG_EXCHANGE", "false")];

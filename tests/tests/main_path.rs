@@ -1,5 +1,7 @@
 //! A question asked on one node is answered by the right expert on another.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use polymath_testkit::Lab;
 
 #[test]

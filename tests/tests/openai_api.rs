@@ -1,5 +1,7 @@
 //! The HTTP API, through the openai package and by hand.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{
     io::{Read, Write},
     net::TcpStream,

@@ -1,5 +1,7 @@
 //! A peer that dies costs an attempt, not an answer.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{
     io::{BufRead, BufReader, Read},
     process::Stdio,

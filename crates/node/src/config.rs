@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 /// All settings. Each key `a.b` is also `POLYMATH_A_B` in the environment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Experts to host: built-in names, model names, `.toml` definitions or `.gguf` files.
@@ -63,7 +63,7 @@ pub struct Log {
 }
 
 /// Model files.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Models {
     /// The model store; several homes may share one. Empty: `models` in the home.
@@ -99,21 +99,6 @@ pub struct Router {
     pub encoder: String,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            experts: Vec::new(),
-            client: false,
-            net: Net::default(),
-            api: Api::default(),
-            log: Log::default(),
-            models: Models::default(),
-            catalog: Catalog::default(),
-            engine: Engine::default(),
-            router: Router::default(),
-        }
-    }
-}
 impl Default for Net {
     fn default() -> Self {
         Self {
@@ -136,11 +121,6 @@ impl Default for Log {
             format: "auto".into(),
             level: "error,polymath=info".into(),
         }
-    }
-}
-impl Default for Models {
-    fn default() -> Self {
-        Self { dir: String::new() }
     }
 }
 impl Default for Catalog {

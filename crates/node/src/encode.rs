@@ -99,7 +99,7 @@ impl Encoder {
 
     /// The embedder's id, loaded at first use.
     async fn embedder(&self, cards: usize) -> Option<ExpertId> {
-        if self.mode == "static" || cards > MOST_EMBEDDED || cards < 2 {
+        if self.mode == "static" || !(2..=MOST_EMBEDDED).contains(&cards) {
             return None;
         }
         *self

@@ -19,11 +19,13 @@ pub(crate) enum State {
     Failed(String),
 }
 
+type Experts = BTreeMap<ExpertId, (Arc<ExpertCard>, State)>;
+
 /// The experts of this node; cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Hosted {
     engine: Engine,
-    experts: Arc<RwLock<BTreeMap<ExpertId, (Arc<ExpertCard>, State)>>>,
+    experts: Arc<RwLock<Experts>>,
     changed: watch::Sender<u64>,
 }
 

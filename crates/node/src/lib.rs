@@ -20,7 +20,7 @@ mod views;
 
 use std::{
     net::{TcpListener, UdpSocket},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -242,6 +242,14 @@ impl Node {
         self.inner.discovered.merged(&self.inner.index.load_full())
     }
 
+    /// The router; held for a decision or an outcome, never across an await.
+    pub(crate) fn router(&self) -> MutexGuard<'_, Router> {
+        self.inner
+            .router
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Time since the start: the router's clock.
     pub(crate) fn elapsed(&self) -> Duration {
         self.inner.begun.elapsed()
@@ -259,7 +267,7 @@ impl Node {
                 .inner
                 .gateway
                 .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
+                .unwrap_or_else(PoisonError::into_inner),
         );
     }
 
