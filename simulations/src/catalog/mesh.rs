@@ -1,0 +1,343 @@
+//! Nodes with their catalogs, the links between them, and the frames on their way.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use polymath_catalog::{Action, Catalog, CatalogConfig, CatalogLimits, Offer};
+use polymath_proto::v1::SyncFrame;
+use polymath_types::{ExpertId, MeshId, PeerId, PeerOffer};
+use prost::Message as _;
+
+use crate::{
+    Fault, actors,
+    chance::{Chance, For},
+    links,
+    queue::Queue,
+};
+
+const MESH: MeshId = MeshId::from_bytes([0x51; 32]);
+/// The daemon's pace of `Catalog::tick` (`node::sync`).
+pub(super) const TICK: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Node {
+    catalog: Catalog,
+    id: PeerId,
+    /// Open links, by the other node, with the number of that opening.
+    links: BTreeMap<usize, u64>,
+    alive: bool,
+    experts: Vec<ExpertId>,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    index_changed: bool,
+}
+
+#[derive(Debug)]
+enum Event {
+    Deliver {
+        from: usize,
+        to: usize,
+        opening: u64,
+        frame: SyncFrame,
+    },
+    Tick(usize),
+}
+
+/// Nodes that are to have all that the authors say.
+#[derive(Debug)]
+pub(super) struct Goal {
+    pub(super) nodes: Vec<usize>,
+    pub(super) authors: Vec<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Mesh {
+    chance: Chance,
+    pub(super) nodes: Vec<Node>,
+    places: BTreeMap<PeerId, usize>,
+    queue: Queue<Event>,
+    openings: u64,
+}
+
+/// What an author says, and what it names.
+struct Wanted {
+    offers: Vec<(PeerId, PeerOffer)>,
+    experts: BTreeSet<ExpertId>,
+}
+
+impl Mesh {
+    pub(super) fn new(chance: Chance) -> Self {
+        Self {
+            chance,
+            nodes: Vec::new(),
+            places: BTreeMap::new(),
+            queue: Queue::new(),
+            openings: 0,
+        }
+    }
+
+    /// A fresh node without links; its number.
+    pub(super) fn add_node(&mut self) -> Result<usize, Fault> {
+        let n = self.nodes.len();
+        let key = actors::key(self.chance, n)?;
+        let id = key.peer_id();
+        let config = CatalogConfig {
+            key,
+            mesh: MESH,
+            limits: CatalogLimits::default(),
+        };
+        let (catalog, _) = Catalog::open(config, []);
+        self.nodes.push(Node {
+            catalog,
+            id,
+            links: BTreeMap::new(),
+            alive: true,
+            experts: Vec::new(),
+            sent: 0,
+            received: 0,
+            index_changed: false,
+        });
+        self.places.insert(id, n);
+        let first = TICK.mul_f64(self.chance.unit(For::Tick, &[n as u64]));
+        self.queue.after(first, Event::Tick(n));
+        Ok(n)
+    }
+
+    /// A node hosts one more expert and says so.
+    pub(super) fn host(&mut self, n: usize) -> Result<(), Fault> {
+        let node = &mut self.nodes[n];
+        let card = actors::card(&format!("expert-{n}-{}", node.experts.len()));
+        node.experts.push(card.id());
+        let offer = Offer {
+            agent: "polymath/meshsim".into(),
+            addresses: vec![format!(
+                "/ip4/10.0.{}.{}/udp/4001/quic-v1",
+                n / 256,
+                n % 256
+            )],
+            experts: node.experts.clone(),
+        };
+        let refused = |why: String| Fault::Refused { node: n, why };
+        let added = node.catalog.add_card(card);
+        let mut actions = added.map_err(|e| refused(e.to_string()))?;
+        let set = node.catalog.set_offer(offer);
+        actions.extend(set.map_err(|e| refused(e.to_string()))?);
+        self.perform(n, actions);
+        Ok(())
+    }
+
+    pub(super) fn alive(&self) -> Vec<usize> {
+        let all = 0..self.nodes.len();
+        all.filter(|n| self.nodes[*n].alive).collect()
+    }
+
+    pub(super) fn linked(&self, a: usize, b: usize) -> bool {
+        self.nodes[a].links.contains_key(&b)
+    }
+
+    /// Every open link once.
+    pub(super) fn links(&self) -> Vec<(usize, usize)> {
+        let nodes = self.nodes.iter().enumerate();
+        nodes
+            .flat_map(|(a, node)| node.links.keys().map(move |b| (a, *b)))
+            .filter(|(a, b)| a < b)
+            .collect()
+    }
+
+    pub(super) fn connect(&mut self, a: usize, b: usize) {
+        if a == b || self.linked(a, b) {
+            return;
+        }
+        self.openings += 1;
+        self.nodes[a].links.insert(b, self.openings);
+        self.nodes[b].links.insert(a, self.openings);
+        for (x, y) in [(a, b), (b, a)] {
+            let peer = self.nodes[y].id;
+            let actions = self.nodes[x].catalog.peer_connected(peer);
+            self.perform(x, actions);
+        }
+    }
+
+    pub(super) fn disconnect(&mut self, a: usize, b: usize) {
+        for (x, y) in [(a, b), (b, a)] {
+            if self.nodes[x].links.remove(&y).is_some() {
+                let peer = self.nodes[y].id;
+                self.nodes[x].catalog.peer_disconnected(peer);
+            }
+        }
+    }
+
+    /// A node is gone for good; its offer stays with the others.
+    pub(super) fn leave(&mut self, n: usize) {
+        let others: Vec<usize> = self.nodes[n].links.keys().copied().collect();
+        for other in others {
+            self.disconnect(n, other);
+        }
+        self.nodes[n].alive = false;
+    }
+
+    /// Links what has fallen apart among these nodes: a random member of each part to one of the
+    /// first part. The daemon's members do so by looking for more peers.
+    pub(super) fn mend(&mut self, among: &[usize]) {
+        let Some(start) = among.first() else { return };
+        let mut reached = BTreeSet::from([*start]);
+        let mut to_visit = vec![*start];
+        loop {
+            while let Some(n) = to_visit.pop() {
+                for other in self.nodes[n].links.keys() {
+                    if among.contains(other) && reached.insert(*other) {
+                        to_visit.push(*other);
+                    }
+                }
+            }
+            let Some(lost) = among.iter().copied().find(|n| !reached.contains(n)) else {
+                return;
+            };
+            let known: Vec<usize> = reached.iter().copied().collect();
+            let at = self.chance.below(known.len(), For::Mend, &[lost as u64]);
+            self.connect(lost, known[at]);
+            reached.insert(lost);
+            to_visit.push(lost);
+        }
+    }
+
+    pub(super) fn total_sent(&self) -> u64 {
+        self.nodes.iter().map(|n| n.sent).sum()
+    }
+
+    /// Lets time pass.
+    pub(super) fn run_for(&mut self, time: Duration) -> Result<(), Fault> {
+        let limit = self.queue.now() + time;
+        while let Some(event) = self.queue.pop_until(limit) {
+            self.handle(event)?;
+        }
+        Ok(())
+    }
+
+    /// Lets time pass until every goal is reached, each node in at most one of them; how long it took.
+    pub(super) fn run_until(
+        &mut self,
+        phase: &'static str,
+        goals: &[Goal],
+        limit: Duration,
+    ) -> Result<Duration, Fault> {
+        let start = self.queue.now();
+        let wanted: Vec<Wanted> = goals.iter().map(|g| self.wanted(g)).collect();
+        // Which goal, and how many of its offers are known to be there.
+        let mut behind: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
+        for (goal, g) in goals.iter().enumerate() {
+            behind.extend(g.nodes.iter().map(|n| (*n, (goal, 0))));
+        }
+        behind.retain(|n, (goal, known)| !self.has(*n, &wanted[*goal], known));
+        while !behind.is_empty() {
+            let Some(event) = self.queue.pop_until(start + limit) else {
+                let behind = behind.len();
+                return Err(Fault::NotEqual {
+                    phase,
+                    behind,
+                    limit,
+                });
+            };
+            let n = self.handle(event)?;
+            if std::mem::take(&mut self.nodes[n].index_changed)
+                && let Some((goal, known)) = behind.get_mut(&n)
+                && self.has(n, &wanted[*goal], known)
+            {
+                behind.remove(&n);
+            }
+        }
+        for goal in goals {
+            let mut indexes = goal.nodes.iter().map(|n| self.nodes[*n].catalog.index());
+            let first = indexes.next();
+            if indexes.any(|other| Some(other) != first) {
+                return Err(Fault::Differ { phase });
+            }
+        }
+        Ok(self.queue.now() - start)
+    }
+
+    fn wanted(&self, goal: &Goal) -> Wanted {
+        let authors = goal.authors.iter().map(|n| &self.nodes[*n]);
+        let offers: Vec<(PeerId, PeerOffer)> = authors
+            .filter_map(|node| {
+                let index = node.catalog.index();
+                Some((node.id, index.peers().get(&node.id)?.clone()))
+            })
+            .collect();
+        let experts = offers.iter().flat_map(|(_, o)| o.experts.clone()).collect();
+        Wanted { offers, experts }
+    }
+
+    fn has(&self, n: usize, wanted: &Wanted, known: &mut usize) -> bool {
+        let index = self.nodes[n].catalog.index();
+        while let Some((author, offer)) = wanted.offers.get(*known) {
+            if index.peers().get(author) != Some(offer) {
+                return false;
+            }
+            *known += 1;
+        }
+        wanted.experts.iter().all(|id| index.expert(id).is_some())
+    }
+
+    /// Does what an event says; the node it happened to.
+    fn handle(&mut self, event: Event) -> Result<usize, Fault> {
+        match event {
+            Event::Tick(n) => {
+                if self.nodes[n].alive {
+                    let actions = self.nodes[n].catalog.tick();
+                    self.perform(n, actions);
+                    self.queue.after(TICK, Event::Tick(n));
+                }
+                Ok(n)
+            }
+            Event::Deliver {
+                from,
+                to,
+                opening,
+                frame,
+            } => {
+                if self.nodes[to].links.get(&from) != Some(&opening) {
+                    return Ok(to);
+                }
+                let peer = self.nodes[from].id;
+                let node = &mut self.nodes[to];
+                node.received += frame.encoded_len() as u64;
+                let actions = node.catalog.receive(peer, frame);
+                let actions = actions.map_err(|e| Fault::Refused {
+                    node: to,
+                    why: e.to_string(),
+                })?;
+                self.perform(to, actions);
+                Ok(to)
+            }
+        }
+    }
+
+    /// Sends what is to be sent. Nodes here never restart, so nothing is kept on a disk.
+    fn perform(&mut self, n: usize, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Send { peer, frame } => {
+                    let Some(to) = self.places.get(&peer).copied() else {
+                        continue;
+                    };
+                    let Some(opening) = self.nodes[n].links.get(&to).copied() else {
+                        continue;
+                    };
+                    self.nodes[n].sent += frame.encoded_len() as u64;
+                    let event = Event::Deliver {
+                        from: n,
+                        to,
+                        opening,
+                        frame,
+                    };
+                    self.queue.after(links::one_way(self.chance, n, to), event);
+                }
+                Action::IndexChanged => self.nodes[n].index_changed = true,
+                _ => {}
+            }
+        }
+    }
+}
