@@ -12,9 +12,17 @@ fn main() {
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".into());
-    println!("cargo:rustc-env=POLYMATH_COMMIT={commit}");
+    let dirty =
+        git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|s| !s.is_empty());
+    println!(
+        "cargo:rustc-env=POLYMATH_COMMIT={commit}{}",
+        if dirty { "-dirty" } else { "" }
+    );
     // A commit moves HEAD's log; without a log (a source archive) nothing moves.
-    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
+    for file in ["logs/HEAD", "index"] {
+        let Some(log) = git(&["rev-parse", "--git-path", file]) else {
+            continue;
+        };
         println!(
             "cargo:rerun-if-changed={}",
             std::path::absolute(log).unwrap_or_default().display()

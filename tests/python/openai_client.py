@@ -66,8 +66,11 @@ def refused(kind, words, **request):
 
 refused(openai.NotFoundError, "chef", model="chefs")
 assert refused(openai.BadRequestError, "context", messages=[{"role": "user", "content": "egg " * 20000}]).code == "context_length_exceeded"
-refused(openai.BadRequestError, "n must be 1", n=2)
+assert refused(openai.BadRequestError, "not supported", n=2).param == "n"
 refused(openai.BadRequestError, "tools", tools=[{"type": "function", "function": {"name": "f"}}])
+refused(openai.BadRequestError, "frequency_penalty", frequency_penalty=1)
+refused(openai.BadRequestError, "response_format", response_format={"type": "json_object"})
+assert refused(openai.NotFoundError, "chefs", model="chefs", extra_headers={"x-request-id": "mine"}).response.headers["x-request-id"] == "mine"
 refused(openai.BadRequestError, "temperature", temperature=9)
 refused(openai.BadRequestError, "message", messages=[])
 print("all of it holds")

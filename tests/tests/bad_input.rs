@@ -76,6 +76,19 @@ fn a_prompt_over_the_context_length() {
         .stdin(long.as_bytes())
         .run()
         .fails(6, &["8192"]);
+    // Nor is a text answered for its beginning only.
+    let lab = Lab::with_models();
+    let other = lab.up("other", &["--expert", "embedder"]).ready();
+    other
+        .cli(&["ask", "--kind", "embed"])
+        .stdin(long.as_bytes())
+        .run()
+        .fails(6, &["80000 bytes"]);
+    other
+        .cli(&["ask", "--kind", "embed"])
+        .stdin("egg ".repeat(300).as_bytes())
+        .run()
+        .fails(6, &["302 tokens", "256"]);
     assert!(
         node.try_ask(&["How do I boil an egg?", "--max-tokens", "4"])
             .code
@@ -108,6 +121,16 @@ fn configuration() {
     lab.cli("a", &["config", "validate"])
         .run()
         .fails(2, &["config.toml"]);
+    for (text, words) in [
+        ("experts = [\"chief\"]", ["chief", "chef"]),
+        ("log.level = \"no,such=filter=x\"", ["log", "filter"]),
+        ("net.listen = [\"0.0.0.0:4040\"]", ["0.0.0.0:4040", "/ip4/"]),
+    ] {
+        fs::write(&file, text).unwrap();
+        let refused = lab.cli("a", &["config", "validate"]).run();
+        let code = if text.starts_with("experts") { 3 } else { 2 };
+        refused.fails(code, &words);
+    }
     fs::write(&file, "[engine]\nslots = 2\n").unwrap();
     lab.cli("a", &["config", "validate"]).run().ok();
     let shown = lab
@@ -192,6 +215,10 @@ fn a_second_process_on_the_same_home_and_an_open_key_file() {
     lab.cli("a", &["up", "--api", "off"])
         .run()
         .fails(9, &["version 2", "version 1"]);
+    fs::write(&key, b"\xff\x00 no key").unwrap();
+    lab.cli("a", &["up", "--api", "off"])
+        .run()
+        .fails(7, &["identity.key", "damaged"]);
     fs::write(&key, &text).unwrap();
     assert_eq!(lab.up("a", &[]).peer(), peer, "the identity stays");
 }
@@ -303,6 +330,11 @@ fn joining_while_running_moves_a_fresh_node() {
 #[test]
 fn usage_and_completions() {
     assert_eq!(Cli::new(&["frobnicate"]).run().code, 2);
+    let wrong = Cli::new(&["frobnicate", "--json"]).run();
+    assert_eq!(
+        (wrong.code, &wrong.json()["error"]["kind"]),
+        (2, &"invalid_input".into())
+    );
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         assert!(
             Cli::new(&["completions", shell])

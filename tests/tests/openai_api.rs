@@ -82,6 +82,15 @@ fn health_says_alive_at_once_and_ready_when_loaded() {
         (404, &"not_found_error".into())
     );
     assert_eq!(get(&api, "/v1/chat/completions", "").0, 405);
+    // More than the largest body is refused before it is read.
+    let large = format!(
+        "POST /v1/chat/completions HTTP/1.1\nHost: {api}\nContent-Type: application/json\nContent-Length: 99999999\nConnection: close\n\n{{}}"
+    );
+    let (status, answer) = http(&api, &large);
+    assert_eq!(
+        (status, &json(&answer)["error"]["type"]),
+        (413, &"invalid_request_error".into())
+    );
 }
 
 #[test]
@@ -104,5 +113,7 @@ fn web_pages_cannot_drive_it() {
     let simple = format!(
         "POST /v1/chat/completions HTTP/1.1\nHost: {api}\nContent-Type: text/plain\nContent-Length: 2\nConnection: close\n\n{{}}"
     );
-    assert_eq!(http(&api, &simple).0, 400);
+    assert_eq!(http(&api, &simple).0, 415);
+    let doubled = "GET /v1/models HTTP/1.1\nHost: {api}\nHost: evil.example\nConnection: close\n\n";
+    assert_eq!(http(&api, &doubled.replace("{api}", &api)).0, 403);
 }

@@ -131,7 +131,7 @@ pub(crate) struct Ask {
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<u32>,
     /// 0 is greedy
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
     /// Seed of the sampling
     #[arg(long, value_name = "N")]
@@ -140,7 +140,12 @@ pub(crate) struct Ask {
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
     /// Seconds until the answer must be complete
-    #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 120.0,
+        allow_negative_numbers = true
+    )]
     pub(crate) timeout: f64,
     /// Show candidates, scores and reasons
     #[arg(long)]
@@ -221,12 +226,9 @@ pub(crate) struct Bench {
     pub(crate) dir: Option<PathBuf>,
 }
 
-/// Prints completions for `shell`.
-pub(crate) fn completions(shell: clap_complete::Shell) {
-    clap_complete::generate(
-        shell,
-        &mut Args::command(),
-        "polymath",
-        &mut std::io::stdout(),
-    );
+/// Completions for `shell`.
+pub(crate) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "polymath", &mut script);
+    script
 }

@@ -5,17 +5,21 @@ use std::{
     time::Duration,
 };
 
-use polymath_node::{Node, Options};
+use polymath_node::{Control, Node, Options};
 use polymath_proto::v1::{self, ask_event::Event};
 use polymath_types::{ErrorKind, Failure, Format};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use toml::Table;
 
 use crate::{args, output, session::Session};
 
 /// Most bytes read from standard input.
 const MOST_INPUT: u64 = 4 << 20;
+/// Pause before the home's lock is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
+/// What a hanging node gets beyond the deadline.
+const GRACE: Duration = Duration::from_secs(10);
 /// Time a passing client gives itself to meet the mesh.
 const MEET: Duration = Duration::from_secs(5);
 
@@ -28,45 +32,36 @@ pub(crate) async fn run(session: Session, ask: args::Ask) -> Result<(), Failure>
         dry_run: ask.dry_run,
         verbose: ask.verbose,
     };
-    let request = request(ask, question)?;
+    let mut request = request(ask, question)?;
+    let timeout = Duration::from_millis(request.timeout_ms);
     let asked = async {
-        if let Some(mut daemon) = session.daemon().await? {
-            let mut stream = daemon
-                .ask(request)
-                .await
-                .map_err(|s| Node::control_failure(&s))?
-                .into_inner();
-            let (events, answer) = mpsc::channel(1);
-            let pump = async move {
-                while let Some(event) = stream
-                    .message()
-                    .await
-                    .map_err(|s| Node::control_failure(&s))?
-                {
-                    if events.send(event).await.is_err() {
-                        break;
-                    }
-                }
-                Ok(())
-            };
-            let (shown, pumped) = tokio::join!(show.all(answer), pump);
-            // A broken connection explains an answer that ended too early.
-            return pumped.and(shown);
-        }
-        let home = session.home()?;
-        let lock = home.lock()?;
+        let begun = Instant::now();
+        let (home, lock) = loop {
+            if let Some(daemon) = session.daemon().await? {
+                return through(daemon, request, &show).await;
+            }
+            // Another passing question holds the home for a moment, or a daemon that is starting.
+            let home = session.home()?;
+            match home.lock() {
+                Ok(lock) => break (home, lock),
+                Err(e) if begun.elapsed() > timeout => return Err(e),
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        };
         let store = session.store(&config)?;
-        let timeout = Duration::from_millis(request.timeout_ms);
         let node = Node::start(Options {
             home,
             lock,
             config: config.clone(),
             cards: Vec::new(),
             store,
+            progress: output::progress(&session),
             passing: true,
         })
         .await?;
         node.meet(MEET.min(timeout / 2)).await;
+        let left = timeout.saturating_sub(begun.elapsed());
+        request.timeout_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         let shown = show.all(node.ask(request)).await;
         node.shut_down().await;
         shown
@@ -74,7 +69,34 @@ pub(crate) async fn run(session: Session, ask: args::Ask) -> Result<(), Failure>
     tokio::select! {
         done = asked => done,
         _ = tokio::signal::ctrl_c() => Err(Failure::new(ErrorKind::Cancelled, "interrupted: the answer was cancelled")),
+        // The node keeps the deadline; this is for a node that hangs.
+        () = tokio::time::sleep(timeout + GRACE) => Err(Failure::new(
+            ErrorKind::DeadlineExceeded,
+            format!("the node did not end the question within {timeout:?}: see its log"),
+        )),
     }
+}
+
+/// Asks the running node.
+async fn through(mut daemon: Control, request: v1::AskRequest, show: &Show) -> Result<(), Failure> {
+    let stream = daemon.ask(request).await;
+    let mut stream = stream.map_err(|s| Node::control_failure(&s))?.into_inner();
+    let (events, answer) = mpsc::channel(1);
+    let pump = async move {
+        while let Some(event) = stream
+            .message()
+            .await
+            .map_err(|s| Node::control_failure(&s))?
+        {
+            if events.send(event).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let (shown, pumped) = tokio::join!(show.all(answer), pump);
+    // A broken connection explains an answer that ended too early.
+    pumped.and(shown)
 }
 
 fn question(words: &[String]) -> Result<String, Failure> {

@@ -15,9 +15,11 @@ use crate::{
     session::Session,
 };
 
-/// Rounds of a comparison; its sides alternate.
+/// Rounds of a comparison; its sides alternate. `--quick` makes them shorter, not fewer.
 const ROUNDS: usize = 9;
-const QUICK_ROUNDS: usize = 3;
+/// Tokens of an answer.
+const TOKENS: u32 = 128;
+const QUICK_TOKENS: u32 = 40;
 
 /// One measured figure.
 struct Row {
@@ -57,24 +59,24 @@ impl Spread {
 
 pub(crate) async fn run(session: Session, bench: args::Bench) -> Result<(), Failure> {
     session.begin(Table::new())?;
-    let rounds = if bench.quick { QUICK_ROUNDS } else { ROUNDS };
+    let tokens = if bench.quick { QUICK_TOKENS } else { TOKENS };
     let homes =
         tempfile::tempdir().map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?;
     let (rows, conditions) = match bench.name.as_str() {
-        "start" => start(homes.path(), rounds).await?,
+        "start" => start(homes.path()).await?,
         _ => {
             let models = demo::prepare_models(&session, &daemon::cache_dir(bench.dir)?).await?;
-            remote(homes.path(), &models, rounds).await?
+            remote(homes.path(), &models, tokens).await?
         }
     };
-    report(&session, &bench.name, rounds, conditions, &rows);
+    report(&session, &bench.name, conditions, &rows);
     Ok(())
 }
 
 /// Time from the start of the process until its API answers, and memory without models.
-async fn start(homes: &std::path::Path, rounds: usize) -> Result<(Vec<Row>, Value), Failure> {
+async fn start(homes: &std::path::Path) -> Result<(Vec<Row>, Value), Failure> {
     let (mut opens, mut memory) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
+    for round in 0..ROUNDS {
         let begun = Instant::now();
         let mut node = Daemon::start(
             "idle",
@@ -117,7 +119,7 @@ async fn start(homes: &std::path::Path, rounds: usize) -> Result<(Vec<Row>, Valu
 async fn remote(
     homes: &std::path::Path,
     models: &std::path::Path,
-    rounds: usize,
+    tokens: u32,
 ) -> Result<(Vec<Row>, Value), Failure> {
     let mut server = Daemon::start(
         "server",
@@ -154,7 +156,7 @@ async fn remote(
             "Tell me a long story about a lighthouse keeper and the sea.",
         );
         q.sampling = Some(v1::Sampling {
-            max_tokens: Some(96),
+            max_tokens: Some(tokens),
             temperature: Some(0.0),
             ..v1::Sampling::default()
         });
@@ -164,7 +166,7 @@ async fn remote(
     let mut local = Vec::new();
     let mut results: Vec<(Vec<f64>, Vec<f64>, Vec<f64>)> =
         clients.iter().map(|_| Default::default()).collect();
-    for _ in 0..rounds {
+    for _ in 0..ROUNDS {
         for ((_, control, _), (rates, ratios, ttfts)) in clients.iter_mut().zip(&mut results) {
             let here = daemon::ask(&mut own, question()).await?.done;
             let there = daemon::ask(control, question()).await?.done;
@@ -199,11 +201,18 @@ async fn remote(
     }
     Ok((
         rows,
-        json!({ "model": "smollm2-135m-instruct", "tokens": 96, "temperature": 0, "network": "loopback", "sides": "alternate" }),
+        json!({ "model": "smollm2-135m-instruct", "tokens": tokens, "temperature": 0, "network": "loopback", "sides": "alternate",
+            "congestion_control": { "tcp": kernel_congestion_control(), "quic": "cubic" } }),
     ))
 }
 
-fn report(session: &Session, name: &str, rounds: usize, mut conditions: Value, rows: &[Row]) {
+/// The kernel's choice for TCP; quinn's default serves QUIC.
+fn kernel_congestion_control() -> String {
+    let name = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+    name.map_or_else(|_| "unknown".into(), |n| n.trim().to_owned())
+}
+
+fn report(session: &Session, name: &str, mut conditions: Value, rows: &[Row]) {
     conditions["cores"] = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .into();
@@ -214,7 +223,7 @@ fn report(session: &Session, name: &str, rounds: usize, mut conditions: Value, r
     }
     .into();
     conditions["version"] = crate::VERSION.into();
-    conditions["rounds"] = rounds.into();
+    conditions["rounds"] = ROUNDS.into();
     let values: Vec<Value> = rows
         .iter()
         .map(|r| {

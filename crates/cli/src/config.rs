@@ -20,7 +20,11 @@ pub(crate) fn run(session: &Session, verb: &ConfigVerb) -> Result<(), Failure> {
                 })?;
                 Config::parse(&text, &file)?;
             }
-            session.config(Table::new())?;
+            let config = session.config(Table::new())?.config;
+            crate::logs::check(&config.log)?;
+            for name in &config.experts {
+                polymath_node::experts::find(name)?;
+            }
             let there = if file.exists() {
                 "is valid"
             } else {

@@ -60,7 +60,14 @@ impl Daemon {
         let output = File::create(&log).map_err(|e| fail("log", e))?;
         let errors = output.try_clone().map_err(|e| fail("log", e))?;
         let program = std::env::current_exe().map_err(|e| fail("own path", e))?;
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        // Settings of whoever runs the demo are not the demo's.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("POLYMATH_") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
             .arg("up")
             .arg("--home")
             .arg(dir)

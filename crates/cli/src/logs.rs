@@ -4,9 +4,9 @@ use polymath_node::config::Log;
 use polymath_types::{ErrorKind, Failure};
 use tracing_subscriber::EnvFilter;
 
-/// Begins logging; the first call of a process counts.
-pub(crate) fn begin(log: &Log) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|e| {
+/// The filter, or what is wrong with it.
+pub(crate) fn check(log: &Log) -> Result<EnvFilter, Failure> {
+    EnvFilter::try_new(&log.level).map_err(|e| {
         Failure::new(
             ErrorKind::Config,
             format!(
@@ -14,7 +14,12 @@ pub(crate) fn begin(log: &Log) -> Result<(), Failure> {
                 log.level
             ),
         )
-    })?;
+    })
+}
+
+/// Begins logging; the first call of a process counts.
+pub(crate) fn begin(log: &Log) -> Result<(), Failure> {
+    let filter = check(log)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

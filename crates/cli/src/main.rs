@@ -31,7 +31,10 @@ pub(crate) const VERSION: &str = concat!(
 );
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => return output::usage(&e),
+    };
     polymath_node::quiet_sandboxed_panics();
     let json = args.global.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -71,7 +74,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         Verb::Demo(demo) => demo::run(session, demo).await,
         Verb::Bench(bench) => bench::run(session, bench).await,
         Verb::Completions { shell } => {
-            args::completions(shell);
+            output::raw(&args::completions(shell));
             Ok(())
         }
         Verb::Version => {

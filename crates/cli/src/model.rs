@@ -219,15 +219,23 @@ fn show(session: &Session, store: &Store, name: &str) -> Result<(), Failure> {
 }
 
 async fn verify(session: &Session, store: &Store, name: Option<String>) -> Result<(), Failure> {
+    let mut damaged = None;
     let names: Vec<String> = match name {
         Some(name) => vec![installed(store, &name)?.model.name],
-        None => store
-            .list()
-            .map_err(|e| Failure::new(e.kind(), e.to_string()))?
-            .installed
-            .into_iter()
-            .map(|i| i.model.name)
-            .collect(),
+        None => {
+            let listing = store
+                .list()
+                .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+            for d in &listing.damaged {
+                tracing::error!("{}", d.error);
+                damaged.get_or_insert_with(|| Failure::new(d.error.kind(), d.error.to_string()));
+            }
+            listing
+                .installed
+                .into_iter()
+                .map(|i| i.model.name)
+                .collect()
+        }
     };
     let mut values = Vec::new();
     let mut lines = Vec::new();
@@ -258,5 +266,5 @@ async fn verify(session: &Session, store: &Store, name: Option<String>) -> Resul
             lines.join("\n")
         }
     });
-    Ok(())
+    damaged.map_or(Ok(()), Err)
 }

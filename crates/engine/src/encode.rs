@@ -18,8 +18,17 @@ const MAX_TEXTS: usize = 1024;
 /// Most labels, and their longest, bytes.
 const MAX_LABELS: usize = 256;
 const MAX_LABEL: usize = 128;
-/// Beyond what 256 tokens can cover a text is not read.
+/// Bytes of a text that are read: more than an encoder's tokens cover, and enough to tell a language.
 const MAX_TEXT: usize = 32 * 1024;
+
+/// What becomes of a text with more tokens than its encoder reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overlong {
+    /// The request fails with [`EngineError::TextOverflow`].
+    Refuse,
+    /// Only its beginning counts.
+    Cut,
+}
 
 /// Vectors of texts.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -49,7 +58,11 @@ pub(crate) struct EncodeJob {
 
 #[derive(Debug)]
 enum Output {
-    Embed(Embedded, oneshot::Sender<Result<Embedded, EngineError>>),
+    Embed(
+        Overlong,
+        Embedded,
+        oneshot::Sender<Result<Embedded, EngineError>>,
+    ),
     Classify(
         Vec<String>,
         Classified,
@@ -61,13 +74,14 @@ impl EncodeJob {
     pub(crate) fn embed(
         expert: Arc<Expert>,
         texts: Vec<String>,
+        overlong: Overlong,
         reply: oneshot::Sender<Result<Embedded, EngineError>>,
     ) -> Result<Self, EngineError> {
         Ok(Self {
             expert,
-            texts: check_texts(texts)?,
+            texts: check_texts(texts, overlong)?,
             done: 0,
-            output: Output::Embed(Embedded::default(), reply),
+            output: Output::Embed(overlong, Embedded::default(), reply),
         })
     }
 
@@ -78,10 +92,15 @@ impl EncodeJob {
         reply: oneshot::Sender<Result<Classified, EngineError>>,
     ) -> Result<Self, EngineError> {
         let labels = choose_labels(&expert, labels)?;
+        let overlong = match expert.running {
+            // A language shows in the beginning.
+            Running::Language => Overlong::Cut,
+            _ => Overlong::Refuse,
+        };
         let output = Output::Classify(labels, Classified::default(), reply);
         Ok(Self {
+            texts: check_texts(texts, overlong)?,
             expert,
-            texts: check_texts(texts)?,
             done: 0,
             output,
         })
@@ -89,7 +108,7 @@ impl EncodeJob {
 
     pub(crate) fn is_cancelled(&self) -> bool {
         match &self.output {
-            Output::Embed(_, reply) => reply.is_closed(),
+            Output::Embed(_, _, reply) => reply.is_closed(),
             Output::Classify(_, _, reply) => reply.is_closed(),
         }
     }
@@ -99,20 +118,20 @@ impl EncodeJob {
         let end = self.texts.len().min(self.done + BATCH);
         let batch = &self.texts[self.done..end];
         let result = match &mut self.output {
-            Output::Embed(out, _) => embed(&self.expert, batch, out),
+            Output::Embed(overlong, out, _) => embed(&self.expert, batch, *overlong, out),
             Output::Classify(labels, out, _) => classify(&self.expert, batch, labels, out),
         };
         self.done = end;
         match result {
-            Err(reason) => {
-                self.fail(EngineError::Internal(reason));
+            Err(error) => {
+                self.fail(error);
                 None
             }
             Ok(()) if self.done < self.texts.len() => Some(self),
             Ok(()) => {
                 // The caller may have gone; then nobody misses the result.
                 let _ = match self.output {
-                    Output::Embed(out, reply) => reply.send(Ok(out)).is_ok(),
+                    Output::Embed(_, out, reply) => reply.send(Ok(out)).is_ok(),
                     Output::Classify(_, out, reply) => reply.send(Ok(out)).is_ok(),
                 };
                 None
@@ -122,17 +141,22 @@ impl EncodeJob {
 
     fn fail(self, error: EngineError) {
         let _ = match self.output {
-            Output::Embed(_, reply) => reply.send(Err(error)).is_ok(),
+            Output::Embed(_, _, reply) => reply.send(Err(error)).is_ok(),
             Output::Classify(_, _, reply) => reply.send(Err(error)).is_ok(),
         };
     }
 }
 
-fn embed(expert: &Expert, texts: &[String], out: &mut Embedded) -> Result<(), String> {
+fn embed(
+    expert: &Expert,
+    texts: &[String],
+    overlong: Overlong,
+    out: &mut Embedded,
+) -> Result<(), EngineError> {
     let Running::Embed(bert) = &expert.running else {
-        return Err("the expert lost its encoder".into());
+        return Err(EngineError::Internal("the expert lost its encoder".into()));
     };
-    let (vectors, tokens) = bert.embed(texts)?;
+    let (vectors, tokens) = bert.embed(texts, overlong)?;
     out.vectors.extend(vectors);
     out.prompt_tokens += tokens;
     Ok(())
@@ -143,28 +167,30 @@ fn classify(
     texts: &[String],
     labels: &[String],
     out: &mut Classified,
-) -> Result<(), String> {
+) -> Result<(), EngineError> {
     match &expert.running {
         Running::ZeroShot(bert) => {
             let known = expert.label_vectors(bert, labels)?;
-            let (vectors, tokens) = bert.embed(texts)?;
+            let (vectors, tokens) = bert.embed(texts, Overlong::Refuse)?;
             out.labels
                 .extend(vectors.iter().map(|v| zero_shot::rank(v, labels, &known.1)));
             out.prompt_tokens += tokens;
         }
         Running::Language => {
-            let allowed = language::allowed(labels)?;
+            let allowed = language::allowed(labels).map_err(EngineError::InvalidInput)?;
             out.labels
                 .extend(texts.iter().map(|t| language::identify(t, &allowed)));
         }
         Running::Generate(_) | Running::Embed(_) => {
-            return Err("the expert lost its classifier".into());
+            return Err(EngineError::Internal(
+                "the expert lost its classifier".into(),
+            ));
         }
     }
     Ok(())
 }
 
-fn check_texts(mut texts: Vec<String>) -> Result<Vec<String>, EngineError> {
+fn check_texts(mut texts: Vec<String>, overlong: Overlong) -> Result<Vec<String>, EngineError> {
     if texts.is_empty() || texts.len() > MAX_TEXTS {
         return Err(EngineError::InvalidInput(format!(
             "{} texts were given; between 1 and {MAX_TEXTS} are allowed",
@@ -172,6 +198,13 @@ fn check_texts(mut texts: Vec<String>) -> Result<Vec<String>, EngineError> {
         )));
     }
     for text in &mut texts {
+        if text.len() > MAX_TEXT && overlong == Overlong::Refuse {
+            return Err(EngineError::TextOverflow {
+                length: text.len(),
+                unit: "bytes",
+                limit: MAX_TEXT,
+            });
+        }
         let mut end = text.len().min(MAX_TEXT);
         while !text.is_char_boundary(end) {
             end -= 1;

@@ -11,7 +11,7 @@ use polymath_types::{ExpertCard, ExpertId, ExpertKind, FileRef, LoadReport};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Classified, Embedded, EngineError, GenerateJob, GenerateStream, LoadError,
+    Classified, Embedded, EngineError, GenerateJob, GenerateStream, LoadError, Overlong,
     encode::EncodeJob,
     expert::{Expert, Experts, Running},
     generate::EVENTS,
@@ -185,22 +185,27 @@ impl Engine {
         ))
     }
 
-    /// Turns texts into unit vectors. Of each text the first 256 tokens count. Dropping the future
-    /// cancels.
+    /// Turns texts into unit vectors. Dropping the future cancels.
     ///
     /// # Errors
-    /// As [`Self::generate`], but for `ContextOverflow`.
-    pub async fn embed(&self, id: &ExpertId, texts: Vec<String>) -> Result<Embedded, EngineError> {
+    /// As [`Self::generate`], with `TextOverflow` for `ContextOverflow`.
+    pub async fn embed(
+        &self,
+        id: &ExpertId,
+        texts: Vec<String>,
+        overlong: Overlong,
+    ) -> Result<Embedded, EngineError> {
         let expert = self.expert(id, ExpertKind::Embed)?;
         let (reply, result) = oneshot::channel();
         self.shared
             .inbox
-            .push_encode(EncodeJob::embed(expert, texts, reply)?)?;
+            .push_encode(EncodeJob::embed(expert, texts, overlong, reply)?)?;
         result.await.unwrap_or_else(|_| Err(lost()))
     }
 
     /// Gives texts labels with probabilities, best first. Without `labels` the card's own are used;
-    /// a language identifier narrows its choice to the `labels` given.
+    /// a language identifier narrows its choice to the `labels` given. A text too long for the encoder
+    /// is refused; a language is told from the beginning.
     ///
     /// # Errors
     /// As [`Self::embed`].

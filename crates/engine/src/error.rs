@@ -66,6 +66,18 @@ pub enum EngineError {
         /// Tokens the context holds.
         limit: u32,
     },
+    /// A text is longer than its encoder reads.
+    #[error(
+        "a text has {length} {unit}, the expert reads {limit}: shorten it, or split it and ask for each part"
+    )]
+    TextOverflow {
+        /// Its length.
+        length: usize,
+        /// In bytes or tokens.
+        unit: &'static str,
+        /// Most that is read.
+        limit: usize,
+    },
     /// The queue is full.
     #[error(
         "the engine's queue is full ({queued} requests wait); ask another replica or try again"
@@ -105,7 +117,7 @@ impl EngineError {
     /// The kind of failure in the house's taxonomy.
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::ContextOverflow { .. } => ErrorKind::ContextOverflow,
+            Self::ContextOverflow { .. } | Self::TextOverflow { .. } => ErrorKind::ContextOverflow,
             Self::Busy { .. } => ErrorKind::ResourceExhausted,
             Self::UnknownExpert(_) => ErrorKind::NotFound,
             Self::WrongKind { .. } | Self::InvalidInput(_) => ErrorKind::InvalidInput,

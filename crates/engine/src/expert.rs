@@ -314,7 +314,7 @@ impl Expert {
         &self,
         bert: &Bert,
         labels: &[String],
-    ) -> Result<LabelVectors, String> {
+    ) -> Result<LabelVectors, EngineError> {
         let mut last = self
             .last_labels
             .lock()

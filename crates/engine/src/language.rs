@@ -1,19 +1,30 @@
-//! Which language a text is in: trigrams and alphabets (whatlang), compiled into the binary.
+//! Which language a text is in: trigrams and alphabets (whatlang), and for texts too short for those
+//! a linear classifier of the 16 most written languages (whichlang); both compiled into the binary.
 
 use whatlang::{Detector, Lang};
 
 /// How many languages are named for a text.
 const RANKED: usize = 5;
+/// The confidence below which whatlang's first guess is about as good as a coin.
+const SURE: f64 = 0.5;
 
 /// Languages likely for `text`, best first, each with a probability; they sum to at most 1. Empty
 /// when the text has no letters.
 ///
-/// whatlang names one language and its confidence; runners-up are found by denying it the ones
+/// Where whatlang is less sure than [`SURE`], the short-text classifier's language comes first with
+/// that probability. whatlang names one language and its confidence; runners-up are found by denying it the ones
 /// already named. Each takes its confidence's share of what is left, and never more than the one
 /// before it.
 pub(crate) fn identify(text: &str, allowed: &[Lang]) -> Vec<(String, f64)> {
     let mut found: Vec<(Lang, f64)> = Vec::new();
     let mut left = 1.0;
+    let detector = Detector::with_allowlist(allowed.to_vec());
+    if detector.detect(text).is_some_and(|i| i.confidence() < SURE)
+        && let Some(lang) = short_text(text).filter(|l| allowed.contains(l))
+    {
+        found.push((lang, SURE));
+        left -= SURE;
+    }
     while found.len() < RANKED {
         let remaining: Vec<Lang> = allowed
             .iter()
@@ -38,6 +49,41 @@ pub(crate) fn identify(text: &str, allowed: &[Lang]) -> Vec<(String, f64)> {
         .into_iter()
         .map(|(lang, p)| (code(lang).to_owned(), p))
         .collect()
+}
+
+/// The short-text classifier's language, unless the text has letters that language is not written
+/// with: it knows 16 languages and takes every other for one of them.
+fn short_text(text: &str) -> Option<Lang> {
+    let lang = Lang::from_code(whichlang::detect_language(text).three_letter_code())?;
+    let mut letters = text
+        .chars()
+        .flat_map(char::to_lowercase)
+        .filter(|c| c.is_alphabetic());
+    letters.all(|c| writes(lang, c)).then_some(lang)
+}
+
+/// Whether `lang` is written with the lower-case letter `c` (exemplar characters of CLDR, shortened);
+/// of the 16 languages those that share their alphabet with others.
+fn writes(lang: Lang, c: char) -> bool {
+    let (without, more) = match lang {
+        Lang::Eng => ("", ""),
+        Lang::Deu => ("", "äöüß"),
+        Lang::Fra => ("", "àâæçèéêëîïôœùûüÿ"),
+        Lang::Ita => ("", "àèéìíîòóùú"),
+        Lang::Nld => ("", "èéëïóöü"),
+        Lang::Por => ("", "àáâãçéêíóôõú"),
+        Lang::Spa => ("", "áéíñóúü"),
+        Lang::Swe => ("", "åäöéà"),
+        Lang::Tur => ("qwx", "çğıöşüâîû\u{307}"),
+        Lang::Vie => (
+            "fjwz",
+            "àáâãèéêìíòóôõùúýăđĩũơưạảấầẩẫậắằẳẵặẹẻẽếềểễệỉịọỏốồổỗộớờởỡợụủứừửữựỳỵỷỹ",
+        ),
+        Lang::Rus => return matches!(c, 'а'..='я' | 'ё'),
+        Lang::Ara => return matches!(c, 'ء'..='ي'),
+        _ => return false,
+    };
+    (c.is_ascii_lowercase() && !without.contains(c)) || more.contains(c)
 }
 
 /// The language of `text` if it can be told with confidence: ISO 639-1 where a code exists, else
@@ -176,6 +222,10 @@ mod tests {
                 "ru",
             ),
             ("今日は天気がいいので、川沿いを散歩します。", "ja"),
+            ("Wo ist der Bahnhof?", "de"),
+            ("Good morning", "en"),
+            ("Bonjour, je voudrais un café.", "fr"),
+            ("¿Dónde está el baño?", "es"),
         ] {
             let ranked = identify(text, &all);
             assert_eq!(ranked[0].0, label, "{text}: {ranked:?}");

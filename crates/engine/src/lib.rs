@@ -30,7 +30,7 @@ mod vector;
 mod worker;
 mod zero_shot;
 
-pub use encode::{Classified, Embedded};
+pub use encode::{Classified, Embedded, Overlong};
 pub use engine::{Engine, EngineConfig};
 pub use error::{EngineError, LoadError};
 pub use generate::{GenerateJob, GenerateStream, Generated};

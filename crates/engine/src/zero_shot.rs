@@ -1,7 +1,7 @@
 //! Classification over labels the encoder never saw: a text takes the label whose hypothesis lies
 //! closest to it.
 
-use crate::bert::Bert;
+use crate::{EngineError, Overlong, bert::Bert};
 
 /// Divides cosines before the softmax: 1/20, the scale of the contrastive loss that sentence encoders
 /// such as MiniLM were trained with. On ten topics that hardly overlap 0.02 fits better (log-loss
@@ -20,9 +20,9 @@ fn hypothesis(label: &str) -> String {
 pub(crate) fn label_vectors(
     bert: &Bert,
     labels: &[String],
-) -> Result<(Vec<Vec<f32>>, u32), String> {
+) -> Result<(Vec<Vec<f32>>, u32), EngineError> {
     let hypotheses: Vec<String> = labels.iter().map(|l| hypothesis(l)).collect();
-    bert.embed(&hypotheses)
+    bert.embed(&hypotheses, Overlong::Cut)
 }
 
 /// Probabilities of the labels for a text, best first; they sum to 1.

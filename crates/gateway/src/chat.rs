@@ -1,5 +1,7 @@
 //! `/v1/chat/completions`: plain and streamed.
 
+mod request;
+
 use std::{
     collections::VecDeque,
     time::{SystemTime, UNIX_EPOCH},
@@ -14,11 +16,11 @@ use axum::{
 };
 use polymath_node::{Answer, Node};
 use polymath_proto::v1::{self, ask_event::Event};
-use polymath_types::{ErrorKind, Failure, Format};
-use serde::Deserialize;
+use polymath_types::{ErrorKind, RequestId};
+use request::ChatRequest;
 use serde_json::{Value, json};
 
-use crate::{envelope::Refusal, models::AUTO};
+use crate::envelope::Refusal;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const EXPERT: HeaderName = HeaderName::from_static("x-polymath-expert");
@@ -27,202 +29,35 @@ const ATTEMPTS: HeaderName = HeaderName::from_static("x-polymath-attempts");
 /// Tells reverse proxies not to hold the stream back.
 const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// What OpenAI's API takes; unknown fields are left alone, as its clients expect.
-#[derive(Debug, Deserialize)]
-pub(crate) struct ChatRequest {
-    #[serde(default)]
-    model: String,
-    messages: Vec<ChatMessage>,
-    #[serde(default)]
-    stream: Option<bool>,
-    #[serde(default)]
-    stream_options: Option<StreamOptions>,
-    #[serde(default)]
-    max_tokens: Option<u32>,
-    #[serde(default)]
-    max_completion_tokens: Option<u32>,
-    #[serde(default)]
-    temperature: Option<f64>,
-    #[serde(default)]
-    top_p: Option<f64>,
-    #[serde(default)]
-    seed: Option<i64>,
-    #[serde(default)]
-    stop: Option<Stop>,
-    #[serde(default)]
-    n: Option<u32>,
-    #[serde(default)]
-    tools: Option<Vec<Value>>,
-    #[serde(default)]
-    response_format: Option<ResponseFormat>,
-    #[serde(default)]
-    logprobs: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ChatMessage {
-    role: String,
-    #[serde(default)]
-    content: Option<Content>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
-}
-
-#[derive(Debug, Deserialize)]
-struct Part {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    text: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct StreamOptions {
-    #[serde(default)]
-    include_usage: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Stop {
-    One(String),
-    Many(Vec<String>),
-}
-
-#[derive(Debug, Deserialize)]
-struct ResponseFormat {
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-impl ChatRequest {
-    fn ask(self, request_id: &str) -> Result<v1::AskRequest, Refusal> {
-        if self.n.is_some_and(|n| n != 1) {
-            return Err(Refusal::invalid("n must be 1: one answer a request"));
-        }
-        if self.tools.as_ref().is_some_and(|t| !t.is_empty()) {
-            return Err(Refusal::invalid(
-                "tools are not supported by the experts of this mesh",
-            ));
-        }
-        if self
-            .response_format
-            .as_ref()
-            .is_some_and(|f| f.kind != "text")
-        {
-            return Err(Refusal::invalid(
-                "response_format other than text is not supported by the experts of this mesh",
-            ));
-        }
-        if self.logprobs == Some(true) {
-            return Err(Refusal::invalid(
-                "logprobs are not supported by the experts of this mesh",
-            ));
-        }
-        let messages = self
-            .messages
-            .into_iter()
-            .map(ChatMessage::into_proto)
-            .collect::<Result<_, _>>()?;
-        let stop = match self.stop {
-            None => Vec::new(),
-            Some(Stop::One(one)) => vec![one],
-            Some(Stop::Many(many)) => many,
-        };
-        Ok(v1::AskRequest {
-            version: Format::Control.current(),
-            kind: "generate".into(),
-            messages,
-            sampling: Some(v1::Sampling {
-                max_tokens: self.max_completion_tokens.or(self.max_tokens),
-                temperature: self.temperature,
-                top_p: self.top_p,
-                top_k: None,
-                seed: self.seed.map(i64::cast_unsigned),
-                stop,
-            }),
-            model: if self.model == AUTO {
-                String::new()
-            } else {
-                self.model
-            },
-            request_id: request_id.to_owned(),
-            ..v1::AskRequest::default()
-        })
-    }
-}
-
-impl ChatMessage {
-    fn into_proto(self) -> Result<v1::ChatMessage, Refusal> {
-        use v1::chat_message::Role;
-        let role = match self.role.as_str() {
-            "system" | "developer" => Role::System,
-            "user" => Role::User,
-            "assistant" => Role::Assistant,
-            other => {
-                return Err(Refusal::invalid(format!(
-                    "the role '{other}' is not supported: use system, user or assistant"
-                )));
-            }
-        };
-        let content = match self.content {
-            None => String::new(),
-            Some(Content::Text(text)) => text,
-            Some(Content::Parts(parts)) => {
-                if let Some(part) = parts.iter().find(|p| p.kind != "text") {
-                    return Err(Refusal::invalid(format!(
-                        "content of type '{}' is not supported: only text",
-                        part.kind
-                    )));
-                }
-                parts.into_iter().map(|p| p.text).collect()
-            }
-        };
-        Ok(v1::ChatMessage {
-            role: role as i32,
-            content,
-        })
-    }
-}
-
 pub(crate) async fn completions(
     State(node): State<Node>,
     headers: HeaderMap,
     body: Result<Json<ChatRequest>, JsonRejection>,
 ) -> Response {
-    let request_id = headers
-        .get(&REQUEST_ID)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default()
-        .to_owned();
-    let Json(request) = match body {
-        Ok(body) => body,
-        Err(e) => {
-            return Refusal::invalid(format!("the request cannot be read: {}", e.body_text()))
-                .into_response();
-        }
-    };
-    let stream = request.stream.unwrap_or(false);
-    let usage = request
-        .stream_options
-        .as_ref()
-        .is_some_and(|o| o.include_usage);
-    match request.ask(&request_id) {
-        Err(refusal) => refusal.into_response(),
-        Ok(ask) => {
-            let begun = Begun::wait(node.ask(ask)).await;
-            let result = match begun {
-                Err(refusal) => Err(refusal),
-                Ok(begun) if stream => Ok(begun.streamed(usage)),
-                Ok(begun) => begun.whole().await,
-            };
-            result.unwrap_or_else(Refusal::into_response)
-        }
+    let given = headers.get(&REQUEST_ID).and_then(|v| v.to_str().ok());
+    let id = polymath_node::request_id(given.unwrap_or_default());
+    let mut response = answer(&node, body, &id)
+        .await
+        .unwrap_or_else(Refusal::into_response);
+    // Refusals carry it too: it is what a person quotes who looks for one in the log.
+    if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+async fn answer(
+    node: &Node,
+    body: Result<Json<ChatRequest>, JsonRejection>,
+    id: &RequestId,
+) -> Result<Response, Refusal> {
+    let Json(request) = body?;
+    let (streams, usage) = (request.streams(), request.wants_usage());
+    let begun = Begun::wait(node.ask(request.ask(id)?), id).await?;
+    if streams {
+        Ok(begun.streamed(usage))
+    } else {
+        begun.whole().await
     }
 }
 
@@ -237,20 +72,17 @@ struct Begun {
 }
 
 impl Begun {
-    async fn wait(mut answer: Answer) -> Result<Self, Refusal> {
-        let mut begun = (String::new(), String::new(), String::new(), 0);
+    async fn wait(mut answer: Answer, id: &RequestId) -> Result<Self, Refusal> {
+        let mut begun = (String::new(), String::new(), 0);
         while let Some(event) = answer.recv().await {
             match event.event {
-                Some(Event::Decision(d)) => begun.0 = d.request_id,
-                Some(Event::Attempt(a)) => {
-                    (begun.1, begun.2, begun.3) = (a.expert, a.peer, a.number)
-                }
+                Some(Event::Attempt(a)) => begun = (a.expert, a.peer, a.number),
                 Some(Event::Failed(failed)) => return Err(failed.into()),
                 first @ Some(Event::Tokens(_) | Event::Done(_)) => {
-                    let (request_id, expert, peer, attempts) = begun;
+                    let (expert, peer, attempts) = begun;
                     return Ok(Self {
                         answer,
-                        request_id,
+                        request_id: id.to_string(),
                         expert,
                         peer,
                         attempts,
@@ -272,7 +104,6 @@ impl Begun {
 
     fn headers(&self, response: &mut Response) {
         for (name, value) in [
-            (REQUEST_ID, self.request_id.clone()),
             (EXPERT, self.expert.clone()),
             (PEER, self.peer.clone()),
             (ATTEMPTS, self.attempts.to_string()),
@@ -400,10 +231,10 @@ fn null_usage(lines: &mut VecDeque<Value>) {
 }
 
 fn broken() -> Refusal {
-    Refusal(Failure::new(
+    Refusal::new(
         ErrorKind::Internal,
         "the node ended in the middle of the answer: ask again",
-    ))
+    )
 }
 
 fn finish_reason(done: &v1::Done) -> &'static str {

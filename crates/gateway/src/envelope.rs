@@ -2,6 +2,7 @@
 
 use axum::{
     Json,
+    extract::rejection::JsonRejection,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -11,17 +12,44 @@ use serde_json::{Value, json};
 
 /// A failure on its way to an HTTP client.
 #[derive(Debug)]
-pub(crate) struct Refusal(pub(crate) Failure);
+pub(crate) struct Refusal {
+    failure: Failure,
+    /// Where HTTP knows it more exactly than its kind says.
+    status: Option<StatusCode>,
+    /// The parameter at fault.
+    param: Option<&'static str>,
+}
 
 impl Refusal {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Failure::new(kind, message).into()
+    }
+
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self(Failure::new(ErrorKind::InvalidInput, message))
+        Self::new(ErrorKind::InvalidInput, message)
+    }
+
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    pub(crate) fn of_param(mut self, param: &'static str) -> Self {
+        self.param = Some(param);
+        self
+    }
+
+    fn status(&self) -> StatusCode {
+        let of_kind = StatusCode::from_u16(self.failure.kind.http_status());
+        self.status
+            .or(of_kind.ok())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     /// The error object alone.
     pub(crate) fn body(&self) -> Value {
-        let kind = self.0.kind;
-        let group = match kind.http_status() {
+        let kind = self.failure.kind;
+        let group = match self.status().as_u16() {
             404 => "not_found_error",
             403 => "permission_error",
             429 => "rate_limit_error",
@@ -33,23 +61,46 @@ impl Refusal {
             ErrorKind::NotFound => "model_not_found",
             kind => kind.as_str(),
         };
-        json!({ "error": { "message": self.0.to_string(), "type": group, "param": null, "code": code } })
+        json!({ "error": { "message": self.failure.to_string(), "type": group, "param": self.param, "code": code } })
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            status: None,
+            param: None,
+        }
     }
 }
 
 impl From<v1::Failed> for Refusal {
     fn from(failed: v1::Failed) -> Self {
-        Self(polymath_node::failure(failed))
+        polymath_node::failure(failed).into()
+    }
+}
+
+/// A body that could not be read; what it says of types and syntax is for the client's author.
+impl From<JsonRejection> for Refusal {
+    fn from(rejection: JsonRejection) -> Self {
+        let refusal = Self::invalid(format!(
+            "the request cannot be read: {}",
+            rejection.body_text()
+        ));
+        match rejection.status() {
+            // OpenAI's API answers 400 to JSON of the wrong shape.
+            StatusCode::UNPROCESSABLE_ENTITY => refusal,
+            status => refusal.with_status(status),
+        }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.kind.http_status())
-            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(self.body())).into_response();
+        let mut response = (self.status(), Json(self.body())).into_response();
         if matches!(
-            self.0.kind,
+            self.failure.kind,
             ErrorKind::ResourceExhausted | ErrorKind::Unavailable
         ) {
             response
@@ -61,13 +112,13 @@ impl IntoResponse for Refusal {
 }
 
 pub(crate) async fn no_such_path() -> Refusal {
-    Refusal(Failure::new(
+    Refusal::new(
         ErrorKind::NotFound,
         "there is no such path: use POST /v1/chat/completions, GET /v1/models, GET /livez or GET /readyz",
-    ))
+    )
 }
 
-pub(crate) async fn no_such_method() -> Response {
-    let body = Refusal::invalid("this path does not take that method").body();
-    (StatusCode::METHOD_NOT_ALLOWED, Json(body)).into_response()
+pub(crate) async fn no_such_method() -> Refusal {
+    Refusal::invalid("this path does not take that method")
+        .with_status(StatusCode::METHOD_NOT_ALLOWED)
 }

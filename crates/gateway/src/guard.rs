@@ -10,7 +10,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use polymath_types::{ErrorKind, Failure};
+use polymath_types::ErrorKind;
 
 use crate::envelope::Refusal;
 
@@ -23,11 +23,17 @@ pub(crate) async fn same_machine(
     let authority = request.uri().authority().map(|a| a.as_str().to_owned());
     match check(request.headers(), authority.as_deref(), address) {
         Ok(()) => next.run(request).await,
-        Err(why) => Refusal(Failure::new(ErrorKind::PermissionDenied, why)).into_response(),
+        Err(why) => Refusal::new(ErrorKind::PermissionDenied, why).into_response(),
     }
 }
 
 fn check(headers: &HeaderMap, authority: Option<&str>, address: SocketAddr) -> Result<(), String> {
+    // Of two, a proxy in between may have judged the other one.
+    for name in [header::HOST, header::ORIGIN] {
+        if headers.get_all(&name).iter().count() > 1 {
+            return Err(format!("there is more than one {name} header: send one"));
+        }
+    }
     let host = headers
         .get(header::HOST)
         .and_then(|h| h.to_str().ok())
@@ -100,5 +106,10 @@ mod tests {
         ] {
             assert!(!try_it(host, origin), "{host} {origin:?}");
         }
+        let mut twice = HeaderMap::new();
+        for host in ["127.0.0.1:8420", "evil.example:8420"] {
+            twice.append(header::HOST, host.parse().unwrap());
+        }
+        assert!(check(&twice, None, address).is_err());
     }
 }

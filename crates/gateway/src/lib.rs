@@ -12,9 +12,10 @@ use std::net::SocketAddr;
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, State},
-    http::StatusCode,
-    middleware,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use polymath_node::Node;
@@ -47,8 +48,23 @@ fn routes(node: Node, address: SocketAddr) -> Router {
         .fallback(envelope::no_such_path)
         .method_not_allowed_fallback(envelope::no_such_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(middleware::from_fn(announced_size))
         .layer(middleware::from_fn_with_state(address, guard::same_machine))
         .with_state(node)
+}
+
+/// Refuses a body whose announced length is too large, before any of it is awaited.
+async fn announced_size(request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|l| l.to_str().ok()?.parse::<usize>().ok());
+    match length {
+        Some(length) if length > LARGEST_BODY => envelope::Refusal::invalid(format!(
+            "the body has {length} bytes; at most {LARGEST_BODY} are taken"
+        ))
+        .with_status(StatusCode::PAYLOAD_TOO_LARGE)
+        .into_response(),
+        _ => next.run(request).await,
+    }
 }
 
 /// The process answers.

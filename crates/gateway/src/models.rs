@@ -6,7 +6,7 @@ use axum::{
 };
 use polymath_node::Node;
 use polymath_proto::v1;
-use polymath_types::{ErrorKind, Failure};
+use polymath_types::ErrorKind;
 use serde_json::{Value, json};
 
 use crate::envelope::Refusal;
@@ -39,14 +39,14 @@ pub(crate) async fn one(
         .map(|e| Json(entry(e)))
         .ok_or_else(|| {
             let names: Vec<&str> = experts.iter().map(|e| e.name.as_str()).collect();
-            Refusal(Failure::new(
+            Refusal::new(
                 ErrorKind::NotFound,
                 format!(
                     "no expert is called '{name}': there are {AUTO}{}{}",
                     if names.is_empty() { "" } else { ", " },
                     names.join(", ")
                 ),
-            ))
+            )
         })
 }
 

@@ -59,6 +59,8 @@ pub struct NetLimits {
     pub connections_per_peer: u32,
     /// Connections being established, in each direction.
     pub pending_connections: u32,
+    /// Inbound ones from one IPv4 address, or from one IPv6 network of 64 bits.
+    pub pending_per_source: usize,
     /// Mesh streams on one connection, in each direction.
     pub streams_per_connection: u32,
     /// Inbound streams of one protocol that wait to be accepted; the next is reset.
@@ -87,6 +89,7 @@ impl Default for NetLimits {
             connections: 512,
             connections_per_peer: 4,
             pending_connections: 128,
+            pending_per_source: 32,
             streams_per_connection: 256,
             inbound_queue: 256,
             inbound_queue_per_peer: 64,

@@ -30,6 +30,7 @@ mod names;
 mod net;
 mod peers;
 mod provider_store;
+mod sources;
 mod streams;
 mod swarm;
 

@@ -348,7 +348,9 @@ impl Manager {
                 }
             }
             MeshEvent::Kad(event) => self.on_kad_event(event),
-            MeshEvent::Limits(never) | MeshEvent::Streams(never) => match never {},
+            MeshEvent::Limits(never) | MeshEvent::Sources(never) | MeshEvent::Streams(never) => {
+                match never {}
+            }
         }
     }
 

@@ -20,13 +20,15 @@ use crate::{
     error::StartError,
     names::Names,
     provider_store::ProviderStore,
+    sources,
     streams::{self, Registry},
 };
 
 #[derive(NetworkBehaviour)]
 pub(crate) struct Mesh {
-    /// First: it may refuse the connection.
+    /// These two first: they may refuse the connection.
     pub(crate) limits: connection_limits::Behaviour,
+    pub(crate) sources: sources::Behaviour,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
     pub(crate) kad: kad::Behaviour<ProviderStore>,
@@ -115,6 +117,7 @@ fn behaviour(
         .with_timeout(SILENCE);
     Ok(Mesh {
         limits: connection_limits::Behaviour::new(connection_limits(&config.limits)),
+        sources: sources::Behaviour::new(config.limits.pending_per_source),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),
         kad,

@@ -227,6 +227,17 @@ impl Config {
                 "client = true hosts nothing, but experts are listed: drop one of the two".into(),
             ));
         }
+        for address in self.net.listen.iter().chain(&self.net.bootstrap) {
+            crate::parse_address(address).map_err(|f| bad(f.message))?;
+        }
+        if let Ok(address) = self.api.listen.parse::<std::net::SocketAddr>()
+            && !address.ip().is_loopback()
+        {
+            return Err(bad(format!(
+                "api.listen = \"{address}\": the API has no keys yet, so it opens on this machine only: use the loopback address 127.0.0.1:{}",
+                address.port()
+            )));
+        }
         if !matches!(self.api.listen.as_str(), "auto" | "off")
             && self.api.listen.parse::<std::net::SocketAddr>().is_err()
         {
@@ -382,7 +393,10 @@ mod tests {
         let env = [
             ("POLYMATH_ENGINE_SLOTS", "5"),
             ("POLYMATH_ENGINE_QUEUE", "9"),
-            ("POLYMATH_NET_LISTEN", "a, b"),
+            (
+                "POLYMATH_NET_LISTEN",
+                "/ip4/127.0.0.1/tcp/1, /ip6/::1/udp/2/quic-v1",
+            ),
         ];
         let e = load(Some(file), &env, "[engine]\nslots = 6\n").unwrap();
         assert_eq!(
@@ -393,7 +407,10 @@ mod tests {
             ),
             (6, 9, 3)
         );
-        assert_eq!(e.config.net.listen, ["a", "b"]);
+        assert_eq!(
+            e.config.net.listen,
+            ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/udp/2/quic-v1"]
+        );
         assert_eq!(e.sources["engine.slots"], Source::Flag);
         assert_eq!(
             e.sources["engine.queue"],
@@ -417,6 +434,13 @@ mod tests {
         );
         let err = load(None, &[("POLYMATH_ENGINE_SLOTS", "many")], "").unwrap_err();
         assert!(err.message.contains("POLYMATH_ENGINE_SLOTS"), "{err}");
+        for (text, word) in [
+            ("net.bootstrap = [\"localhost:4040\"]", "localhost:4040"),
+            ("api.listen = \"0.0.0.0:80\"", "loopback"),
+        ] {
+            let err = load(Some(text), &[], "").unwrap_err();
+            assert!(err.message.contains(word), "{err}");
+        }
         assert_eq!(
             load(Some("this is not toml"), &[], "").unwrap_err().kind,
             ErrorKind::Config

@@ -1,6 +1,6 @@
 //! The daemon's own API on a Unix socket in its home.
 
-use std::{fs, io, os::unix::fs::PermissionsExt, pin::Pin};
+use std::{fs, io, os::unix::fs::PermissionsExt, pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt};
 use polymath_proto::v1::{self, control_client::ControlClient, control_server};
@@ -12,16 +12,40 @@ use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{End, Home, Node, home::io_failure};
 
+/// Time a running daemon gets to answer at all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// A client of a running daemon.
 pub type Control = ControlClient<Channel>;
 
 /// Connects to the daemon that runs on the home; `None` when none does.
 pub async fn connect(home: &Home) -> Result<Option<Control>, Failure> {
     let socket = home.control_socket();
-    match rpc::connect_unix(&socket).await {
-        Ok(channel) => Ok(Some(
-            ControlClient::new(channel).max_decoding_message_size(64 << 20),
-        )),
+    let silent = |_| {
+        let pid = home.holder();
+        Failure::new(
+            ErrorKind::Unavailable,
+            format!(
+                "the node that runs on {} (pid {pid}) does not answer: end it with `kill -9 {pid}`, then start it again",
+                home.dir().display()
+            ),
+        )
+    };
+    let connected = tokio::time::timeout(PATIENCE, rpc::connect_unix(&socket))
+        .await
+        .map_err(silent)?;
+    match connected {
+        Ok(channel) => {
+            let mut client = ControlClient::new(channel).max_decoding_message_size(64 << 20);
+            let status = client.status(v1::StatusRequest {
+                version: Format::Control.current(),
+            });
+            let answered = tokio::time::timeout(PATIENCE, status)
+                .await
+                .map_err(silent)?;
+            answered.map_err(|s| Node::control_failure(&s))?;
+            Ok(Some(client))
+        }
         Err(e)
             if matches!(
                 e.kind(),

@@ -14,7 +14,7 @@ use polymath_types::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::Node;
+use crate::{Node, hosted::State};
 
 /// Events on their way to the one who asked; a slow reader slows the model.
 const EVENTS: usize = 64;
@@ -40,13 +40,14 @@ impl Node {
                 begun: Instant::now(),
             };
             // The one who asked going away drops the work, and with it every call it makes.
-            tokio::select! {
-                () = events.closed() => {}
-                ended = asked.run(request) => {
-                    if let Err(failure) = ended {
-                        let _ = events.send(event(Event::Failed(failed(&failure)))).await;
-                    }
-                }
+            let stopping = asked.node.inner.cancel.clone();
+            let ended = tokio::select! {
+                () = events.closed() => return,
+                () = stopping.cancelled() => Err(Failure::new(ErrorKind::Unavailable, "this node is stopping: ask again when it runs")),
+                ended = asked.run(request) => ended,
+            };
+            if let Err(failure) = ended {
+                let _ = events.send(event(Event::Failed(failed(&failure)))).await;
             }
         });
         answer
@@ -85,6 +86,11 @@ pub fn failure(failed: v1::Failed) -> Failure {
             })
             .collect(),
     }
+}
+
+/// The caller's own id of a request where it can stand in a log line, else a fresh one.
+pub fn request_id(given: &str) -> RequestId {
+    RequestId::parse(given).unwrap_or_else(|| RequestId::from_random(crate::random()))
 }
 
 fn event(event: Event) -> v1::AskEvent {
@@ -152,11 +158,25 @@ struct Asked {
 impl Asked {
     async fn run(&self, request: v1::AskRequest) -> Result<(), Failure> {
         let inner = &self.node.inner;
-        let id = RequestId::parse(&request.request_id)
-            .unwrap_or_else(|| RequestId::from_random(crate::random()));
+        let id = request_id(&request.request_id);
         let query = parse(&request, id)?;
         let deadline = self.begun + query.constraints.timeout;
-        let mut decision = self.decide(&query).await;
+        let _place = inner.questions.try_acquire().map_err(|_| {
+            Failure::new(
+                ErrorKind::ResourceExhausted,
+                "too many questions at once: ask again shortly",
+            )
+        })?;
+        let late = |_| {
+            let timeout = query.constraints.timeout;
+            Failure::new(
+                ErrorKind::DeadlineExceeded,
+                format!("no expert was chosen within {timeout:?}: raise --timeout"),
+            )
+        };
+        let mut decision = tokio::time::timeout_at(deadline, self.decide(&query))
+            .await
+            .map_err(late)?;
         if decision.candidates.is_empty() {
             let within = LOOK_UP.min(query.constraints.timeout / 2);
             let found = inner
@@ -170,12 +190,26 @@ impl Asked {
                 )
                 .await;
             if found > 0 {
-                decision = self.decide(&query).await;
+                decision = tokio::time::timeout_at(deadline, self.decide(&query))
+                    .await
+                    .map_err(late)?;
             }
         }
         self.send(Event::Decision(describe(&decision, &query)))
             .await;
         if decision.candidates.is_empty() {
+            let loading = inner
+                .service
+                .hosted
+                .all()
+                .into_iter()
+                .find(|(_, card, state)| {
+                    card.kind == query.kind && matches!(state, State::Loading | State::Pulling)
+                });
+            if let Some((_, card, _)) = loading {
+                let message = format!("{} is still loading: ask again shortly", card.name);
+                return Err(Failure::new(ErrorKind::Unavailable, message));
+            }
             return Err(decision
                 .failure()
                 .cloned()

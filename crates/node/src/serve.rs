@@ -4,7 +4,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt};
-use polymath_engine::{Engine, GenerateJob, Generated};
+use polymath_engine::{Engine, GenerateJob, Generated, Overlong};
 use polymath_proto::v1::{self, expert_server::Expert};
 use polymath_rpc::{self as rpc, Caller};
 use polymath_types::{ErrorKind, ExpertId, Failure, Format};
@@ -103,7 +103,11 @@ impl Service {
     ) -> Result<v1::EmbedResponse, Failure> {
         let id = self.expert(&request.expert)?;
         check_texts(&request.texts)?;
-        let embedded = within(budget, self.engine.embed(&id, request.texts)).await?;
+        let embedded = within(
+            budget,
+            self.engine.embed(&id, request.texts, Overlong::Refuse),
+        )
+        .await?;
         Ok(v1::EmbedResponse {
             vectors: embedded
                 .vectors

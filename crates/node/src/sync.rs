@@ -82,6 +82,13 @@ pub(crate) fn stored(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, Failure> {
             let _ = fs::remove_file(&path);
             continue;
         }
+        if !path.is_file() {
+            tracing::warn!(
+                "{} is not a catalog record: it is left alone",
+                path.display()
+            );
+            continue;
+        }
         records.push((
             name,
             fs::read(&path).map_err(|e| io_failure("read", &path, &e))?,

@@ -49,6 +49,7 @@ impl Node {
                 .map(|(id, card, state)| {
                     let (state, detail) = match state {
                         State::Loading => ("loading", String::new()),
+                        State::Pulling => ("pulling", String::new()),
                         State::Ready => ("ready", String::new()),
                         State::Failed(why) => ("failed", why),
                     };

@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use polymath_node::{Home, Membership};
 use polymath_types::{ErrorKind, Genesis, Keypair};
@@ -72,4 +76,18 @@ fn a_long_path_still_gets_a_socket() {
             .unwrap()
             .control_socket()
     );
+}
+
+#[test]
+fn a_new_home_is_private_and_one_that_was_there_keeps_its_mode() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let new = dir.path().join("new");
+    Home::open(&new).unwrap();
+    assert_eq!(mode(&new), 0o700);
+    let old = dir.path().join("old");
+    fs::create_dir(&old).unwrap();
+    fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).unwrap();
+    Home::open(&old).unwrap();
+    assert_eq!(mode(&old), 0o755);
 }

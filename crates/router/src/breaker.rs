@@ -23,6 +23,8 @@ pub(crate) const fn strikes(kind: ErrorKind) -> (u32, u32) {
         | ErrorKind::Cancelled
         | ErrorKind::ContextOverflow
         | ErrorKind::Config => (0, 0),
+        // Full just now: load, which its own statistics show, not a fault.
+        ErrorKind::ResourceExhausted => (0, 0),
         ErrorKind::DeadlineExceeded => (1, 1),
         ErrorKind::Unavailable | ErrorKind::VersionMismatch | ErrorKind::PermissionDenied => (2, 2),
         // This expert there, not the peer.

@@ -29,21 +29,23 @@ pub fn failure(status: &Status) -> Failure {
         .get(KIND)
         .and_then(|v| v.to_str().ok())
         .and_then(ErrorKind::from_name)
-        .unwrap_or_else(|| ErrorKind::from_grpc_code(status.code() as i32));
+        .unwrap_or_else(|| match status.source() {
+            // Made on this side: the connection under the call broke, whatever HTTP/2 calls it.
+            Some(_) => ErrorKind::Unavailable,
+            None => ErrorKind::from_grpc_code(status.code() as i32),
+        });
+    if status.source().is_some() {
+        return Failure::new(
+            kind,
+            "the connection to the peer broke in the middle of the call",
+        );
+    }
     let mut message: String = status
         .message()
         .chars()
         .filter(|c| !c.is_control())
         .take(MAX_MESSAGE)
         .collect();
-    let mut source = status.source();
-    while let Some(e) = source {
-        let text = e.to_string();
-        if !message.contains(&text) && message.len() < MAX_MESSAGE {
-            message = format!("{message}: {text}");
-        }
-        source = e.source();
-    }
     if message.is_empty() {
         message = format!("the call failed with status {}", status.code());
     }

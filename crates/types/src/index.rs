@@ -78,6 +78,17 @@ impl Index {
         Self { experts, peers }
     }
 
+    /// The same index in which `peer` serves exactly `experts`.
+    pub fn with_offer(&self, peer: PeerId, experts: Vec<ExpertId>) -> Self {
+        let mut peers = self.peers.clone();
+        if let Some(offer) = peers.get_mut(&peer) {
+            offer.experts = experts;
+        }
+        Self::build(peers, |id| {
+            self.experts.get(id).map(|e| Arc::clone(&e.card))
+        })
+    }
+
     /// Every expert, by id.
     pub fn experts(&self) -> impl Iterator<Item = &IndexedExpert> {
         self.experts.values()

@@ -1,5 +1,6 @@
 //! Embedding and classification on the real encoder, and the language identifier.
 
+use polymath_engine::Overlong;
 use polymath_types::{ErrorKind, ExpertKind, LabelSet, Runtime};
 
 use crate::models::{card, engine, load, minilm};
@@ -25,7 +26,10 @@ async fn meaning_brings_texts_together() {
         "The stock market fell sharply today.",
         "Rust is a systems programming language.",
     ]);
-    let all = engine.embed(&id, sentences.clone()).await.unwrap();
+    let all = engine
+        .embed(&id, sentences.clone(), Overlong::Refuse)
+        .await
+        .unwrap();
     assert!(
         all.vectors
             .iter()
@@ -37,7 +41,10 @@ async fn meaning_brings_texts_together() {
 
     let mut tokens = 0;
     for (sentence, together) in sentences.iter().zip(&all.vectors) {
-        let alone = engine.embed(&id, vec![sentence.clone()]).await.unwrap();
+        let alone = engine
+            .embed(&id, vec![sentence.clone()], Overlong::Refuse)
+            .await
+            .unwrap();
         let gap = alone.vectors[0]
             .iter()
             .zip(together)
@@ -50,7 +57,13 @@ async fn meaning_brings_texts_together() {
         tokens += alone.prompt_tokens;
     }
     assert_eq!(tokens, all.prompt_tokens);
-    assert_eq!(all, engine.embed(&id, sentences).await.unwrap());
+    assert_eq!(
+        all,
+        engine
+            .embed(&id, sentences, Overlong::Refuse)
+            .await
+            .unwrap()
+    );
 }
 
 #[tokio::test]
@@ -61,16 +74,40 @@ async fn long_and_many_texts_are_bounded() {
         minilm("embedder", ExpertKind::Embed, Runtime::BertSentence),
     );
     let long = engine
-        .embed(&id, vec!["ocean ".repeat(100_000), "ocean ".repeat(254)])
+        .embed(
+            &id,
+            vec!["ocean ".repeat(100_000), "ocean ".repeat(254)],
+            Overlong::Cut,
+        )
         .await
         .unwrap();
     assert_eq!(long.prompt_tokens, 512, "256 tokens of each");
     assert!(cosine(&long.vectors[0], &long.vectors[1]) > 0.9999);
+    // What a caller asked for is never answered for a part of it only.
+    for (times, length) in [(255, "257 tokens"), (100_000, "600000 bytes")] {
+        let text = "ocean ".repeat(times);
+        let refused = engine.embed(&id, vec![text], Overlong::Refuse).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ContextOverflow);
+        assert!(refused.to_string().contains(length), "{refused}");
+    }
     let many: Vec<String> = (0..20).map(|i| format!("text number {i}")).collect();
-    assert_eq!(engine.embed(&id, many).await.unwrap().vectors.len(), 20);
+    assert_eq!(
+        engine
+            .embed(&id, many, Overlong::Refuse)
+            .await
+            .unwrap()
+            .vectors
+            .len(),
+        20
+    );
     for wrong in [vec![], vec![String::new(); 5000]] {
         assert_eq!(
-            engine.embed(&id, wrong).await.unwrap_err().kind(),
+            engine
+                .embed(&id, wrong, Overlong::Cut)
+                .await
+                .unwrap_err()
+                .kind(),
             ErrorKind::InvalidInput
         );
     }

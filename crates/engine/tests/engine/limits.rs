@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use polymath_engine::{Engine, EngineError, GenerateJob, GenerateStream};
+use polymath_engine::{Engine, EngineError, GenerateJob, GenerateStream, Overlong};
 use polymath_types::{ErrorKind, ExpertId, FinishReason, SamplingOverrides};
 
 use crate::{
@@ -163,7 +163,10 @@ async fn what_cannot_be_asked_is_refused_at_once() {
         engine.generate(&id, ask("x", hot)).unwrap_err().kind(),
         ErrorKind::InvalidInput
     );
-    let wrong = engine.embed(&id, vec!["x".into()]).await.unwrap_err();
+    let wrong = engine
+        .embed(&id, vec!["x".into()], Overlong::Cut)
+        .await
+        .unwrap_err();
     assert_eq!(
         wrong.to_string(),
         "expert 'tiny' can generate, it was asked to embed"

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use libp2p::multiaddr::Protocol;
 use polymath_net::{DialError, NetEvent, OpenError, PeerId};
 use polymath_types::ErrorKind;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
 };
 
-use crate::support::{Mesh, SOON, TCP, addr, addr_of, echo, serve_echo, soon};
+use crate::support::{Mesh, SOON, TCP, addr, addr_of, echo, serve_echo, soon, until};
 
 const SHORT: Duration = Duration::from_millis(1500);
 
@@ -35,6 +36,29 @@ async fn a_peer_that_accepts_and_never_answers_costs_the_deadline_and_no_more() 
         .await
         .unwrap_err();
     assert!(matches!(error, OpenError::Timeout { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn one_host_with_many_unfinished_connections_does_not_lock_others_out() {
+    let mesh = Mesh::new("crowd");
+    let (us, them) = (mesh.guest().await, mesh.node(&[TCP]).await);
+    let port = match addr_of(&them).iter().nth(1) {
+        Some(Protocol::Tcp(port)) => port,
+        other => panic!("{other:?}"),
+    };
+    // More than the swarm has places for unfinished connections; none of them says a word.
+    let mut crowd = Vec::new();
+    for _ in 0..200 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let target = format!("127.0.0.1:{port}").parse().unwrap();
+        crowd.push(soon("the crowd", socket.connect(target)).await.unwrap());
+    }
+    until("the crowd is refused", async || {
+        them.counters().connections_refused > 0
+    })
+    .await;
+    us.dial(addr_of(&them), SOON).await.unwrap();
 }
 
 #[tokio::test]

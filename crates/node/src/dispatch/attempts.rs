@@ -18,7 +18,8 @@ use crate::{Node, serve::Events};
 
 /// A connection that takes longer than this counts as none, while others could be asked.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Silence after which another replica is asked, if there is one.
+/// Silence after which another replica is asked, if there is one: this, or half of the time that is
+/// left if that is less, so that the other one still has a chance.
 const SILENCE: Duration = Duration::from_secs(20);
 
 type Client = v1::expert_client::ExpertClient<Channel>;
@@ -69,7 +70,7 @@ impl Try<'_> {
 
     fn patience(&self) -> Duration {
         if self.more {
-            SILENCE.min(self.left())
+            SILENCE.min(self.left() / 2)
         } else {
             self.left()
         }
@@ -157,13 +158,19 @@ impl Asked {
                 "no complete answer within {:?}: raise --timeout, or ask for fewer tokens",
                 query.constraints.timeout
             );
-        } else if tokens > 0 {
-            end.message = format!(
-                "the answer broke off after {tokens} tokens and no other peer could carry it on: {}",
-                end.message
-            );
-        } else if failures.len() > 1 {
-            end.message = format!("all {} tries failed", failures.len());
+        } else {
+            if end.kind == ErrorKind::DeadlineExceeded {
+                // Not the caller's deadline: the peers were silent.
+                end.kind = ErrorKind::Unavailable;
+            }
+            if tokens > 0 {
+                end.message = format!(
+                    "the answer broke off after {tokens} tokens and no other peer could carry it on ({}): ask again",
+                    end.message
+                );
+            } else if failures.len() > 1 {
+                end.message = format!("all {} tries failed; ask again in a while", failures.len());
+            }
         }
         end.attempts = failures;
         Err(end)
@@ -186,7 +193,13 @@ impl Asked {
                 Ok(())
             }
             Err(failure) => {
-                report.result = Err(failure.kind);
+                // A caller who gave little time says nothing of the peer.
+                let in_time = Instant::now() < attempt.deadline;
+                report.result = Err(if in_time {
+                    failure.kind
+                } else {
+                    ErrorKind::Cancelled
+                });
                 Err(failure)
             }
         }
@@ -301,7 +314,10 @@ impl Asked {
             .clients
             .expert(peer, patience.min(attempt.left()))
             .await
-            .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+            .map_err(|e| match e.kind() {
+                ErrorKind::DeadlineExceeded => Failure::new(ErrorKind::Unavailable, e.to_string()),
+                kind => Failure::new(kind, e.to_string()),
+            })?;
         let info = inner.net.peers().into_iter().find(|p| p.peer == peer);
         let (path, transport) = info.map_or((PathKind::Direct, Transport::Tcp), |p| {
             (p.path, p.transport)

@@ -124,6 +124,8 @@ fn one_timeout_is_forgiven_two_are_not_and_the_callers_faults_never_count() {
         ErrorKind::Cancelled,
         ErrorKind::ContextOverflow,
         ErrorKind::Config,
+        // A full queue is load, not a fault.
+        ErrorKind::ResourceExhausted,
         ErrorKind::DeadlineExceeded,
     ] {
         scene.failed(chef, 1, kind);

@@ -1,0 +1,143 @@
+//! Whose connections are being established: one address must not take every place that strangers'
+//! unfinished connections have.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::{IpAddr, Ipv6Addr},
+    task::{Context, Poll},
+};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint, transport::PortUse},
+    swarm::{
+        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm, dummy,
+    },
+};
+
+use crate::address::ip_of;
+
+/// Refuses inbound connections of a source that already has too many under way.
+///
+/// Its table has at most as many entries as the swarm has pending inbound connections.
+pub(crate) struct Behaviour {
+    limit: usize,
+    pending: HashMap<ConnectionId, IpAddr>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{source_ip} already has {limit} connections under way")]
+struct TooMany {
+    source_ip: IpAddr,
+    limit: usize,
+}
+
+impl Behaviour {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            pending: HashMap::new(),
+        }
+    }
+}
+
+/// Who is meant by an address: an IPv6 host has a network of 64 bits to itself (RFC 6177).
+fn source_of(remote: &Multiaddr) -> Option<IpAddr> {
+    Some(match ip_of(remote)?.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        v4 => v4,
+    })
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        let Some(source_ip) = source_of(remote) else {
+            return Ok(());
+        };
+        let limit = self.limit;
+        if self.pending.values().filter(|s| **s == source_ip).count() >= limit {
+            return Err(ConnectionDenied::new(TooMany { source_ip, limit }));
+        }
+        self.pending.insert(id, source_ip);
+        Ok(())
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.pending.remove(&id);
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        if let FromSwarm::ListenFailure(failure) = event {
+            self.pending.remove(&failure.connection_id);
+        }
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn one_source_has_one_share() {
+        let source = |text: &str| source_of(&text.parse().unwrap());
+        let same = [
+            ("/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.1/udp/2/quic-v1"),
+            ("/ip4/192.0.2.1/tcp/1", "/ip6/::ffff:192.0.2.1/tcp/1"),
+            ("/ip6/2001:db8::1/tcp/1", "/ip6/2001:db8::ffff:0:0:2/tcp/1"),
+        ];
+        for (a, b) in same {
+            assert_eq!(source(a), source(b), "{a} {b}");
+        }
+        assert_ne!(
+            source("/ip4/192.0.2.1/tcp/1"),
+            source("/ip4/192.0.2.2/tcp/1")
+        );
+        assert_ne!(
+            source("/ip6/2001:db8::/tcp/1"),
+            source("/ip6/2001:db8:0:1::/tcp/1")
+        );
+        assert_eq!(source("/memory/1"), None);
+    }
+}
