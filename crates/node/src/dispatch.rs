@@ -10,7 +10,8 @@ use polymath_proto::v1::{self, ask_event::Event};
 use polymath_router::{Decision, PeerState, Reach, Request};
 use polymath_rpc as rpc;
 use polymath_types::{
-    Attempt, Constraints, ErrorKind, ExpertKind, Failure, Format, PeerId, Query, RequestId,
+    Attempt, Constraints, ErrorKind, ExpertCard, ExpertKind, Failure, Format, PeerId, Query,
+    RequestId,
 };
 use tokio::{sync::mpsc, time::Instant};
 
@@ -198,17 +199,8 @@ impl Asked {
         self.send(Event::Decision(describe(&decision, &query)))
             .await;
         if decision.candidates.is_empty() {
-            let loading = inner
-                .service
-                .hosted
-                .all()
-                .into_iter()
-                .find(|(_, card, state)| {
-                    card.kind == query.kind && matches!(state, State::Loading | State::Pulling)
-                });
-            if let Some((_, card, _)) = loading {
-                let message = format!("{} is still loading: ask again shortly", card.name);
-                return Err(Failure::new(ErrorKind::Unavailable, message));
+            if let Some(failure) = self.not_ready_here(&query) {
+                return Err(failure);
             }
             return Err(decision
                 .failure()
@@ -219,6 +211,26 @@ impl Asked {
             return Ok(());
         }
         self.attempt_all(&query, decision, deadline).await
+    }
+
+    /// Why an expert of this node that could answer does not: what is still loading first.
+    fn not_ready_here(&self, query: &Query) -> Option<Failure> {
+        let wanted = |card: &ExpertCard| {
+            let named = |name: &String| *name == card.name || *name == card.model.name;
+            card.kind == query.kind && query.constraints.model.as_ref().is_none_or(named)
+        };
+        let hosted = self.node.inner.service.hosted.all();
+        let waiting = hosted.iter().filter(|(_, card, _)| wanted(card));
+        let failures = waiting.filter_map(|(_, card, state)| match state {
+            State::Ready => None,
+            State::Loading | State::Pulling => Some((
+                false,
+                format!("{} is still loading: ask again shortly", card.name),
+            )),
+            State::Failed(why) => Some((true, format!("{} cannot be served: {why}", card.name))),
+        });
+        let (_, message) = failures.min_by_key(|(failed, _)| *failed)?;
+        Some(Failure::new(ErrorKind::Unavailable, message))
     }
 
     async fn decide(&self, query: &Query) -> Decision {
