@@ -12,9 +12,9 @@ const SURE: f64 = 0.5;
 /// when the text has no letters.
 ///
 /// Where whatlang is less sure than [`SURE`], the short-text classifier's language comes first with
-/// that probability. whatlang names one language and its confidence; runners-up are found by denying it the ones
-/// already named. Each takes its confidence's share of what is left, and never more than the one
-/// before it.
+/// that probability. whatlang names one language and its confidence; runners-up are found by denying
+/// it the ones already named. Each takes its confidence's share of what is left, and never more than
+/// the one before it.
 pub(crate) fn identify(text: &str, allowed: &[Lang]) -> Vec<(String, f64)> {
     let mut found: Vec<(Lang, f64)> = Vec::new();
     let mut left = 1.0;
@@ -233,6 +233,20 @@ mod tests {
             assert!(ranked.iter().map(|(_, p)| p).sum::<f64>() <= 1.0 + 1e-9);
         }
         assert!(identify("12345 !?", &all).is_empty());
+    }
+
+    #[test]
+    fn short_texts_are_told_better_than_by_trigrams_alone() {
+        let all = allowed(&[]).unwrap();
+        let (mut trigrams, mut both) = (0, 0);
+        for line in include_str!("language/short_texts.txt").lines() {
+            let (language, text) = line.split_once('|').unwrap();
+            let alone = Detector::with_allowlist(all.clone()).detect(text);
+            trigrams += u32::from(alone.is_some_and(|i| code(i.lang()) == language));
+            let first = identify(text, &all).into_iter().next();
+            both += u32::from(first.is_some_and(|(l, _)| l == language));
+        }
+        assert_eq!((trigrams, both), (56, 65), "figures of ARCHITECTURE.md");
     }
 
     #[test]
