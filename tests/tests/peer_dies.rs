@@ -10,13 +10,14 @@ use std::{
 use polymath_testkit::{Lab, Node};
 use serde_json::Value;
 
-/// Two nodes with the chef, one that asks.
-fn replicas(lab: &Lab) -> (Vec<Node>, Node) {
-    let first = lab.up("first", &["--expert", "chef"]).ready();
+/// Two nodes with the chef, one that asks; all over one transport.
+fn replicas(lab: &Lab, listen: &str) -> (Vec<Node>, Node) {
+    let host = ["--expert", "chef", "--listen", listen];
+    let first = lab.up("first", &host).ready();
     lab.join("second", &first);
-    let second = lab.up("second", &["--expert", "chef"]).ready();
+    let second = lab.up("second", &host).ready();
     lab.join("asker", &first);
-    let asker = lab.up("asker", &["--client"]);
+    let asker = lab.up("asker", &["--client", "--listen", listen]);
     asker.knows(&["chef"]);
     polymath_testkit::eventually("both replicas are known", || {
         let experts = asker.cli(&["experts", "--json"]).run().ok().json();
@@ -34,10 +35,20 @@ fn kill(nodes: &mut Vec<Node>, peer: &Value) {
 }
 
 #[test]
-fn the_next_question_goes_to_another_replica() {
+fn the_next_question_goes_to_another_replica_over_tcp() {
+    the_next_question_goes_to_another_replica("/ip4/127.0.0.1/tcp/0", "tcp");
+}
+
+#[test]
+fn the_next_question_goes_to_another_replica_over_quic() {
+    the_next_question_goes_to_another_replica("/ip4/127.0.0.1/udp/0/quic-v1", "quic");
+}
+
+fn the_next_question_goes_to_another_replica(listen: &str, transport: &str) {
     let lab = Lab::with_models();
-    let (mut nodes, asker) = replicas(&lab);
+    let (mut nodes, asker) = replicas(&lab, listen);
     let first = asker.ask(&["How do I boil an egg?", "--max-tokens", "8"]);
+    assert_eq!(first["transport"], transport);
     kill(&mut nodes, &first["peer"]);
     let second = asker.ask(&["How do I boil an egg?", "--max-tokens", "8"]);
     assert_eq!(second["peer"], nodes[0].peer());
@@ -57,7 +68,7 @@ fn the_next_question_goes_to_another_replica() {
 #[test]
 fn an_answer_cut_off_in_the_middle_is_carried_on_without_a_token_lost_or_doubled() {
     let lab = Lab::with_models();
-    let (mut nodes, asker) = replicas(&lab);
+    let (mut nodes, asker) = replicas(&lab, "/ip4/127.0.0.1/tcp/0");
     let question = [
         "Explain how to bake bread, step by step.",
         "--max-tokens",

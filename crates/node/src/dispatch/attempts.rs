@@ -22,6 +22,10 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// left if that is less, so that the other one still has a chance.
 const SILENCE: Duration = Duration::from_secs(20);
 
+/// A peer takes an answer on before it computes any of it, so the lack of even that tells soon that it
+/// is gone: over QUIC nothing else does for some seconds.
+const TAKEN_ON: Duration = Duration::from_secs(3);
+
 type Client = v1::expert_client::ExpertClient<Channel>;
 
 /// What has arrived of an answer so far, across replicas.
@@ -73,6 +77,14 @@ impl Try<'_> {
             SILENCE.min(self.left() / 2)
         } else {
             self.left()
+        }
+    }
+
+    fn patience_to_be_taken_on(&self) -> Duration {
+        if self.more {
+            TAKEN_ON.min(self.patience())
+        } else {
+            self.patience()
         }
     }
 
@@ -234,7 +246,7 @@ impl Asked {
                 let events: Events = match route.client {
                     None => service.generate(request, attempt.left())?,
                     Some(mut client) => within(
-                        attempt.patience(),
+                        attempt.patience_to_be_taken_on(),
                         client.generate(attempt.request(request)),
                     )
                     .await?
