@@ -14,12 +14,26 @@ const LONG: &[&str] = &[
     "ask",
     "Tell me everything about the sea.",
     "--max-tokens",
-    "2000",
+    "400",
     "--model",
     "chef",
     "--temperature",
-    "1",
+    "0",
 ];
+
+/// Tokens that `LONG` has when nobody goes away.
+fn whole(asker: &Node) -> u64 {
+    let tokens = asker.ask(&LONG[1..])["usage"]["completion_tokens"].as_u64();
+    let tokens = tokens.expect("a number");
+    assert!(tokens > 100, "too short to be cut off: {tokens}");
+    tokens
+}
+
+fn generated(node: &Node) -> u64 {
+    node.status()["generated_tokens"]
+        .as_u64()
+        .expect("a number")
+}
 
 fn active(node: &Node, wanted: u64) {
     eventually(&format!("{wanted} answers in work"), || {
@@ -34,6 +48,7 @@ fn a_killed_client_stops_the_remote_generation() {
     lab.join("asker", &server);
     let asker = lab.up("asker", &["--client"]);
     asker.knows(&["chef"]);
+    let (whole, before) = (whole(&asker), generated(&server));
     let mut client = asker
         .cli(LONG)
         .into_command()
@@ -53,6 +68,8 @@ fn a_killed_client_stops_the_remote_generation() {
     client.kill().unwrap();
     client.wait().unwrap();
     active(&server, 0);
+    let tokens = generated(&server) - before;
+    assert!(tokens < whole, "all {whole} tokens were computed");
 }
 
 #[test]
@@ -61,10 +78,12 @@ fn a_disconnected_http_client_stops_the_generation() {
     let node = lab
         .up("node", &["--expert", "chef", "--api", "127.0.0.1:0"])
         .ready();
+    let whole = whole(&node);
     for stream in [true, false] {
+        let before = generated(&node);
         let mut http = TcpStream::connect(node.api()).unwrap();
         let body = format!(
-            r#"{{"model":"chef","stream":{stream},"max_tokens":2000,"messages":[{{"role":"user","content":"Tell me everything about the sea."}}]}}"#
+            r#"{{"model":"chef","stream":{stream},"max_tokens":400,"temperature":0,"messages":[{{"role":"user","content":"Tell me everything about the sea."}}]}}"#
         );
         let request = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -75,6 +94,8 @@ fn a_disconnected_http_client_stops_the_generation() {
         active(&node, 1);
         drop(http);
         active(&node, 0);
+        let tokens = generated(&node) - before;
+        assert!(tokens < whole, "all {whole} tokens were computed");
     }
 }
 

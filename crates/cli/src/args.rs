@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
+use clap::{
+    Args as ClapArgs, CommandFactory, Parser, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done · 1 internal fault · 2 wrong usage or configuration · 3 not found (model, expert) · \
@@ -20,11 +23,16 @@ pub(crate) struct Args {
     pub(crate) verb: Verb,
 }
 
+/// Takes an empty path too: an empty variable means none.
+fn any_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 /// Flags of every verb.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Global {
     /// Directory that holds all state [default: polymath in the XDG data directory]
-    #[arg(long, global = true, env = "POLYMATH_HOME", value_name = "DIR")]
+    #[arg(long, global = true, env = "POLYMATH_HOME", value_name = "DIR", value_parser = any_path())]
     pub(crate) home: Option<PathBuf>,
     /// Configuration file [default: config.toml in the home]
     #[arg(long, global = true, value_name = "FILE")]
@@ -33,7 +41,7 @@ pub(crate) struct Global {
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Log format: human, json or auto
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = ["human", "json", "auto"])]
     pub(crate) log_format: Option<String>,
     /// Log filter, e.g. info or polymath_net=debug
     #[arg(long, global = true, value_name = "FILTER")]

@@ -20,6 +20,8 @@ const MOST_INPUT: u64 = 4 << 20;
 const AGAIN: Duration = Duration::from_millis(50);
 /// What a hanging node gets beyond the deadline.
 const GRACE: Duration = Duration::from_secs(10);
+/// Longest `--timeout`, seconds.
+const LONGEST: f64 = 3600.0;
 /// Time a passing client gives itself to meet the mesh.
 const MEET: Duration = Duration::from_secs(5);
 
@@ -34,39 +36,42 @@ pub(crate) async fn run(session: Session, ask: args::Ask) -> Result<(), Failure>
     };
     let mut request = request(ask, question)?;
     let timeout = Duration::from_millis(request.timeout_ms);
+    let begun = Instant::now();
+    let mut passing = None;
     let asked = async {
-        let begun = Instant::now();
         let (home, lock) = loop {
             if let Some(daemon) = session.daemon().await? {
                 return through(daemon, request, &show).await;
             }
-            // Another passing question holds the home for a moment, or a daemon that is starting.
             let home = session.home()?;
             match home.lock() {
                 Ok(lock) => break (home, lock),
-                Err(e) if begun.elapsed() > timeout => return Err(e),
-                Err(_) => tokio::time::sleep(AGAIN).await,
+                // Another passing question holds the home for a moment, or a daemon that is starting.
+                Err(e) if e.kind == ErrorKind::FailedPrecondition && begun.elapsed() < timeout => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(e) => return Err(e),
             }
         };
         let store = session.store(&config)?;
-        let node = Node::start(Options {
-            home,
-            lock,
-            config: config.clone(),
-            cards: Vec::new(),
-            store,
-            progress: output::progress(&session),
-            passing: true,
-        })
-        .await?;
+        let node = passing.insert(
+            Node::start(Options {
+                home,
+                lock,
+                config: config.clone(),
+                cards: Vec::new(),
+                store,
+                progress: output::progress(&session),
+                passing: true,
+            })
+            .await?,
+        );
         node.meet(MEET.min(timeout / 2)).await;
         let left = timeout.saturating_sub(begun.elapsed());
         request.timeout_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
-        let shown = show.all(node.ask(request)).await;
-        node.shut_down().await;
-        shown
+        show.all(node.ask(request)).await
     };
-    tokio::select! {
+    let ended = tokio::select! {
         done = asked => done,
         _ = tokio::signal::ctrl_c() => Err(Failure::new(ErrorKind::Cancelled, "interrupted: the answer was cancelled")),
         // The node keeps the deadline; this is for a node that hangs.
@@ -74,7 +79,12 @@ pub(crate) async fn run(session: Session, ask: args::Ask) -> Result<(), Failure>
             ErrorKind::DeadlineExceeded,
             format!("the node did not end the question within {timeout:?}: see its log"),
         )),
+    };
+    // However it ended, peers learn at once that nobody waits any more.
+    if let Some(node) = passing {
+        node.shut_down().await;
     }
+    ended
 }
 
 /// Asks the running node.
@@ -129,16 +139,14 @@ fn question(words: &[String]) -> Result<String, Failure> {
 
 fn request(ask: args::Ask, question: String) -> Result<v1::AskRequest, Failure> {
     use v1::chat_message::Role;
-    let timeout_ms = Duration::try_from_secs_f64(ask.timeout)
-        .ok()
-        .filter(|t| !t.is_zero())
-        .and_then(|t| u64::try_from(t.as_millis()).ok())
-        .ok_or_else(|| {
-            Failure::new(
-                ErrorKind::InvalidInput,
-                format!("--timeout {}: give a number of seconds over 0", ask.timeout),
-            )
-        })?;
+    if !(ask.timeout > 0.0 && ask.timeout <= LONGEST) {
+        return Err(Failure::new(
+            ErrorKind::InvalidInput,
+            format!("--timeout takes seconds over 0 and up to {LONGEST}"),
+        ));
+    }
+    let timeout_ms =
+        u64::try_from(Duration::from_secs_f64(ask.timeout).as_millis()).unwrap_or(u64::MAX);
     let message = |role: Role, content: String| v1::ChatMessage {
         role: role as i32,
         content,
@@ -162,7 +170,8 @@ fn request(ask: args::Ask, question: String) -> Result<v1::AskRequest, Failure> 
             seed: ask.seed,
             stop: ask.stop,
         }),
-        model: ask.model.unwrap_or_default(),
+        // The name under which the API's clients leave the choice to the router.
+        model: ask.model.filter(|m| m != "auto").unwrap_or_default(),
         peer: ask.peer.unwrap_or_default(),
         exclude: ask.exclude,
         timeout_ms: timeout_ms.max(1),
@@ -195,21 +204,18 @@ impl Show {
                         return say(&text, true);
                     }
                     if self.explain && !self.json {
-                        eprintln!("{}", output::dim(&explain(&decision)));
+                        output::note(&output::dim(&explain(&decision)));
                     }
                     collected.decision = Some(decision);
                 }
                 Event::Attempt(attempt) => {
                     if attempt.number > 1 {
-                        eprintln!(
-                            "{}",
-                            output::dim(&format!(
-                                "{}: asking {} on {} instead",
-                                attempt.previous_failure,
-                                attempt.expert,
-                                output::short_peer(&attempt.peer)
-                            ))
-                        );
+                        output::note(&output::dim(&format!(
+                            "{}: asking {} on {} instead",
+                            attempt.previous_failure,
+                            attempt.expert,
+                            output::short_peer(&attempt.peer)
+                        )));
                     }
                 }
                 Event::Started(_) => {}
@@ -265,22 +271,19 @@ impl Show {
             } else {
                 String::new()
             };
-            eprintln!(
-                "{}",
-                output::dim(&format!(
-                    "{} ({}) on {} · {} {} · TTFT {:.0} ms · {:.1} tokens/s · {} + {} tokens · {:.0} ms{tries}",
-                    done.expert,
-                    done.model,
-                    output::short_peer(&done.peer),
-                    done.path,
-                    done.transport,
-                    done.ttft_ms,
-                    done.tokens_per_second,
-                    usage.prompt_tokens,
-                    usage.completion_tokens,
-                    done.total_ms
-                ))
-            );
+            output::note(&output::dim(&format!(
+                "{} ({}) on {} · {} {} · TTFT {:.0} ms · {:.1} tokens/s · {} + {} tokens · {:.0} ms{tries}",
+                done.expert,
+                done.model,
+                output::short_peer(&done.peer),
+                done.path,
+                done.transport,
+                done.ttft_ms,
+                done.tokens_per_second,
+                usage.prompt_tokens,
+                usage.completion_tokens,
+                done.total_ms
+            )));
         }
         Ok(())
     }
@@ -339,12 +342,7 @@ fn say(text: &str, newline: bool) -> Result<(), Failure> {
     let end = if newline { "\n" } else { "" };
     write!(out, "{text}{end}")
         .and_then(|()| out.flush())
-        .map_err(|e| {
-            Failure::new(
-                ErrorKind::Cancelled,
-                format!("the answer's reader went away: {e}"),
-            )
-        })
+        .map_err(|e| output::unwritten(&e))
 }
 
 pub(crate) fn decision_json(d: &v1::Decision) -> Value {

@@ -6,7 +6,6 @@ use polymath_proto::v1;
 use polymath_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use toml::Table;
 
 use crate::{
     args,
@@ -58,7 +57,7 @@ impl Spread {
 }
 
 pub(crate) async fn run(session: Session, bench: args::Bench) -> Result<(), Failure> {
-    session.begin(Table::new())?;
+    session.begin_apart()?;
     let tokens = if bench.quick { QUICK_TOKENS } else { TOKENS };
     let homes =
         tempfile::tempdir().map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?;

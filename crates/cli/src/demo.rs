@@ -14,7 +14,6 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::Instant,
 };
-use toml::Table;
 
 use crate::{
     args,
@@ -84,7 +83,7 @@ const MAX_TOKENS: u32 = 64;
 const MEET: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(session: Session, demo: args::Demo) -> Result<(), Failure> {
-    session.begin(Table::new())?;
+    session.begin_apart()?;
     let dir = daemon::cache_dir(demo.dir)?;
     let fail = |e: std::io::Error| {
         Failure::new(
@@ -117,7 +116,10 @@ async fn play(session: &Session, dir: &Path) -> Result<(), Failure> {
             )
         })?;
 
-    eprintln!("starting {} nodes, and one that only asks", NODES.len());
+    output::note(&format!(
+        "starting {} nodes, and one that only asks",
+        NODES.len()
+    ));
     let mut nodes = Vec::new();
     let mut entrance = String::new();
     for (name, experts) in NODES {
@@ -144,12 +146,12 @@ async fn play(session: &Session, dir: &Path) -> Result<(), Failure> {
                 s.hosted.iter().all(|e| e.state == "ready")
             })
             .await?;
-        eprintln!(
+        output::note(&format!(
             "  {:<6} {} hosts {}",
             node.name,
             output::short_peer(&status.peer),
             crate::views::hosted(&status)
-        );
+        ));
         peers.push(status.peer);
     }
     let offers = NODES.iter().flat_map(|(_, experts)| *experts);
@@ -163,11 +165,11 @@ async fn play(session: &Session, dir: &Path) -> Result<(), Failure> {
             format!("the asking node did not see all {offers} experts within {MEET:?}"),
         )
     })??;
-    eprintln!(
+    output::note(&format!(
         "  asker  {} knows {} experts after dialling one peer\n",
         output::short_peer(&status.peer),
         status.known_experts
-    );
+    ));
 
     let mut control = asker.control().await?;
     let name_of = |peer: &str| {
@@ -195,11 +197,11 @@ async fn play(session: &Session, dir: &Path) -> Result<(), Failure> {
                 "the answer came from a peer the demo did not start",
             )
         })?;
-    eprintln!(
+    output::note(&format!(
         "killing {} (pid {}), who just answered, and asking again",
         nodes[victim].name,
         nodes[victim].pid()
-    );
+    ));
     nodes[victim].kill().await;
     let again = put(&mut control, "generate", AGAIN, &[]).await?;
     show(
@@ -215,12 +217,12 @@ async fn play(session: &Session, dir: &Path) -> Result<(), Failure> {
             "the second answer claims to come from the peer that was killed",
         ));
     }
-    eprintln!(
+    output::note(&format!(
         "re-routed from {} to {}; everything is being stopped, {:.0} s in all",
         name_of(&first.done.peer),
         name_of(&again.done.peer),
         begun.elapsed().as_secs_f64()
-    );
+    ));
     Ok(())
 }
 

@@ -35,17 +35,14 @@ pub(crate) async fn run(session: Session, join: args::Join) -> Result<(), Failur
             )
         }
     };
-    let flag = session.home_flag();
     output::print(
         &session,
         &json!({ "mesh_id": mesh, "mesh_name": name, "peer": peer, "running": running }),
         || {
             let next = if running {
-                String::new()
+                ""
             } else {
-                format!(
-                    "\nserve in it with `polymath {flag}up`, or ask it with `polymath {flag}ask \"...\"`"
-                )
+                "\nserve in it with `polymath up`, or ask it with `polymath ask \"...\"`"
             };
             format!("joined mesh '{name}' through {peer}{next}")
         },

@@ -22,6 +22,8 @@ pub(crate) fn begin(log: &Log) -> Result<(), Failure> {
     let filter = check(log)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Else a full disk under the log ends, by a panic, whichever task had something to say.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let begun = if log.format == "json" {
         builder.json().flatten_event(true).try_init()

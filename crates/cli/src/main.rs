@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use polymath_types::Failure;
+use serde_json::json;
 
 use args::{Args, Verb};
 use session::Session;
@@ -36,21 +37,26 @@ fn main() -> ExitCode {
         Err(e) => return output::usage(&e),
     };
     polymath_node::quiet_sandboxed_panics();
-    let json = args.global.json;
+    let session = Session::new(args.global);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
     {
         Ok(runtime) => runtime,
         Err(e) => {
-            eprintln!("error: the operating system gives no threads: {e}");
+            output::note(&format!(
+                "error: the operating system gives no threads: {e}"
+            ));
             return ExitCode::FAILURE;
         }
     };
-    let code = match runtime.block_on(run(args)) {
+    let ended = runtime.block_on(run(session.clone(), args.verb));
+    let ended = ended.and_then(|()| output::lost().map_or(Ok(()), Err));
+    let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::print_failure(&failure, json);
+            let failure = session.hinted(failure);
+            output::print_failure(&failure, session.json);
             ExitCode::from(failure.kind.exit_code())
         }
     };
@@ -59,9 +65,8 @@ fn main() -> ExitCode {
     code
 }
 
-async fn run(args: Args) -> Result<(), Failure> {
-    let session = Session::new(args.global);
-    match args.verb {
+async fn run(session: Session, verb: Verb) -> Result<(), Failure> {
+    match verb {
         Verb::Up(up) => up::run(session, up).await,
         Verb::Ask(ask) => ask::run(session, ask).await,
         Verb::Join(join) => join::run(session, join).await,
@@ -74,13 +79,20 @@ async fn run(args: Args) -> Result<(), Failure> {
         Verb::Demo(demo) => demo::run(session, demo).await,
         Verb::Bench(bench) => bench::run(session, bench).await,
         Verb::Completions { shell } => {
-            output::raw(&args::completions(shell));
+            let script = args::completions(shell);
+            if session.json {
+                let script = String::from_utf8_lossy(&script);
+                let value = json!({ "shell": shell.to_string(), "script": script });
+                output::print(&session, &value, String::new);
+            } else {
+                output::raw(&script);
+            }
             Ok(())
         }
         Verb::Version => {
             output::print(
                 &session,
-                &serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "commit": env!("POLYMATH_COMMIT") }),
+                &json!({ "version": env!("CARGO_PKG_VERSION"), "commit": env!("POLYMATH_COMMIT") }),
                 || format!("polymath {VERSION}"),
             );
             Ok(())

@@ -1,12 +1,12 @@
 //! Results on stdout, everything else on stderr.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::{ErrorKind, IsTerminal, Write},
     process::ExitCode,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
-use polymath_types::{ErrorKind, Failure};
+use polymath_types::{ErrorKind as Kind, Failure};
 use serde_json::{Value, json};
 
 use crate::session::Session;
@@ -14,20 +14,56 @@ use crate::session::Session;
 static COLOUR: LazyLock<bool> =
     LazyLock::new(|| std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
 
+/// The first result that could not be written.
+static LOST: Mutex<Option<Failure>> = Mutex::new(None);
+
 /// Prints a result: JSON if asked for, else what `text` gives.
 pub(crate) fn print(session: &Session, value: &Value, text: impl FnOnce() -> String) {
     let line = if session.json {
         value.to_string()
     } else {
-        text()
+        session.hint(&text())
     };
-    // A reader that went away (`| head`) is no fault of ours.
-    let _ = writeln!(std::io::stdout(), "{line}");
+    raw(format!("{line}\n").as_bytes());
 }
 
 /// Prints bytes as they are.
 pub(crate) fn raw(bytes: &[u8]) {
-    let _ = std::io::stdout().write_all(bytes);
+    let mut out = std::io::stdout();
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    // A reader that went away (`| head`) is no fault of ours; a full disk is one of somebody's.
+    if let Err(e) = written
+        && e.kind() != ErrorKind::BrokenPipe
+    {
+        let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.get_or_insert_with(|| unwritten(&e));
+    }
+}
+
+/// Why a result did not reach standard output, if one did not.
+pub(crate) fn lost() -> Option<Failure> {
+    LOST.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// A failure to write to standard output.
+pub(crate) fn unwritten(error: &std::io::Error) -> Failure {
+    let (kind, message) = match error.kind() {
+        ErrorKind::BrokenPipe => (Kind::Cancelled, "the answer's reader went away".to_owned()),
+        ErrorKind::StorageFull => (
+            Kind::ResourceExhausted,
+            format!("standard output cannot be written: {error}: free some space"),
+        ),
+        _ => (
+            Kind::Internal,
+            format!("standard output cannot be written: {error}"),
+        ),
+    };
+    Failure::new(kind, message)
+}
+
+/// A line on standard error for whoever watches; nobody has to be able to read it.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Prints help, or what is wrong with the command line; with `--json` as an object, too.
@@ -36,7 +72,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
         let text = error.to_string();
         let first = text.lines().next().unwrap_or_default();
         let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
-        print_failure(&Failure::new(ErrorKind::InvalidInput, message), true);
+        print_failure(&Failure::new(Kind::InvalidInput, message), true);
     } else {
         let _ = error.print();
     }
@@ -57,7 +93,7 @@ pub(crate) fn print_failure(failure: &Failure, json: bool) {
     } else {
         "error:"
     };
-    eprintln!("{mark} {failure}");
+    note(&format!("{mark} {failure}"));
 }
 
 /// Dim text on a terminal's stderr.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use polymath_blobs::Store;
 use polymath_node::{
     Control, Home,
-    config::{Config, Effective},
+    config::{Config, Effective, Log},
 };
 use polymath_types::{ErrorKind, Failure};
 use toml::Table;
@@ -20,18 +20,38 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(global: Global) -> Self {
+    pub(crate) fn new(mut global: Global) -> Self {
+        global.home = global.home.filter(|h| !h.as_os_str().is_empty());
         let json = global.json;
         Self { global, json }
     }
 
-    /// Whether a home was named, so that hints must name it too.
+    /// The flag that names the home, where one was named: for commands that people are told to type.
     pub(crate) fn home_flag(&self) -> String {
-        self.global
-            .home
-            .as_ref()
-            .map(|h| format!("--home {} ", h.display()))
-            .unwrap_or_default()
+        let Some(home) = &self.global.home else {
+            return String::new();
+        };
+        let home = home.display().to_string();
+        let plain = |c: char| c.is_alphanumeric() || "/._-+=:@%".contains(c);
+        if home.chars().all(plain) {
+            format!("--home {home} ")
+        } else {
+            format!("--home '{}' ", home.replace('\'', "'\\''"))
+        }
+    }
+
+    /// A text whose commands (`polymath ...`) speak of this home.
+    pub(crate) fn hint(&self, text: &str) -> String {
+        text.replace("`polymath ", &format!("`polymath {}", self.home_flag()))
+    }
+
+    /// The same for a failure.
+    pub(crate) fn hinted(&self, mut failure: Failure) -> Failure {
+        failure.message = self.hint(&failure.message);
+        for attempt in &mut failure.attempts {
+            attempt.outcome = self.hint(&attempt.outcome);
+        }
+        failure
     }
 
     pub(crate) fn home(&self) -> Result<Home, Failure> {
@@ -73,6 +93,19 @@ impl Session {
         Ok(config)
     }
 
+    /// Logs begun by the global flags alone: for verbs that start nodes of their own and must not
+    /// depend on the settings of this one.
+    pub(crate) fn begin_apart(&self) -> Result<(), Failure> {
+        let mut log = Log::default();
+        if let Some(format) = &self.global.log_format {
+            log.format.clone_from(format);
+        }
+        if let Some(level) = &self.global.log_level {
+            log.level.clone_from(level);
+        }
+        logs::begin(&log)
+    }
+
     pub(crate) fn store(&self, config: &Config) -> Result<Store, Failure> {
         let dir = if config.models.dir.is_empty() {
             self.home()?.models_dir()
@@ -92,10 +125,7 @@ impl Session {
         self.daemon().await?.ok_or_else(|| {
             Failure::new(
                 ErrorKind::Unavailable,
-                format!(
-                    "no node runs here: start one with `polymath {}up`",
-                    self.home_flag()
-                ),
+                "no node runs here: start one with `polymath up`",
             )
         })
     }

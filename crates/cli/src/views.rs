@@ -26,7 +26,7 @@ pub(crate) fn status_json(s: &v1::StatusResponse) -> Value {
         "peer": s.peer, "mesh": { "id": s.mesh_id, "name": s.mesh_name, "own": s.own_mesh },
         "addresses": s.addresses, "api": s.gateway, "home": s.home, "version": s.version, "pid": s.pid,
         "uptime_ms": s.uptime_ms, "connected_peers": s.connected_peers, "known_experts": s.known_experts,
-        "rss_bytes": s.rss_bytes,
+        "rss_bytes": s.rss_bytes, "generated_tokens": s.generated_tokens,
         "load": { "queue_depth": load.queue_depth, "active": load.active, "free_slots": load.free_slots },
         "experts": s.hosted.iter().map(|e| json!({
             "id": e.id, "name": e.name, "kind": e.kind, "model": e.model, "state": e.state, "detail": e.detail,

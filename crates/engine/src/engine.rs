@@ -233,6 +233,11 @@ impl Engine {
         }
     }
 
+    /// Tokens sampled since the start, whoever asked for them.
+    pub fn generated_tokens(&self) -> u64 {
+        self.shared.inbox.generated()
+    }
+
     fn expert(&self, id: &ExpertId, kind: ExpertKind) -> Result<Arc<Expert>, EngineError> {
         let expert = self
             .shared

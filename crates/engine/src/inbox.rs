@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,6 +18,8 @@ pub(crate) struct Inbox {
     bell: Condvar,
     /// Longest queue of either kind.
     limit: usize,
+    /// Tokens sampled so far.
+    generated: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +38,7 @@ impl Inbox {
             state: Mutex::default(),
             bell: Condvar::new(),
             limit,
+            generated: AtomicU64::new(0),
         }
     }
 
@@ -144,6 +150,15 @@ impl Inbox {
 
     pub(crate) fn set_active(&self, active: usize) {
         self.state().active = active;
+    }
+
+    /// Counts tokens that were sampled.
+    pub(crate) fn count_generated(&self, tokens: usize) {
+        self.generated.fetch_add(tokens as u64, Relaxed);
+    }
+
+    pub(crate) fn generated(&self) -> u64 {
+        self.generated.load(Relaxed)
     }
 
     /// Jobs that wait, sequences in slots.

@@ -9,6 +9,8 @@ use polymath_types::{Sampling, SamplingOverrides};
 
 use crate::vector;
 
+/// Below this temperature sampling is greedy: its scale would leave the range of a float.
+const COLDEST: f64 = 1e-6;
 /// Most stop strings, the expert's and the caller's together.
 const MAX_STOPS: usize = 16;
 /// Longest stop string, bytes.
@@ -67,7 +69,7 @@ impl Plan {
             || plan.stop.iter().any(|s| s.is_empty() || s.len() > MAX_STOP)
         {
             return Err(format!(
-                "at most {MAX_STOPS} stop strings of 1 to {MAX_STOP} bytes each"
+                "at most {MAX_STOPS} stop strings of 1 to {MAX_STOP} bytes each, none of them empty"
             ));
         }
         Ok(plan)
@@ -77,7 +79,7 @@ impl Plan {
     /// `logits` and the tokens already `said`. Ties go to the lowest id.
     pub(crate) fn next(&self, logits: &mut [f32], said: &[u32], position: u64) -> u32 {
         self.penalise(logits, said);
-        if self.temperature == 0.0 {
+        if self.temperature < COLDEST {
             return likeliest(logits);
         }
         let max = logits.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
@@ -224,6 +226,17 @@ mod tests {
     #[test]
     fn greedy_takes_the_lowest_of_equals() {
         assert_eq!(plan(|_| ()).next(&mut [0.0, 2.0, 2.0, 1.0], &[], 0), 1);
+    }
+
+    #[test]
+    fn the_coldest_temperatures_are_greedy() {
+        for temperature in [1e-6, 1e-7, 1e-40, f64::MIN_POSITIVE, 1e-320] {
+            let cold = plan(|o| o.temperature = Some(temperature));
+            for position in 0..50 {
+                let mut logits = [0.0, 2.0, 25.0, 24.9];
+                assert_eq!(cold.next(&mut logits, &[], position), 2, "{temperature}");
+            }
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Who computes next. A pure state machine: it sees ids and counts, never a model, a channel or a
 //! clock.
 //!
-//! Each round, every answering sequence whose reader keeps up gets one token, the longest-waiting
-//! prompt gets one chunk, and one batch of texts is encoded. So a long prompt delays the others'
-//! tokens by one chunk, and a slow reader delays nobody.
+//! Each round, every answering sequence whose reader keeps up gets one token, one prompt gets one
+//! chunk, and one batch of texts is encoded. So a long prompt delays the others' tokens by one chunk,
+//! and a slow reader delays nobody. Of several prompts the one with the least left comes first, and
+//! every other round the one that waits longest: a question behind a book is not kept waiting by it,
+//! and the book gets at least half of the rounds.
 
 use std::collections::VecDeque;
 
@@ -38,6 +40,8 @@ pub(crate) struct Schedule {
     /// Prompts not yet computed and what is left of them, first come first.
     prompts: VecDeque<(SequenceId, usize)>,
     answering: Vec<SequenceId>,
+    /// Whether the next chunk goes to the prompt that waits longest.
+    oldest_next: bool,
 }
 
 impl Schedule {
@@ -46,6 +50,7 @@ impl Schedule {
             slots,
             prompts: VecDeque::new(),
             answering: Vec::new(),
+            oldest_next: false,
         }
     }
 
@@ -79,21 +84,29 @@ impl Schedule {
             .copied()
             .filter(|id| ready(*id))
             .collect();
-        let mut prefill = None;
-        if let Some((id, left)) = self.prompts.front_mut() {
-            let tokens = PREFILL_CHUNK.min(*left);
-            *left -= tokens;
-            prefill = Some((*id, tokens));
-            if *left == 0 {
-                self.answering
-                    .extend(self.prompts.pop_front().map(|(id, _)| id));
-            }
-        }
         Round {
             decode,
-            prefill,
+            prefill: self.prefill(),
             encode: texts_wait,
         }
+    }
+
+    fn prefill(&mut self) -> Option<(SequenceId, usize)> {
+        self.oldest_next = !self.oldest_next;
+        let chosen = if !self.oldest_next {
+            0
+        } else {
+            let shortest = self.prompts.iter().enumerate();
+            shortest.min_by_key(|(_, (_, left))| *left)?.0
+        };
+        let (id, left) = self.prompts.get_mut(chosen)?;
+        let (id, tokens) = (*id, PREFILL_CHUNK.min(*left));
+        *left -= tokens;
+        if *left == 0 {
+            self.prompts.remove(chosen);
+            self.answering.push(id);
+        }
+        Some((id, tokens))
     }
 }
 
@@ -102,23 +115,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prompts_are_computed_in_chunks_first_come_first() {
+    fn a_short_prompt_is_not_kept_waiting_by_a_long_one_nor_the_long_one_for_ever() {
         let mut s = Schedule::new(4);
-        s.admit(1, PREFILL_CHUNK + 10);
-        s.admit(2, 5);
-        assert_eq!(s.next(|_| true, false).prefill, Some((1, PREFILL_CHUNK)));
-        let second = s.next(|_| true, false);
-        assert_eq!((second.prefill, second.decode), (Some((1, 10)), vec![]));
-        let third = s.next(|_| true, true);
+        s.admit(1, 3 * PREFILL_CHUNK);
+        s.admit(2, PREFILL_CHUNK + 5);
+        s.admit(3, 7);
+        let mut chunks = Vec::new();
+        while let Some(chunk) = s.next(|_| true, false).prefill {
+            chunks.push(chunk);
+        }
+        let whole = PREFILL_CHUNK;
         assert_eq!(
-            third,
+            chunks,
+            [
+                (3, 7),
+                (1, whole),
+                (2, whole),
+                (1, whole),
+                (2, 5),
+                (1, whole)
+            ]
+        );
+        assert_eq!(s.next(|_| true, true).decode, [3, 2, 1]);
+    }
+
+    #[test]
+    fn decode_prefill_and_encoding_share_a_round() {
+        let mut s = Schedule::new(4);
+        s.admit(1, 10);
+        s.next(|_| true, false);
+        s.admit(2, 5);
+        assert_eq!(
+            s.next(|_| true, true),
             Round {
                 decode: vec![1],
                 prefill: Some((2, 5)),
                 encode: true
             }
         );
-        assert_eq!(s.next(|_| true, false).decode, [1, 2]);
     }
 
     #[test]

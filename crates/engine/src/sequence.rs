@@ -91,18 +91,8 @@ impl Sequence {
             }
         }
         if sequence.is_full() {
-            let (text, stopped) = sequence.rest();
-            if !text.is_empty() {
-                sequence.send(Ok(Generated::Tokens {
-                    ids: Vec::new(),
-                    text,
-                }));
-            }
-            sequence.finish(if stopped {
-                FinishReason::Stop
-            } else {
-                FinishReason::Length
-            });
+            sequence.send_held_back();
+            sequence.finish(FinishReason::Length);
             return None;
         }
         Some(sequence)
@@ -143,24 +133,16 @@ impl Sequence {
         let said = &self.tokens[self.prompt..];
         let id = self.plan.next(logits, said, said.len() as u64);
         if self.model.tokenizer.is_end(id) {
-            let (text, _) = self.rest();
-            if !text.is_empty() {
-                self.send(Ok(Generated::Tokens {
-                    ids: Vec::new(),
-                    text,
-                }));
-            }
+            self.send_held_back();
             self.finish(FinishReason::Stop);
             return false;
         }
         self.tokens.push(id);
         let text = self.text.push(&self.model.tokenizer, id);
-        let (mut text, mut stopped) = self.stop.push(&text);
+        let (mut text, stopped) = self.stop.push(&text);
         let full = self.is_full();
         if full && !stopped {
-            let (rest, met) = self.rest();
-            text += &rest;
-            stopped = met;
+            text += &self.stop.finish();
         }
         self.send(Ok(Generated::Tokens {
             ids: vec![id],
@@ -186,14 +168,14 @@ impl Sequence {
             || self.tokens.len() >= self.context
     }
 
-    /// What was held back, at the end; whether a stop string was in it.
-    fn rest(&mut self) -> (String, bool) {
-        let tail = self.text.finish();
-        let (text, stopped) = self.stop.push(&tail);
-        if stopped {
-            (text, true)
-        } else {
-            (text + &self.stop.finish(), false)
+    /// Text that might have become a stop string, at the end.
+    fn send_held_back(&mut self) {
+        let text = self.stop.finish();
+        if !text.is_empty() {
+            self.send(Ok(Generated::Tokens {
+                ids: Vec::new(),
+                text,
+            }));
         }
     }
 

@@ -90,6 +90,7 @@ impl Worker {
 
     fn carry_out(&mut self, round: &Round) {
         let Self {
+            inbox,
             pool,
             sequences,
             encoding,
@@ -97,7 +98,8 @@ impl Worker {
         } = self;
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             pool.install(|| {
-                let finished = compute(sequences, round);
+                let (finished, sampled) = compute(sequences, round);
+                inbox.count_generated(sampled);
                 if round.encode {
                     *encoding = encoding.take().and_then(EncodeJob::step);
                 }
@@ -132,8 +134,12 @@ impl Worker {
 /// A sequence in a forward pass, and how many of its tokens.
 type Member<'a> = (SequenceId, &'a mut Sequence, usize);
 
-/// One forward pass for each model in the round; the sequences that ended.
-fn compute(sequences: &mut BTreeMap<SequenceId, Sequence>, round: &Round) -> Vec<SequenceId> {
+/// One forward pass for each model in the round; the sequences that ended, and how many tokens were
+/// sampled.
+fn compute(
+    sequences: &mut BTreeMap<SequenceId, Sequence>,
+    round: &Round,
+) -> (Vec<SequenceId>, usize) {
     let tokens = |id: SequenceId| match round.prefill {
         Some((prompt, tokens)) if prompt == id => Some(tokens),
         _ => round.decode.contains(&id).then_some(1),
@@ -149,7 +155,7 @@ fn compute(sequences: &mut BTreeMap<SequenceId, Sequence>, round: &Round) -> Vec
             None => batches.push((Arc::clone(&sequence.model), vec![(*id, sequence, tokens)])),
         }
     }
-    let mut finished = Vec::new();
+    let (mut finished, mut sampled) = (Vec::new(), 0);
     for (model, members) in &mut batches {
         let mut spans: Vec<_> = members
             .iter_mut()
@@ -157,12 +163,12 @@ fn compute(sequences: &mut BTreeMap<SequenceId, Sequence>, round: &Round) -> Vec
             .collect();
         let logits = model.llama.forward(&mut spans);
         for ((id, sequence, _), logits) in members.iter_mut().zip(logits) {
-            if let Some(mut logits) = logits
-                && !sequence.accept(&mut logits)
-            {
+            let Some(mut logits) = logits else { continue };
+            sampled += 1;
+            if !sequence.accept(&mut logits) {
                 finished.push(*id);
             }
         }
     }
-    finished
+    (finished, sampled)
 }

@@ -4,14 +4,14 @@ mod request;
 
 use std::{
     collections::VecDeque,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
     Json,
     body::Body,
-    extract::{State, rejection::JsonRejection},
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    extract::{FromRequest, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use polymath_node::{Answer, Node};
@@ -24,19 +24,21 @@ use crate::envelope::Refusal;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const EXPERT: HeaderName = HeaderName::from_static("x-polymath-expert");
+const EXPERT_ID: HeaderName = HeaderName::from_static("x-polymath-expert-id");
 const PEER: HeaderName = HeaderName::from_static("x-polymath-peer");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-polymath-attempts");
+/// Time a client gets to send its request.
+const UPLOAD: Duration = Duration::from_secs(30);
 /// Tells reverse proxies not to hold the stream back.
 const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-pub(crate) async fn completions(
-    State(node): State<Node>,
-    headers: HeaderMap,
-    body: Result<Json<ChatRequest>, JsonRejection>,
-) -> Response {
-    let given = headers.get(&REQUEST_ID).and_then(|v| v.to_str().ok());
+pub(crate) async fn completions(State(node): State<Node>, request: Request) -> Response {
+    let given = request
+        .headers()
+        .get(&REQUEST_ID)
+        .and_then(|v| v.to_str().ok());
     let id = polymath_node::request_id(given.unwrap_or_default());
-    let mut response = answer(&node, body, &id)
+    let mut response = answer(&node, request, &id)
         .await
         .unwrap_or_else(Refusal::into_response);
     // Refusals carry it too: it is what a person quotes who looks for one in the log.
@@ -46,12 +48,12 @@ pub(crate) async fn completions(
     response
 }
 
-async fn answer(
-    node: &Node,
-    body: Result<Json<ChatRequest>, JsonRejection>,
-    id: &RequestId,
-) -> Result<Response, Refusal> {
-    let Json(request) = body?;
+async fn answer(node: &Node, request: Request, id: &RequestId) -> Result<Response, Refusal> {
+    let body = tokio::time::timeout(UPLOAD, Json::<ChatRequest>::from_request(request, &()));
+    let Json(request) = body.await.map_err(|_| {
+        Refusal::invalid(format!("the request was not complete within {UPLOAD:?}"))
+            .with_status(StatusCode::REQUEST_TIMEOUT)
+    })??;
     let (streams, usage) = (request.streams(), request.wants_usage());
     let begun = Begun::wait(node.ask(request.ask(id)?), id).await?;
     if streams {
@@ -65,7 +67,9 @@ async fn answer(
 struct Begun {
     answer: Answer,
     request_id: String,
+    created: u64,
     expert: String,
+    expert_id: String,
     peer: String,
     attempts: u32,
     first: Option<Event>,
@@ -73,19 +77,20 @@ struct Begun {
 
 impl Begun {
     async fn wait(mut answer: Answer, id: &RequestId) -> Result<Self, Refusal> {
-        let mut begun = (String::new(), String::new(), 0);
+        let mut begun = v1::Attempt::default();
         while let Some(event) = answer.recv().await {
             match event.event {
-                Some(Event::Attempt(a)) => begun = (a.expert, a.peer, a.number),
+                Some(Event::Attempt(attempt)) => begun = attempt,
                 Some(Event::Failed(failed)) => return Err(failed.into()),
                 first @ Some(Event::Tokens(_) | Event::Done(_)) => {
-                    let (expert, peer, attempts) = begun;
                     return Ok(Self {
                         answer,
                         request_id: id.to_string(),
-                        expert,
-                        peer,
-                        attempts,
+                        created: now(),
+                        expert: begun.expert,
+                        expert_id: begun.expert_id,
+                        peer: begun.peer,
+                        attempts: begun.number,
                         first,
                     });
                 }
@@ -105,6 +110,7 @@ impl Begun {
     fn headers(&self, response: &mut Response) {
         for (name, value) in [
             (EXPERT, self.expert.clone()),
+            (EXPERT_ID, self.expert_id.clone()),
             (PEER, self.peer.clone()),
             (ATTEMPTS, self.attempts.to_string()),
         ] {
@@ -124,7 +130,7 @@ impl Begun {
                     let body = json!({
                         "id": format!("chatcmpl-{}", self.request_id),
                         "object": "chat.completion",
-                        "created": now(),
+                        "created": self.created,
                         "model": done.expert,
                         "system_fingerprint": done.engine_fingerprint,
                         "choices": [{
@@ -135,8 +141,8 @@ impl Begun {
                         }],
                         "usage": usage(&done),
                     });
-                    (self.expert, self.peer, self.attempts) =
-                        (done.expert, done.peer, done.attempts);
+                    (self.expert, self.expert_id) = (done.expert, done.expert_id);
+                    (self.peer, self.attempts) = (done.peer, done.attempts);
                     let mut response = Json(body).into_response();
                     self.headers(&mut response);
                     return Ok(response);
@@ -210,7 +216,7 @@ impl Begun {
         json!({
             "id": format!("chatcmpl-{}", self.request_id),
             "object": "chat.completion.chunk",
-            "created": now(),
+            "created": self.created,
             "model": self.expert,
             "choices": choices,
         })

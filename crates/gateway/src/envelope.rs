@@ -18,6 +18,8 @@ pub(crate) struct Refusal {
     status: Option<StatusCode>,
     /// The parameter at fault.
     param: Option<&'static str>,
+    /// OpenAI's code, where the kind's own would mislead.
+    code: Option<&'static str>,
 }
 
 impl Refusal {
@@ -36,6 +38,11 @@ impl Refusal {
 
     pub(crate) fn of_param(mut self, param: &'static str) -> Self {
         self.param = Some(param);
+        self
+    }
+
+    pub(crate) fn with_code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
         self
     }
 
@@ -61,6 +68,7 @@ impl Refusal {
             ErrorKind::NotFound => "model_not_found",
             kind => kind.as_str(),
         };
+        let code = self.code.unwrap_or(code);
         json!({ "error": { "message": self.failure.to_string(), "type": group, "param": self.param, "code": code } })
     }
 }
@@ -71,6 +79,7 @@ impl From<Failure> for Refusal {
             failure,
             status: None,
             param: None,
+            code: None,
         }
     }
 }
@@ -116,9 +125,11 @@ pub(crate) async fn no_such_path() -> Refusal {
         ErrorKind::NotFound,
         "there is no such path: use POST /v1/chat/completions, GET /v1/models, GET /livez or GET /readyz",
     )
+    .with_code("unknown_url")
 }
 
 pub(crate) async fn no_such_method() -> Refusal {
     Refusal::invalid("this path does not take that method")
         .with_status(StatusCode::METHOD_NOT_ALLOWED)
+        .with_code("method_not_supported")
 }

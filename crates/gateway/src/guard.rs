@@ -2,11 +2,11 @@
 //! this machine (against DNS rebinding) and an `Origin`, where there is one, must be this very
 //! server (against cross-site requests).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -19,7 +19,7 @@ pub(crate) async fn same_machine(
     request: Request,
     next: Next,
 ) -> Response {
-    // HTTP/1.1 says Host; HTTP/2 would say it in the URI.
+    // HTTP/1.1 says Host; HTTP/2, and a client that takes this for a proxy, say it in the URI.
     let authority = request.uri().authority().map(|a| a.as_str().to_owned());
     match check(request.headers(), authority.as_deref(), address) {
         Ok(()) => next.run(request).await,
@@ -39,7 +39,7 @@ fn check(headers: &HeaderMap, authority: Option<&str>, address: SocketAddr) -> R
         .and_then(|h| h.to_str().ok())
         .or(authority)
         .unwrap_or_default();
-    if !ours(host, address) {
+    if !ours(host, address) || authority.is_some_and(|a| !ours(a, address)) {
         return Err(format!(
             "the Host '{host}' is not this server: use http://{address}"
         ));
@@ -60,18 +60,23 @@ fn check(headers: &HeaderMap, authority: Option<&str>, address: SocketAddr) -> R
 
 /// Whether `HOST[:PORT]` means this server: a loopback name or the bound address, and its port.
 fn ours(host: &str, address: SocketAddr) -> bool {
-    let (name, port) = match host.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') => (name, port.parse::<u16>().ok()),
-        _ => (host, Some(80)),
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
     };
-    if port != Some(address.port()) {
+    let port = authority.port_u16().unwrap_or(80);
+    if port != address.port() || authority.as_str().contains('@') {
         return false;
     }
-    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let name = authority.host();
+    let ip = match name.strip_prefix('[') {
+        Some(v6) => v6
+            .strip_suffix(']')
+            .and_then(|v6| v6.parse::<Ipv6Addr>().ok())
+            .map(IpAddr::from),
+        None => name.parse::<Ipv4Addr>().ok().map(IpAddr::from),
+    };
     name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback() || ip == address.ip())
+        || ip.is_some_and(|ip| ip.is_loopback() || ip == address.ip())
 }
 
 #[cfg(test)]
@@ -98,6 +103,9 @@ mod tests {
             ("127.0.0.1:9999", None),
             ("localhost", None),
             ("", None),
+            ("[[127.0.0.1:8420", None),
+            ("localhost:+8420", None),
+            ("me@localhost:8420", None),
             ("localhost:8420", Some("https://evil.example")),
             ("localhost:8420", Some("http://localhost:3000")),
             ("localhost:8420", Some("http://127.0.0.1:8420")),

@@ -59,8 +59,10 @@ pub struct NetLimits {
     pub connections_per_peer: u32,
     /// Connections being established, in each direction.
     pub pending_connections: u32,
-    /// Inbound ones from one IPv4 address, or from one IPv6 network of 64 bits.
+    /// Inbound ones being established from one IPv4 address, or from one IPv6 network of 64 bits.
     pub pending_per_source: usize,
+    /// Established inbound ones from one such source; many hosts may share an address.
+    pub connections_per_source: usize,
     /// Mesh streams on one connection, in each direction.
     pub streams_per_connection: u32,
     /// Inbound streams of one protocol that wait to be accepted; the next is reset.
@@ -90,6 +92,7 @@ impl Default for NetLimits {
             connections_per_peer: 4,
             pending_connections: 128,
             pending_per_source: 32,
+            connections_per_source: 128,
             streams_per_connection: 256,
             inbound_queue: 256,
             inbound_queue_per_peer: 64,
@@ -104,6 +107,15 @@ impl Default for NetLimits {
     }
 }
 
+impl NetLimits {
+    /// Established inbound connections: all but the quarter for our own.
+    pub(crate) fn inbound(&self) -> u32 {
+        self.connections - self.connections / 4
+    }
+}
+
+/// Refused connections are logged at most this often.
+pub(crate) const REFUSALS_TOLD: Duration = Duration::from_secs(60);
 /// Commands that wait for the swarm task; senders wait when it is full.
 pub(crate) const COMMAND_QUEUE: usize = 256;
 /// Events a slow subscriber may lag behind.

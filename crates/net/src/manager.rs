@@ -126,6 +126,9 @@ pub(crate) struct Manager {
     /// Listen addresses told to the DHT as ours.
     external: Vec<Multiaddr>,
     kept_house: Instant,
+    /// Refused connections that the log has told of, and when it may tell of more.
+    refused_told: u64,
+    tell_refused_at: Instant,
 }
 
 impl Manager {
@@ -146,6 +149,8 @@ impl Manager {
             local: HashMap::new(),
             external: Vec::new(),
             kept_house: Instant::now(),
+            refused_told: 0,
+            tell_refused_at: Instant::now(),
         };
         manager.serve_dht(false);
         manager

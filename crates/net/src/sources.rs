@@ -1,5 +1,4 @@
-//! Whose connections are being established: one address must not take every place that strangers'
-//! unfinished connections have.
+//! Where inbound connections come from: one address must not take every place there is.
 
 use std::{
     collections::HashMap,
@@ -19,27 +18,51 @@ use libp2p::{
 
 use crate::address::ip_of;
 
-/// Refuses inbound connections of a source that already has too many under way.
+/// Refuses inbound connections of a source that has too many already.
 ///
-/// Its table has at most as many entries as the swarm has pending inbound connections.
+/// Its tables have at most as many entries as the swarm has such connections.
 pub(crate) struct Behaviour {
+    pending: Share,
+    established: Share,
+}
+
+/// The connections of every source, and how many one may have.
+struct Share {
     limit: usize,
-    pending: HashMap<ConnectionId, IpAddr>,
+    of: HashMap<ConnectionId, IpAddr>,
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("{source_ip} already has {limit} connections under way")]
+#[error("{source_ip} already has {limit} connections")]
 struct TooMany {
     source_ip: IpAddr,
     limit: usize,
 }
 
 impl Behaviour {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self {
+    pub(crate) fn new(pending: usize, established: usize) -> Self {
+        let share = |limit| Share {
             limit,
-            pending: HashMap::new(),
+            of: HashMap::new(),
+        };
+        Self {
+            pending: share(pending),
+            established: share(established),
         }
+    }
+}
+
+impl Share {
+    fn take(&mut self, id: ConnectionId, remote: &Multiaddr) -> Result<(), ConnectionDenied> {
+        let Some(source_ip) = source_of(remote) else {
+            return Ok(());
+        };
+        let limit = self.limit;
+        if self.of.values().filter(|s| **s == source_ip).count() >= limit {
+            return Err(ConnectionDenied::new(TooMany { source_ip, limit }));
+        }
+        self.of.insert(id, source_ip);
+        Ok(())
     }
 }
 
@@ -61,15 +84,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        let Some(source_ip) = source_of(remote) else {
-            return Ok(());
-        };
-        let limit = self.limit;
-        if self.pending.values().filter(|s| **s == source_ip).count() >= limit {
-            return Err(ConnectionDenied::new(TooMany { source_ip, limit }));
-        }
-        self.pending.insert(id, source_ip);
-        Ok(())
+        self.pending.take(id, remote)
     }
 
     fn handle_established_inbound_connection(
@@ -77,9 +92,10 @@ impl NetworkBehaviour for Behaviour {
         id: ConnectionId,
         _: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.pending.remove(&id);
+        self.pending.of.remove(&id);
+        self.established.take(id, remote)?;
         Ok(dummy::ConnectionHandler)
     }
 
@@ -95,9 +111,13 @@ impl NetworkBehaviour for Behaviour {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        if let FromSwarm::ListenFailure(failure) = event {
-            self.pending.remove(&failure.connection_id);
-        }
+        let gone = match event {
+            FromSwarm::ListenFailure(failure) => failure.connection_id,
+            FromSwarm::ConnectionClosed(closed) => closed.connection_id,
+            _ => return,
+        };
+        self.pending.of.remove(&gone);
+        self.established.of.remove(&gone);
     }
 
     fn on_connection_handler_event(

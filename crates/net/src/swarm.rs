@@ -117,7 +117,10 @@ fn behaviour(
         .with_timeout(SILENCE);
     Ok(Mesh {
         limits: connection_limits::Behaviour::new(connection_limits(&config.limits)),
-        sources: sources::Behaviour::new(config.limits.pending_per_source),
+        sources: sources::Behaviour::new(
+            config.limits.pending_per_source,
+            config.limits.connections_per_source,
+        ),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),
         kad,
@@ -150,7 +153,7 @@ fn connection_limits(limits: &NetLimits) -> ConnectionLimits {
     ConnectionLimits::default()
         .with_max_pending_incoming(Some(limits.pending_connections))
         .with_max_pending_outgoing(Some(limits.pending_connections))
-        .with_max_established_incoming(Some(limits.connections - limits.connections / 4))
+        .with_max_established_incoming(Some(limits.inbound()))
         .with_max_established(Some(limits.connections))
         .with_max_established_per_peer(Some(limits.connections_per_peer))
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use polymath_net::Net;
+use polymath_net::{Membership, Net};
 use polymath_proto::v1;
 use polymath_rpc::Clients;
 use polymath_types::{
@@ -16,8 +16,10 @@ use polymath_types::{
 };
 use tokio::time::Instant;
 
-/// Providers asked at most for one question.
-const MOST_ASKED: usize = 16;
+/// Peers asked at most for one question.
+const MOST_ASKED: usize = 64;
+/// Time for others to answer after the first that serves what is wanted.
+const MORE: Duration = Duration::from_millis(300);
 /// How long a description is believed.
 const BELIEVED: Duration = Duration::from_secs(120);
 /// Peers whose description is kept.
@@ -57,6 +59,26 @@ struct Described {
     cards: Vec<Arc<ExpertCard>>,
 }
 
+impl Described {
+    fn serves(&self, kind: ExpertKind, constraints: &Constraints) -> bool {
+        let named = |card: &ExpertCard, name: &String| Index::is_name(&card.id(), card, name);
+        let model = constraints.model.as_ref();
+        let mut cards = self.cards.iter().filter(|c| c.kind == kind);
+        cards.any(|c| model.is_none_or(|name| named(c, name)))
+    }
+}
+
+/// How a look-up ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LookUp {
+    /// Somebody serves what is wanted.
+    Found,
+    /// Nobody who could be asked does.
+    Nobody,
+    /// The time was over before everybody had answered.
+    Unfinished,
+}
+
 /// Experts found through the DHT.
 #[derive(Debug, Default)]
 pub(crate) struct Discovered {
@@ -64,7 +86,8 @@ pub(crate) struct Discovered {
 }
 
 impl Discovered {
-    /// Looks for providers and asks each what it serves. Returns how many answered.
+    /// Asks the members connected here, and those the DHT names, what they serve; ends soon after one
+    /// serves what is wanted, or when there is nobody left to ask.
     pub(crate) async fn look_up(
         &self,
         net: &Net,
@@ -72,46 +95,70 @@ impl Discovered {
         kind: ExpertKind,
         constraints: &Constraints,
         within: Duration,
-    ) -> usize {
+    ) -> LookUp {
         let until = Instant::now() + within;
-        let providers = match net.providers(&wanted(kind, constraints), within).await {
-            Ok(providers) => providers,
-            Err(e) => {
-                tracing::debug!("DHT lookup: {e}");
-                return 0;
-            }
+        let mut seen = BTreeSet::from([net.local_peer()]);
+        let mut asked = FuturesUnordered::new();
+        let ask = |peer| async move {
+            let left = until.saturating_duration_since(Instant::now());
+            let described = tokio::time::timeout(left, describe(clients, peer, left)).await;
+            let described = described.unwrap_or_else(|_| Err("no answer in time".into()));
+            (peer, described)
         };
-        let mut asked: FuturesUnordered<_> = providers
-            .into_iter()
-            .filter(|p| *p != net.local_peer())
-            .take(MOST_ASKED)
-            .map(|peer| async move {
-                let left = until.saturating_duration_since(Instant::now());
-                let described = tokio::time::timeout(left, describe(clients, peer, left)).await;
-                (
-                    peer,
-                    described.unwrap_or_else(|_| Err("no answer in time".into())),
-                )
-            })
-            .collect();
-        let mut found = 0;
-        while let Some((peer, described)) = asked.next().await {
-            match described {
-                Ok(described) => {
-                    self.insert(peer, described);
-                    found += 1;
-                }
-                Err(why) => tracing::debug!(%peer, "a provider record was not confirmed: {why}"),
+        let members = net.peers().into_iter();
+        for member in members.filter(|p| p.membership == Membership::Member) {
+            if seen.len() < MOST_ASKED && seen.insert(member.peer) {
+                asked.push(ask(member.peer));
             }
         }
-        found
+        // Half of the time, so that those found can still be asked.
+        let key = wanted(kind, constraints);
+        let mut providers = std::pin::pin!(net.providers(&key, within / 2));
+        let (mut searching, mut end) = (true, until);
+        loop {
+            tokio::select! {
+                found = &mut providers, if searching => {
+                    searching = false;
+                    match found {
+                        Ok(found) => {
+                            for peer in found {
+                                if seen.len() < MOST_ASKED && seen.insert(peer) {
+                                    asked.push(ask(peer));
+                                }
+                            }
+                        }
+                        Err(e) => tracing::debug!("DHT lookup: {e}"),
+                    }
+                }
+                Some((peer, described)) = asked.next() => match described {
+                    Ok(described) => {
+                        let allowed = constraints.peer.is_none_or(|p| p == peer)
+                            && !constraints.exclude.contains(&peer);
+                        if allowed && described.serves(kind, constraints) {
+                            end = end.min(Instant::now() + MORE);
+                        }
+                        self.insert(peer, described);
+                    }
+                    Err(why) => tracing::debug!(%peer, "its experts are not known: {why}"),
+                },
+                () = tokio::time::sleep_until(end) => break,
+                else => break,
+            }
+        }
+        if end < until {
+            LookUp::Found
+        } else if Instant::now() < until {
+            LookUp::Nobody
+        } else {
+            LookUp::Unfinished
+        }
     }
 
     fn insert(&self, peer: PeerId, described: Described) {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         peers.retain(|_, d| d.until > now);
-        if peers.len() < MOST_KNOWN {
+        if peers.len() < MOST_KNOWN || peers.contains_key(&peer) {
             peers.insert(peer, described);
         }
     }

@@ -2,6 +2,7 @@
 //! `Failed`.
 
 mod attempts;
+mod call;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,19 +11,19 @@ use polymath_proto::v1::{self, ask_event::Event};
 use polymath_router::{Decision, PeerState, Reach, Request};
 use polymath_rpc as rpc;
 use polymath_types::{
-    Attempt, Constraints, ErrorKind, ExpertCard, ExpertKind, Failure, Format, PeerId, Query,
-    RequestId,
+    Attempt, Constraints, ErrorKind, ExpertCard, ExpertId, ExpertKind, Failure, Format, Index,
+    PeerId, Query, RequestId, Role, SamplingOverrides,
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{Node, hosted::State};
+use crate::{Node, discover::LookUp, hosted::State};
 
 /// Events on their way to the one who asked; a slow reader slows the model.
 const EVENTS: usize = 64;
 /// Longest a question may take.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// Time for a look into the DHT when the catalog knows nobody.
-const LOOK_UP: Duration = Duration::from_secs(6);
+const LOOK_UP: Duration = Duration::from_secs(20);
 /// Most bytes of a question.
 const MOST_TEXT: usize = 4 << 20;
 
@@ -121,19 +122,44 @@ fn parse(request: &v1::AskRequest, id: RequestId) -> Result<Query, Failure> {
         0 => Constraints::default().timeout,
         ms => Duration::from_millis(ms).min(LONGEST),
     };
+    let kind = request
+        .kind
+        .parse::<ExpertKind>()
+        .map_err(|e| invalid(e.to_string()))?;
     let messages = rpc::messages_from_proto(request.messages.clone())?;
+    let sampling = rpc::sampling_from_proto(request.sampling.clone())?;
+    // What an expert of this kind could not heed is refused, not ignored.
+    if kind != ExpertKind::Generate {
+        if messages.iter().any(|m| m.role != Role::User) {
+            return Err(invalid(format!(
+                "there is nobody to instruct: --system is for generating, not to {kind}"
+            )));
+        }
+        if sampling != SamplingOverrides::default() {
+            return Err(invalid(format!(
+                "tokens, temperature, seed and stop strings are for generating, not to {kind}"
+            )));
+        }
+    }
+    if kind != ExpertKind::Classify && !request.labels.is_empty() {
+        return Err(invalid(format!(
+            "labels are for `--kind classify`, not to {kind}"
+        )));
+    }
+    let mut labels = request.labels.clone();
+    labels.sort_unstable();
+    if let Some(twice) = labels.windows(2).find(|two| two[0] == two[1]) {
+        return Err(invalid(format!("the label '{}' is given twice", twice[0])));
+    }
     if messages.iter().all(|m| m.content.trim().is_empty()) {
         return Err(invalid("the question is empty: say something".into()));
     }
     Ok(Query {
         id,
-        kind: request
-            .kind
-            .parse::<ExpertKind>()
-            .map_err(|e| invalid(e.to_string()))?,
+        kind,
         messages,
         labels: request.labels.clone(),
-        sampling: rpc::sampling_from_proto(request.sampling.clone())?,
+        sampling,
         constraints: Constraints {
             model: (!request.model.is_empty()).then(|| request.model.clone()),
             peer: (!request.peer.is_empty())
@@ -178,23 +204,21 @@ impl Asked {
         let mut decision = tokio::time::timeout_at(deadline, self.decide(&query))
             .await
             .map_err(late)?;
+        let mut looked = LookUp::Found;
         if decision.candidates.is_empty() {
-            let within = LOOK_UP.min(query.constraints.timeout / 2);
-            let found = inner
+            looked = inner
                 .discovered
                 .look_up(
                     &inner.net,
                     &inner.clients,
                     query.kind,
                     &query.constraints,
-                    within,
+                    LOOK_UP.min(query.constraints.timeout * 3 / 4),
                 )
                 .await;
-            if found > 0 {
-                decision = tokio::time::timeout_at(deadline, self.decide(&query))
-                    .await
-                    .map_err(late)?;
-            }
+            decision = tokio::time::timeout_at(deadline, self.decide(&query))
+                .await
+                .map_err(late)?;
         }
         self.send(Event::Decision(describe(&decision, &query)))
             .await;
@@ -202,10 +226,19 @@ impl Asked {
             if let Some(failure) = self.not_ready_here(&query) {
                 return Err(failure);
             }
-            return Err(decision
+            let mut failure = decision
                 .failure()
                 .cloned()
-                .unwrap_or_else(|| Failure::new(ErrorKind::Unavailable, decision.reason)));
+                .unwrap_or_else(|| Failure::new(ErrorKind::Unavailable, decision.reason));
+            let unknown = matches!(failure.kind, ErrorKind::NotFound | ErrorKind::Unavailable);
+            if looked == LookUp::Unfinished && unknown {
+                failure.kind = ErrorKind::Unavailable;
+                failure.message = format!(
+                    "{}; but not every member answered in time: ask again, or raise --timeout",
+                    failure.message
+                );
+            }
+            return Err(failure);
         }
         if request.dry_run {
             return Ok(());
@@ -215,12 +248,16 @@ impl Asked {
 
     /// Why an expert of this node that could answer does not: what is still loading first.
     fn not_ready_here(&self, query: &Query) -> Option<Failure> {
-        let wanted = |card: &ExpertCard| {
-            let named = |name: &String| *name == card.name || *name == card.model.name;
-            card.kind == query.kind && query.constraints.model.as_ref().is_none_or(named)
+        let (me, constraints) = (self.node.peer_id(), &query.constraints);
+        if constraints.peer.is_some_and(|p| p != me) || constraints.exclude.contains(&me) {
+            return None;
+        }
+        let wanted = |id: &ExpertId, card: &ExpertCard| {
+            let named = |name: &String| Index::is_name(id, card, name);
+            card.kind == query.kind && constraints.model.as_ref().is_none_or(named)
         };
         let hosted = self.node.inner.service.hosted.all();
-        let waiting = hosted.iter().filter(|(_, card, _)| wanted(card));
+        let waiting = hosted.iter().filter(|(id, card, _)| wanted(id, card));
         let failures = waiting.filter_map(|(_, card, state)| match state {
             State::Ready => None,
             State::Loading | State::Pulling => Some((
@@ -267,7 +304,7 @@ impl Asked {
             Some(p) => PeerState {
                 reach: Reach::Connected { path: p.path },
                 rtt: p.rtt,
-                load: None,
+                load: inner.loads.of(Instant::now(), peer),
             },
             None => PeerState {
                 reach: Reach::Known,

@@ -13,6 +13,7 @@ pub mod experts;
 mod home;
 mod hosted;
 mod join;
+mod loads;
 mod members;
 mod serve;
 mod sync;
@@ -114,6 +115,7 @@ pub(crate) struct Inner {
     pub(crate) index: Arc<ArcSwap<Index>>,
     pub(crate) discovered: discover::Discovered,
     pub(crate) gateway: Mutex<String>,
+    pub(crate) loads: loads::Loads,
     /// A place for each question at work.
     pub(crate) questions: Semaphore,
     pub(crate) begun: Instant,
@@ -160,11 +162,17 @@ impl Node {
             queue: config.engine.queue,
         })
         .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+        // Whoever can be reached keeps its part of the DHT, experts or not: others may join through it.
+        let role = if listen.is_empty() {
+            Role::Client
+        } else {
+            Role::Server
+        };
         let net = Net::start(NetConfig {
             key: key.clone(),
             genesis: membership.genesis.clone(),
             listen,
-            role: if client { Role::Client } else { Role::Server },
+            role,
             local_discovery: config.net.local_discovery,
             agent: AGENT.to_owned(),
             limits: NetLimits::default(),
@@ -202,6 +210,7 @@ impl Node {
             )),
             discovered: discover::Discovered::default(),
             gateway: Mutex::default(),
+            loads: loads::Loads::default(),
             questions: Semaphore::new(MOST_QUESTIONS),
             begun: Instant::now(),
             end: watch::Sender::new(None),

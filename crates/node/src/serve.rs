@@ -27,6 +27,9 @@ const MOST_LABELS: usize = 256;
 /// Most tokens another replica may have produced already.
 const LONGEST_PREFIX: usize = 1 << 20;
 
+/// How often a call that waits or reads its prompt says that it is at work.
+pub(crate) const BEAT: Duration = Duration::from_secs(1);
+
 /// Events of one answer.
 pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<v1::GenerateEvent, Failure>> + Send>>;
 
@@ -74,8 +77,10 @@ impl Service {
             let engine = engine.clone();
             async move {
                 let mut stream = stream?;
-                let next = match tokio::time::timeout_at(deadline, stream.next()).await {
+                let beat = deadline.min(Instant::now() + BEAT);
+                let next = match tokio::time::timeout_at(beat, stream.next()).await {
                     Ok(next) => next?,
+                    Err(_) if beat < deadline => return Some((Ok(working()), Some(stream))),
                     Err(_) => {
                         let late = Failure::new(
                             ErrorKind::DeadlineExceeded,
@@ -229,6 +234,13 @@ fn to_proto(event: Generated, engine: &Engine) -> v1::GenerateEvent {
         }),
     };
     v1::GenerateEvent { event: Some(event) }
+}
+
+/// Tells the caller that its request is not forgotten.
+fn working() -> v1::GenerateEvent {
+    v1::GenerateEvent {
+        event: Some(v1::generate_event::Event::Working(v1::Working {})),
+    }
 }
 
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {

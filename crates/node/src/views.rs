@@ -66,6 +66,7 @@ impl Node {
             rss_bytes: resident_bytes(),
             load: Some(rpc::load_to_proto(inner.service.engine.load_report())),
             pid: std::process::id(),
+            generated_tokens: inner.service.engine.generated_tokens(),
         }
     }
 

@@ -41,6 +41,15 @@ fn choice(
     } else {
         "the text"
     };
+    if let Some((closer, their)) = closer_but_foreign(best, rest) {
+        let own = best.ranked.quality.unwrap_or(0.0);
+        let card = &closer.ranked.expert.card;
+        return format!(
+            "{} is closer to {topic} ({their:.2} over {own:.2}), but states {} only: {name}",
+            card.name,
+            card.languages.join(", ")
+        );
+    }
     let rival = rest
         .iter()
         .max_by(|a, b| a.ranked.content.total_cmp(&b.ranked.content));
@@ -68,13 +77,22 @@ fn choice(
         format!(
             "{name} and {other} are about equally close to {topic} ({own:.2}, {their:.2}), {name} is expected to be faster"
         )
-    } else if own < their {
-        format!(
-            "{other} is closer to {topic} ({their:.2} over {own:.2}), but only {name} speaks its language"
-        )
     } else {
         format!("{name} is closest to {topic} ({own:.2} over {other} {their:.2})")
     }
+}
+
+/// The closest of those that lost by their language alone.
+fn closer_but_foreign<'a, 'b>(
+    best: &Group<'_>,
+    rest: &'b [Group<'a>],
+) -> Option<(&'b Group<'a>, f64)> {
+    let own = best.ranked.quality?;
+    rest.iter()
+        .filter(|g| g.ranked.foreign && !best.ranked.foreign)
+        .filter_map(|g| Some((g, g.ranked.quality?)))
+        .filter(|(_, their)| *their > own)
+        .max_by(|a, b| a.1.total_cmp(&b.1))
 }
 
 fn place(best: &Group<'_>) -> String {

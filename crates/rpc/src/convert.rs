@@ -79,7 +79,7 @@ pub fn sampling_from_proto(sampling: Option<v1::Sampling>) -> Result<SamplingOve
     }
     if s.stop.len() > MAX_STOPS || s.stop.iter().any(|x| x.is_empty() || x.len() > MAX_STOP) {
         return Err(invalid(format!(
-            "at most {MAX_STOPS} stop strings of 1 to {MAX_STOP} bytes each"
+            "at most {MAX_STOPS} stop strings of 1 to {MAX_STOP} bytes each, none of them empty"
         )));
     }
     Ok(SamplingOverrides {

@@ -111,9 +111,14 @@ impl Index {
 
     /// Whether `name` means this expert: its name, its model's name, or 8 or more digits of its id.
     pub fn names(expert: &IndexedExpert, name: &str) -> bool {
-        expert.card.name == name
-            || expert.card.model.name == name
-            || (name.len() >= 8 && expert.id.to_string().starts_with(name))
+        Self::is_name(&expert.id, &expert.card, name)
+    }
+
+    /// The same of an expert that is in no index.
+    pub fn is_name(id: &ExpertId, card: &ExpertCard, name: &str) -> bool {
+        card.name == name
+            || card.model.name == name
+            || (name.len() >= 8 && id.to_string().starts_with(name))
     }
 
     /// Whether there is nothing in it.

@@ -33,7 +33,7 @@ const UNSUPPORTED: [&str; 17] = [
 #[derive(Debug, Deserialize)]
 pub(crate) struct ChatRequest {
     #[serde(default)]
-    model: String,
+    model: Option<String>,
     messages: Vec<ChatMessage>,
     #[serde(default)]
     stream: Option<bool>,
@@ -141,11 +141,7 @@ impl ChatRequest {
                 seed: self.seed.map(i64::cast_unsigned),
                 stop,
             }),
-            model: if self.model == AUTO {
-                String::new()
-            } else {
-                self.model
-            },
+            model: self.model.filter(|m| m != AUTO).unwrap_or_default(),
             request_id: id.to_string(),
             ..v1::AskRequest::default()
         })

@@ -32,6 +32,7 @@ pub(super) struct Peer {
 pub(super) struct Connection {
     pub(super) link: Arc<Link>,
     remote: Multiaddr,
+    pub(super) inbound: bool,
     pub(super) since: Instant,
     /// Last pong.
     pub(super) heard: Instant,
@@ -113,6 +114,7 @@ impl Manager {
         peer.connections.push(Connection {
             link,
             remote,
+            inbound: endpoint.is_listener(),
             since: now,
             heard: now,
             rtt: None,

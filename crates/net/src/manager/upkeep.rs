@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Manager, dials::Waiter, table::Standing};
 use crate::{
-    config::{CONNECT_TIMEOUT, HOUSEKEEPING, SILENCE},
+    config::{CONNECT_TIMEOUT, HOUSEKEEPING, REFUSALS_TOLD, SILENCE},
     link::Link,
 };
 
@@ -22,6 +22,7 @@ impl Manager {
         self.kept_house = now;
         self.look_after_connections(now, if late > LATE { late } else { Duration::ZERO });
         self.trim();
+        self.report_refusals(now);
         self.forget_callers();
         self.dial_local(now);
         self.keep_dht(now);
@@ -73,13 +74,16 @@ impl Manager {
         self.disconnected(id, link.id);
     }
 
-    /// Members' connections are kept while there is room. From seven eighths of the limit on, the
-    /// ones unused for longest are closed.
+    /// Members' connections are kept while there is room. From seven eighths of a limit on, the ones
+    /// unused for longest are closed: of all, and of the inbound ones, which have a limit of their own.
     fn trim(&mut self) {
-        let limit = self.shared.limits.connections as usize;
-        let total: usize = self.peers.values().map(|p| p.connections.len()).sum();
-        let excess = total.saturating_sub(limit - limit / 8);
-        if excess == 0 {
+        let limits = &self.shared.limits;
+        let (all, inbound) = (limits.connections as usize, limits.inbound() as usize);
+        let connections = || self.peers.values().flat_map(|p| &p.connections);
+        let excess = |count: usize, limit: usize| count.saturating_sub(limit - limit / 8);
+        let of_all = excess(connections().count(), all);
+        let of_inbound = excess(connections().filter(|c| c.inbound).count(), inbound);
+        if of_all == 0 && of_inbound == 0 {
             return;
         }
         let mut idle: Vec<_> = self
@@ -87,12 +91,40 @@ impl Manager {
             .iter()
             .flat_map(|(id, p)| p.connections.iter().map(move |c| (c, *id)))
             .filter(|(c, _)| c.link.streams() == 0)
-            .map(|(c, id)| (c.used_at, id, c.link.clone()))
+            .map(|(c, id)| (c.used_at, id, c.link.clone(), c.inbound))
             .collect();
         idle.sort_by_key(|(used_at, ..)| *used_at);
-        for (_, id, link) in idle.into_iter().take(excess) {
+        let inbound_first = idle
+            .iter()
+            .filter(|(.., inbound)| *inbound)
+            .take(of_inbound);
+        let mut chosen: Vec<_> = inbound_first
+            .map(|(_, id, link, _)| (*id, link.clone()))
+            .collect();
+        let others = idle
+            .iter()
+            .filter(|(_, _, link, _)| chosen.iter().all(|(_, l)| l.id != link.id));
+        let missing = of_all.saturating_sub(chosen.len());
+        let others: Vec<_> = others
+            .take(missing)
+            .map(|(_, id, link, _)| (*id, link.clone()))
+            .collect();
+        chosen.extend(others);
+        for (id, link) in chosen {
             self.shared.counters.connections_trimmed.up();
             self.give_up(id, &link);
+        }
+    }
+
+    /// Says, now and then, that connections are refused: whoever runs the node cannot see it else.
+    fn report_refusals(&mut self, now: Instant) {
+        let refused = self.shared.counters.snapshot().connections_refused;
+        if refused > self.refused_told && now >= self.tell_refused_at {
+            tracing::warn!(
+                "{} connections were refused by a limit since the last such line",
+                refused - self.refused_told
+            );
+            (self.refused_told, self.tell_refused_at) = (refused, now + REFUSALS_TOLD);
         }
     }
 

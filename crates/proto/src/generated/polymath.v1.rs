@@ -93,7 +93,7 @@ pub struct GenerateRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GenerateEvent {
-    #[prost(oneof = "generate_event::Event", tags = "1, 2, 3")]
+    #[prost(oneof = "generate_event::Event", tags = "1, 2, 3, 4")]
     pub event: ::core::option::Option<generate_event::Event>,
 }
 /// Nested message and enum types in `GenerateEvent`.
@@ -106,8 +106,13 @@ pub mod generate_event {
         Tokens(super::Tokens),
         #[prost(message, tag = "3")]
         Finished(super::Finished),
+        /// Sent while nothing else is to be said: the request waits, or its prompt is being read.
+        #[prost(message, tag = "4")]
+        Working(super::Working),
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Working {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Started {
     #[prost(string, tag = "1")]
@@ -1398,6 +1403,9 @@ pub struct StatusResponse {
     pub load: ::core::option::Option<Load>,
     #[prost(uint32, tag = "15")]
     pub pid: u32,
+    /// since the start, by this node's engine
+    #[prost(uint64, tag = "16")]
+    pub generated_tokens: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostedExpert {
@@ -1409,7 +1417,7 @@ pub struct HostedExpert {
     pub kind: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub model: ::prost::alloc::string::String,
-    /// loading, ready, failed
+    /// loading, pulling, ready, failed
     #[prost(string, tag = "5")]
     pub state: ::prost::alloc::string::String,
     /// why it failed

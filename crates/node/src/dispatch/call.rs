@@ -1,0 +1,408 @@
+//! One call: how its peer is reached, how long its silence is borne, and what of its answer is passed
+//! on.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use polymath_proto::v1::{self, ask_event::Event, generate_event::Event as Step};
+use polymath_router::{Candidate, Served};
+use polymath_rpc as rpc;
+use polymath_types::{ErrorKind, ExpertKind, Failure, Format, PathKind, Query, Transport};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, transport::Channel};
+
+use super::{Asked, attempts::Progress};
+use crate::serve::{BEAT, Events};
+
+/// A connection that takes longer than this counts as none, while others could be asked.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Silence after which another replica is asked, if there is one: this, or half of the time that is
+/// left if that is less, so that the other one still has a chance. A peer at work says so every
+/// [`BEAT`], however long the prompt.
+const SILENCE: Duration = Duration::from_secs(10);
+/// A peer takes an answer on before it computes any of it, so the lack of even that tells soon that it
+/// is gone: over QUIC nothing else does for some seconds.
+const TAKEN_ON: Duration = Duration::from_secs(3);
+
+type Client = v1::expert_client::ExpertClient<Channel>;
+
+/// One call to be made.
+pub(super) struct Try<'a> {
+    pub(super) query: &'a Query,
+    pub(super) candidate: &'a Candidate,
+    /// From 1.
+    pub(super) number: usize,
+    /// Why the one before failed.
+    pub(super) previous: Option<&'a Failure>,
+    /// Who could still be asked.
+    pub(super) rest: &'a [Candidate],
+    /// Most tokens of the whole answer.
+    pub(super) most_tokens: usize,
+    pub(super) deadline: Instant,
+    pub(super) began: Instant,
+}
+
+impl Try<'_> {
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether somebody else could go on from here: then patience is short.
+    fn more(&self, progress: &Progress) -> bool {
+        self.rest.iter().any(|c| progress.can_go_on_with(c))
+    }
+
+    fn patience(&self, progress: &Progress) -> Duration {
+        let left = self.left();
+        if self.more(progress) {
+            SILENCE.min((left / 2).max(BEAT * 2)).min(left)
+        } else {
+            left
+        }
+    }
+
+    /// Vectors and labels come whole: their peer cannot say that it is at work.
+    fn patience_for_all(&self, progress: &Progress) -> Duration {
+        let left = self.left();
+        if self.more(progress) { left / 2 } else { left }
+    }
+
+    fn patience_to_be_taken_on(&self, progress: &Progress) -> Duration {
+        let patience = self.patience(progress);
+        if self.more(progress) {
+            TAKEN_ON.min(patience)
+        } else {
+            patience
+        }
+    }
+
+    fn budget_ms(&self) -> u64 {
+        u64::try_from(self.left().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
+    }
+
+    /// The message with what is left of the budget in its metadata.
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.left());
+        request
+    }
+
+    fn texts(&self) -> Vec<String> {
+        self.query
+            .messages
+            .iter()
+            .map(|m| m.content.clone())
+            .collect()
+    }
+}
+
+/// How a call reaches its peer; without a client the expert is in this process.
+struct Route {
+    client: Option<Client>,
+    path: PathKind,
+    transport: Transport,
+}
+
+/// What this call alone brought, for the router: an answer that is carried on has other times.
+struct Pace {
+    began: Instant,
+    first: Option<Instant>,
+    last: Option<Instant>,
+    tokens: u32,
+}
+
+impl Pace {
+    fn note(&mut self, tokens: usize) {
+        let now = Instant::now();
+        self.first.get_or_insert(now);
+        self.last = Some(now);
+        self.tokens = self
+            .tokens
+            .saturating_add(u32::try_from(tokens).unwrap_or(u32::MAX));
+    }
+
+    fn served(&self) -> Served {
+        let first = self.first.unwrap_or_else(Instant::now);
+        let last = self.last.unwrap_or(first);
+        Served {
+            ttft: first.saturating_duration_since(self.began),
+            tokens: self.tokens,
+            decode: last.saturating_duration_since(first),
+        }
+    }
+}
+
+impl Asked {
+    pub(super) async fn call(
+        &self,
+        attempt: &Try<'_>,
+        progress: &mut Progress,
+    ) -> Result<Served, Failure> {
+        let service = &self.node.inner.service;
+        let mut pace = Pace {
+            began: attempt.began,
+            first: None,
+            last: None,
+            tokens: 0,
+        };
+        let candidate = attempt.candidate;
+        let route = self.route(attempt, progress).await?;
+        let (path, transport) = (route.path.to_string(), route.transport.to_string());
+        self.send(Event::Attempt(v1::Attempt {
+            number: u32::try_from(attempt.number).unwrap_or(u32::MAX),
+            expert_id: candidate.expert.to_string(),
+            expert: candidate.name.clone(),
+            peer: candidate.peer.to_string(),
+            path: path.clone(),
+            transport: transport.clone(),
+            previous_failure: attempt
+                .previous
+                .map(|f| f.message.clone())
+                .unwrap_or_default(),
+        }))
+        .await;
+        let (version, expert) = (
+            Format::Wire.current(),
+            candidate.expert.as_bytes().to_vec().into(),
+        );
+        let (request_id, budget_ms) = (attempt.query.id.to_string(), attempt.budget_ms());
+        let finished = match attempt.query.kind {
+            ExpertKind::Generate => {
+                let request = generate_request(attempt, progress);
+                let events: Events = match route.client {
+                    None => service.generate(request, attempt.left())?,
+                    Some(mut client) => within(
+                        attempt.patience_to_be_taken_on(progress),
+                        client.generate(attempt.request(request)),
+                    )
+                    .await?
+                    .map(|e| e.map_err(|s| rpc::failure(&s)))
+                    .boxed(),
+                };
+                self.relay(events, attempt, progress, &mut pace).await?
+            }
+            ExpertKind::Embed => {
+                let request = v1::EmbedRequest {
+                    version,
+                    expert,
+                    request_id,
+                    texts: attempt.texts(),
+                    budget_ms,
+                };
+                let response = match route.client {
+                    None => service.embed(request, attempt.left()).await?,
+                    Some(mut client) => {
+                        within(
+                            attempt.patience_for_all(progress),
+                            client.embed(attempt.request(request)),
+                        )
+                        .await?
+                    }
+                };
+                progress.note();
+                pace.note(0);
+                self.send(Event::Embeddings(v1::Embeddings {
+                    vectors: response.vectors,
+                }))
+                .await;
+                complete(response.usage, response.load)
+            }
+            ExpertKind::Classify => {
+                let labels = attempt.query.labels.clone();
+                let request = v1::ClassifyRequest {
+                    version,
+                    expert,
+                    request_id,
+                    texts: attempt.texts(),
+                    labels,
+                    budget_ms,
+                };
+                let response = match route.client {
+                    None => service.classify(request, attempt.left()).await?,
+                    Some(mut client) => {
+                        within(
+                            attempt.patience_for_all(progress),
+                            client.classify(attempt.request(request)),
+                        )
+                        .await?
+                    }
+                };
+                progress.note();
+                pace.note(0);
+                let classifications = response.classifications;
+                self.send(Event::Classifications(v1::Classifications {
+                    classifications,
+                }))
+                .await;
+                complete(response.usage, response.load)
+            }
+        };
+        if let Some(load) = rpc::load_from_proto(finished.load) {
+            let loads = &self.node.inner.loads;
+            loads.heard(Instant::now(), candidate.peer, load);
+        }
+        self.finish(attempt, path, transport, finished, progress)
+            .await;
+        Ok(pace.served())
+    }
+
+    async fn route(&self, attempt: &Try<'_>, progress: &Progress) -> Result<Route, Failure> {
+        let inner = &self.node.inner;
+        let peer = attempt.candidate.peer;
+        if peer == inner.net.local_peer() {
+            return Ok(Route {
+                client: None,
+                path: PathKind::Local,
+                transport: Transport::None,
+            });
+        }
+        inner.introduce(&peer);
+        let patience = if attempt.more(progress) {
+            CONNECT
+        } else {
+            CONNECT * 2
+        };
+        let client = inner
+            .clients
+            .expert(peer, patience.min(attempt.left()))
+            .await
+            .map_err(|e| match e.kind() {
+                ErrorKind::DeadlineExceeded => Failure::new(ErrorKind::Unavailable, e.to_string()),
+                kind => Failure::new(kind, e.to_string()),
+            })?;
+        let info = inner.net.peers().into_iter().find(|p| p.peer == peer);
+        let (path, transport) = info.map_or((PathKind::Direct, Transport::Tcp), |p| {
+            (p.path, p.transport)
+        });
+        Ok(Route {
+            client: Some(client),
+            path,
+            transport,
+        })
+    }
+
+    /// Passes an answer's events on until it is complete.
+    async fn relay(
+        &self,
+        mut events: Events,
+        attempt: &Try<'_>,
+        progress: &mut Progress,
+        pace: &mut Pace,
+    ) -> Result<v1::Finished, Failure> {
+        loop {
+            let patience = attempt.patience(progress);
+            let next = tokio::time::timeout(patience, events.next())
+                .await
+                .map_err(|_| {
+                    Failure::new(
+                        ErrorKind::DeadlineExceeded,
+                        format!("the peer fell silent for {patience:?}"),
+                    )
+                })?;
+            let next = next.ok_or_else(|| {
+                Failure::new(
+                    ErrorKind::Unavailable,
+                    "the peer went away in the middle of the answer",
+                )
+            })?;
+            match next?.event {
+                Some(Step::Started(started)) if progress.ids.is_empty() => {
+                    progress.expert = Some(attempt.candidate.expert);
+                    progress.seed = Some(started.seed);
+                    progress.fingerprint.clone_from(&started.engine_fingerprint);
+                    self.send(Event::Started(started)).await;
+                }
+                Some(Step::Tokens(tokens)) => {
+                    progress.take(&tokens, attempt.most_tokens)?;
+                    pace.note(tokens.ids.len());
+                    self.send(Event::Tokens(tokens)).await;
+                }
+                Some(Step::Finished(finished)) => return Ok(finished),
+                // It is at work; and an answer that is carried on has started already.
+                Some(Step::Working(_) | Step::Started(_)) | None => {}
+            }
+        }
+    }
+
+    async fn finish(
+        &self,
+        attempt: &Try<'_>,
+        path: String,
+        transport: String,
+        finished: v1::Finished,
+        progress: &Progress,
+    ) {
+        let (now, candidate) = (Instant::now(), attempt.candidate);
+        let first = progress.first.unwrap_or(now);
+        let decode = progress
+            .last
+            .unwrap_or(first)
+            .saturating_duration_since(first);
+        let tokens = u32::try_from(progress.ids.len()).unwrap_or(u32::MAX);
+        let decoded = tokens > 1 && !decode.is_zero();
+        let rate = if decoded {
+            f64::from(tokens - 1) / decode.as_secs_f64()
+        } else {
+            0.0
+        };
+        let since = |at: Instant| at.saturating_duration_since(self.begun).as_secs_f64() * 1e3;
+        self.send(Event::Done(v1::Done {
+            reason: finished.reason,
+            usage: finished.usage,
+            expert_id: candidate.expert.to_string(),
+            expert: candidate.name.clone(),
+            model: candidate.model.clone(),
+            peer: candidate.peer.to_string(),
+            path,
+            transport,
+            ttft_ms: since(first),
+            total_ms: since(now),
+            tokens_per_second: rate,
+            attempts: u32::try_from(attempt.number).unwrap_or(u32::MAX),
+            engine_fingerprint: progress.fingerprint.clone(),
+            seed: progress.seed.unwrap_or_default(),
+        }))
+        .await;
+    }
+}
+
+fn generate_request(attempt: &Try<'_>, progress: &Progress) -> v1::GenerateRequest {
+    let query = attempt.query;
+    let mut sampling = rpc::sampling_to_proto(&query.sampling);
+    // A resumed answer goes on with the seed it began with.
+    sampling.seed = sampling.seed.or(progress.seed);
+    v1::GenerateRequest {
+        version: Format::Wire.current(),
+        expert: attempt.candidate.expert.as_bytes().to_vec().into(),
+        request_id: query.id.to_string(),
+        messages: rpc::messages_to_proto(&query.messages),
+        sampling: Some(sampling),
+        prefix_token_ids: progress.ids.clone(),
+        engine_fingerprint: progress.fingerprint.clone(),
+        budget_ms: attempt.budget_ms(),
+    }
+}
+
+/// How an answer of one message ends.
+fn complete(usage: Option<v1::Usage>, load: Option<v1::Load>) -> v1::Finished {
+    v1::Finished {
+        reason: v1::finished::Reason::Stop as i32,
+        usage,
+        load,
+    }
+}
+
+async fn within<T>(
+    patience: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(patience, call).await {
+        Ok(done) => done.map(Response::into_inner).map_err(|s| rpc::failure(&s)),
+        Err(_) => Err(Failure::new(
+            ErrorKind::DeadlineExceeded,
+            format!("the peer did not answer within {patience:?}"),
+        )),
+    }
+}
