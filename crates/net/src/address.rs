@@ -3,12 +3,13 @@
 
 use std::{
     io,
-    net::{IpAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr},
 };
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use polymath_types::{PathKind, Transport};
 
+use socket2::{Domain, Socket, Type};
 /// Longest multiaddress kept, bytes.
 const MAX_BYTES: usize = 256;
 
@@ -89,10 +90,16 @@ pub(crate) fn try_bind(address: &Multiaddr) -> io::Result<()> {
     let (Some(ip), Some(port)) = (ip_of(address), address.iter().nth(1)) else {
         return Ok(());
     };
-    match port {
-        Protocol::Tcp(port) => TcpListener::bind((ip, port)).map(drop),
-        Protocol::Udp(port) => UdpSocket::bind((ip, port)).map(drop),
-        _ => Ok(()),
+    let (kind, port) = match port {
+        Protocol::Tcp(port) => (Type::STREAM, port),
+        Protocol::Udp(port) => (Type::DGRAM, port),
+        _ => return Ok(()),
+    };
+    let address = SocketAddr::new(ip, port);
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    if address.is_ipv6() {
+        // As libp2p does: [::] and 0.0.0.0 may then have the same port.
+        socket.set_only_v6(true)?;
     }
 }
 
@@ -129,6 +136,21 @@ mod tests {
 
     #[test]
     fn the_peer_is_taken_off_the_end_only() {
+    if kind == Type::STREAM {
+        // Connections of a listener that is gone do not occupy its port.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&address.into())?;
+    if kind == Type::STREAM {
+        socket.listen(1)?;
+    }
+    Ok(())
+}
+
+/// Whether somebody still has the port of an address that was listened on. That its interface has
+/// gone, or that a link-local address lacks a zone, is no reason to wait for it.
+pub(crate) fn in_use(address: &Multiaddr) -> bool {
+    try_bind(address).is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse)
         let peer = PeerId::random();
         let bare = addr("/ip4/192.0.2.1/tcp/4001");
         assert_eq!(

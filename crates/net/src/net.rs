@@ -11,8 +11,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    address::try_bind,
-    config::{COMMAND_QUEUE, MAX_PROVIDERS, NetConfig},
+    address::in_use,
+    config::{COMMAND_QUEUE, MAX_ADDRESSES, MAX_PROVIDERS, NetConfig},
     counters::{Counters, NetCounters},
     discovery,
     error::{AcceptError, DhtError, DialError, HelloError, OpenError, OpenRefusal, StartError},
@@ -362,7 +362,7 @@ impl Net {
         // A QUIC socket outlives its endpoint until its last connection has drained, and nothing
         // in libp2p tells when that is.
         let _ = timeout(SHUTDOWN_TIMEOUT, async {
-            while ports.iter().any(|port| try_bind(port).is_err()) {
+            while ports.iter().any(in_use) {
                 sleep(PORT_CHECK).await;
             }
         })

@@ -28,6 +28,39 @@ async fn an_occupied_port_is_refused_with_advice() {
 }
 
 #[tokio::test]
+async fn both_families_may_listen_on_one_port() {
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    }
+    let mesh = Mesh::new("families");
+    let first = mesh
+        .node(&["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"])
+        .await;
+    let same: Vec<_> = ["/ip4/127.0.0.1/tcp", "/ip4/127.0.0.1/udp"]
+        .iter()
+        .map(|start| {
+            let listen = first.listen_addrs();
+            let known = listen.borrow();
+            let mut texts = known.iter().map(ToString::to_string);
+            texts
+                .find(|a| a.starts_with(start))
+                .unwrap()
+                .replace("/ip4/127.0.0.1", "/ip6/::")
+        })
+        .collect();
+    let second = mesh
+        .node(&same.iter().map(String::as_str).collect::<Vec<_>>())
+        .await;
+    let error = Net::start(mesh.config(&[&same[0]])).await.unwrap_err();
+    assert!(error.to_string().contains("another port"), "{error}");
+    soon("shutdown", second.shutdown()).await;
+    // The first still has the port in the other family.
+    mesh.node(&same.iter().map(String::as_str).collect::<Vec<_>>())
+        .await;
+}
+
+#[tokio::test]
 async fn shutdown_frees_the_ports_and_ends_everything() {
     let mesh = Mesh::new("ports");
     let (node, other) = (mesh.node(&[TCP, QUIC]).await, mesh.guest().await);
