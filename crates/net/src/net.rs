@@ -75,6 +75,7 @@ impl Net {
                 incoming,
                 net.shared.genesis.clone(),
                 swarm::agent(&config.agent),
+                net.tasks.clone(),
             ));
         }
         if config.local_discovery {
@@ -90,7 +91,7 @@ impl Net {
     /// Runs the swarm task and cleans up when it ends, however it ends.
     fn supervise(&self, manager: Manager) {
         let (shared, stop) = (self.shared.clone(), self.stop.clone());
-        let swarm = tokio::spawn(manager.run());
+        let swarm = self.tasks.spawn(manager.run());
         self.tasks.spawn(async move {
             if let Err(error) = swarm.await {
                 tracing::error!(%error, "the swarm task died; this node is off the network until it is restarted");
@@ -436,3 +437,36 @@ mod tests {
         .unwrap();
     }
 }
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn a_hello_that_hangs_is_a_task_that_shutdown_waits_for() {
+        let node = async |listen: &[&str]| {
+            let key = NodeKey::generate();
+            let genesis = Genesis::new("test", &key.keypair().public()).unwrap();
+            let listen = listen.iter().map(|a| a.parse().unwrap()).collect();
+            Net::start(NetConfig::new(key, genesis, listen))
+                .await
+                .unwrap()
+        };
+        let (net, stranger) = (node(&["/ip4/127.0.0.1/tcp/0"]).await, node(&[]).await);
+        let idle = net.tasks.len();
+        let addr = net.listen_addrs().borrow()[0].clone();
+        timeout(SOON, async {
+            let peer = stranger
+                .dial_until(addr, Need::Connected, SOON)
+                .await
+                .unwrap();
+            let mut silent = stranger.request_stream(peer, HELLO, true).await.unwrap();
+            // Half a question: the answerer waits for the rest.
+            silent.write_all(&[0, 0]).await.unwrap();
+            silent.flush().await.unwrap();
+            while net.tasks.len() == idle {
+                sleep(PORT_CHECK).await;
+            }
+            net.shutdown().await;
+            assert!(net.tasks.is_empty());
+        })
+        .await
+        .unwrap();
+    }
