@@ -144,6 +144,17 @@ impl Net {
         .map_err(|Gone| DialError::Stopped)?
     }
 
+    /// Connects to the member `peer`: by the address book, then by asking the DHT; returns when it
+    /// has said that it is one.
+    pub async fn connect(&self, peer: PeerId, within: Duration) -> Result<(), DialError> {
+        timeout(within, self.reach(peer)).await.unwrap_or_else(|_| {
+            Err(DialError::Timeout {
+                target: peer.to_string(),
+                within,
+            })
+        })
+    }
+
     /// Asks whoever is at `addr` which mesh it belongs to. If it is not ours the connection is
     /// closed again.
     pub async fn hello(&self, addr: Multiaddr, within: Duration) -> Result<Hello, HelloError> {
@@ -218,13 +229,7 @@ impl Net {
             Err(OpenRefusal::NotReady | OpenRefusal::Final(OpenError::ConnectionLost { .. })) => {}
             Err(OpenRefusal::Final(error)) => return Err(error),
         }
-        if let Err(error) = self.connect(peer).await {
-            let found = error.another_address_may_help() && self.find(peer).await?;
-            if !found {
-                return Err(error.into());
-            }
-            self.connect(peer).await?;
-        }
+        self.reach(peer).await?;
         self.request_stream(peer, protocol, false)
             .await
             .map_err(|refusal| match refusal {
@@ -236,16 +241,47 @@ impl Net {
             })
     }
 
-    async fn connect(&self, peer: PeerId) -> Result<PeerId, DialError> {
+    async fn reach(&self, peer: PeerId) -> Result<(), DialError> {
+        let Err(error) = self.connect_anywhere(peer).await else {
+            return Ok(());
+        };
+        let found = error.another_address_may_help() && self.find(peer).await?;
+        if !found {
+            return Err(error);
+        }
+        match self.connect_anywhere(peer).await {
+            // Nothing new was found: what came of the old addresses tells more.
+            Err(DialError::NoAddress { .. }) => Err(error),
+            outcome => outcome,
+        }
+    }
+
+    /// Of several addresses libp2p dials together, one where somebody else answers ends the whole
+    /// attempt. It is then forgotten, and the others get theirs.
+    async fn connect_anywhere(&self, peer: PeerId) -> Result<(), DialError> {
+        let mut outcome = self.connect_known(peer).await;
+        for _ in 0..MAX_ADDRESSES {
+            if !matches!(outcome, Err(DialError::WrongPeer { .. })) {
+                break;
+            }
+            match self.connect_known(peer).await {
+                Err(DialError::NoAddress { .. }) => break,
+                next => outcome = next,
+            }
+        }
+        outcome.map(drop)
+    }
+
+    async fn connect_known(&self, peer: PeerId) -> Result<PeerId, DialError> {
         self.ask(|reply| Command::Connect { peer, reply })
             .await
             .map_err(|Gone| DialError::Stopped)?
     }
 
-    async fn find(&self, peer: PeerId) -> Result<bool, OpenError> {
+    async fn find(&self, peer: PeerId) -> Result<bool, DialError> {
         self.ask(|reply| Command::Find { peer, reply })
             .await
-            .map_err(|Gone| OpenError::Stopped)
+            .map_err(|Gone| DialError::Stopped)
     }
 
     async fn request_stream(
@@ -401,6 +437,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use futures::StreamExt;
     use polymath_types::NodeKey;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -422,6 +459,7 @@ mod tests {
             assert!(incoming.next().await.is_none());
             assert_eq!(net.dial(addr, SOON).await, Err(DialError::Stopped));
             let peer = PeerId::random();
+            assert_eq!(net.connect(peer, SOON).await, Err(DialError::Stopped));
             assert!(matches!(
                 net.open(peer, "echo", SOON).await,
                 Err(OpenError::Stopped)
@@ -436,8 +474,6 @@ mod tests {
         .await
         .unwrap();
     }
-}
-    use tokio::io::AsyncWriteExt;
 
     #[tokio::test]
     async fn a_hello_that_hangs_is_a_task_that_shutdown_waits_for() {
@@ -470,3 +506,4 @@ mod tests {
         .await
         .unwrap();
     }
+}

@@ -1,7 +1,7 @@
 //! Starting, being used from both sides at once, running full, stopping.
 
 use futures::StreamExt;
-use polymath_net::{Net, NetEvent, StartError};
+use polymath_net::{DialError, Net, NetEvent, StartError};
 use polymath_types::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -170,6 +170,31 @@ async fn a_full_node_closes_idle_connections_and_keeps_busy_ones() {
         "the busy one must stay"
     );
     assert_eq!(soon("echo", echo(held, b"still")).await.unwrap(), b"still");
+}
+
+#[tokio::test]
+async fn a_peer_is_connected_by_whichever_of_its_addresses_answers() {
+    let mesh = Mesh::new("addresses");
+    let (us, them) = (mesh.guest().await, mesh.node(&[TCP]).await);
+    let peer = them.local_peer();
+    let unknown = soon("connect", us.connect(peer, SOON)).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound, "{unknown}");
+    // Nobody listens on port 1; at other addresses somebody else does, or we do.
+    let (us, other, third) = (
+        mesh.node(&[TCP]).await,
+        mesh.node(&[TCP]).await,
+        mesh.node(&[QUIC]).await,
+    );
+    let wrong = vec![addr_of(&us), addr_of(&other), addr_of(&third)];
+    us.add_addresses(peer, wrong.clone());
+    let error = soon("connect", us.connect(peer, SOON)).await.unwrap_err();
+    assert!(matches!(error, DialError::WrongPeer { .. }), "{error}");
+    us.add_addresses(peer, vec![addr("/ip4/127.0.0.1/tcp/1"), addr_of(&them)]);
+    us.add_addresses(peer, wrong);
+    soon("connect", us.connect(peer, SOON)).await.unwrap();
+    assert!(is_member(&us, peer));
+    // One more call finds the connection that stands.
+    soon("connect", us.connect(peer, SOON)).await.unwrap();
 }
 
 #[tokio::test]
