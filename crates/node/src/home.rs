@@ -5,10 +5,12 @@
 //! mesh.json        which mesh the home belongs to, and addresses that led into it
 //! config.toml      optional settings
 //! lock             held by the process that runs on this home; says its pid
-//! control.sock     the running daemon's API
+//! control.sock     the running daemon's API; a link to it if this path is too long for a socket
 //! models/          the model store (unless models.dir points elsewhere)
 //! mesh/<id>/       catalog and address book of one mesh
 //! ```
+
+mod private_folder;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -112,15 +114,40 @@ impl Home {
         self.dir.join("mesh").join(mesh.short())
     }
 
-    /// The daemon's socket. A home whose path is too long for a socket gets one in the temporary
-    /// directory, named by the home's hash.
-    pub fn control_socket(&self) -> PathBuf {
+    /// The daemon's socket. A home whose path is too long for a socket has it elsewhere, named by
+    /// the home's hash: in `XDG_RUNTIME_DIR`, or in a folder of this user's own below the temporary
+    /// one. No folder is used that others could have put a socket in.
+    pub fn control_socket(&self) -> Result<PathBuf, Failure> {
         let usual = self.dir.join("control.sock");
         if usual.as_os_str().len() <= LONGEST_SOCKET_PATH {
-            return usual;
+            return Ok(usual);
+        }
+        // The daemon may have been started in another environment than this process.
+        if let Ok(elsewhere) = fs::read_link(&usual)
+            && elsewhere
+                .parent()
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let folder = private_folder::choose(runtime.as_deref(), &std::env::temp_dir())?;
+                .is_some_and(|folder| private_folder::check(folder).is_ok())
+        {
+            return Ok(elsewhere);
         }
         let hash = blake3::hash(self.dir.as_os_str().as_encoded_bytes());
-        std::env::temp_dir().join(format!("polymath-{}.sock", &hash.to_hex()[..24]))
+        Ok(folder.join(format!("polymath-{}.sock", &hash.to_hex()[..24])))
+    }
+
+    /// Leaves a link to a socket that lies elsewhere.
+    pub(crate) fn point_to(&self, socket: &Path) -> Result<(), Failure> {
+        let usual = self.dir.join("control.sock");
+        if socket == usual {
+            return Ok(());
+        }
+        std::os::unix::fs::symlink(socket, &usual).map_err(|e| io_failure("create", &usual, &e))
+    }
+
+    /// Removes that link.
+    pub(crate) fn point_nowhere(&self) {
+        let _ = fs::remove_file(self.dir.join("control.sock"));
     }
 
     /// Takes the home for this process, or says who has it.

@@ -334,7 +334,7 @@ impl Node {
         inner.tasks.close();
         let _ = tokio::time::timeout(LAST_WORDS, inner.tasks.wait()).await;
         inner.net.shutdown().await;
-        let _ = std::fs::remove_file(inner.home.control_socket());
+        control::unbind(&inner.home);
     }
 }
 
