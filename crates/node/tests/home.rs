@@ -102,6 +102,11 @@ fn a_new_home_is_private_and_one_that_was_there_keeps_its_mode() {
     let new = dir.path().join("new");
     Home::open(&new).unwrap();
     assert_eq!(mode(&new), 0o700);
+    let deep = dir.path().join("a/b/c");
+    Home::open(&deep).unwrap();
+    for made in [&deep, &dir.path().join("a/b"), &dir.path().join("a")] {
+        assert_eq!(mode(made), 0o700);
+    }
     let old = dir.path().join("old");
     fs::create_dir(&old).unwrap();
     fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).unwrap();
