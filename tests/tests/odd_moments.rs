@@ -193,3 +193,39 @@ fn readers_that_leave_early() {
         (node.status()["load"]["active"] == 0).then_some(())
     });
 }
+
+#[test]
+fn a_node_whose_home_has_a_long_path_is_reached_from_any_environment() {
+    let lab = Lab::new();
+    let (runtime, temporary) = (lab.path().join("run"), lab.path().join("tmp"));
+    for folder in [&runtime, &temporary] {
+        fs::create_dir(folder).unwrap();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let long = "x".repeat(120);
+    let elsewhere = [("XDG_RUNTIME_DIR", runtime.to_str().unwrap())];
+    let node = lab.up_with(
+        &long,
+        &["--expert", &lab.identifier("polyglot")],
+        &elsewhere,
+    );
+    let entries = || fs::read_dir(&runtime).unwrap().count();
+    assert_eq!(entries(), 1, "the socket lies in the runtime folder");
+    // As from cron: no runtime folder, another temporary one.
+    let ask = |verb: &str| {
+        lab.cli(&long, &[verb])
+            .env("XDG_RUNTIME_DIR", "")
+            .env("TMPDIR", &temporary)
+            .run()
+    };
+    ask("status").ok();
+    ask("down").ok();
+    assert_eq!(node.wait(), 0);
+    assert_eq!(entries(), 0);
+    // Someone else's socket must not be taken for this node's.
+    let user = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&temporary).unwrap());
+    let squatted = temporary.join(format!("polymath-{user}"));
+    fs::create_dir_all(&squatted).unwrap();
+    fs::set_permissions(&squatted, fs::Permissions::from_mode(0o777)).unwrap();
+    ask("status").fails(2, &["XDG_RUNTIME_DIR"]);
+}

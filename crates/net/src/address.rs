@@ -2,12 +2,14 @@
 //! dialling.
 
 use std::{
+    collections::HashMap,
     io,
-    net::{IpAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr},
 };
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use polymath_types::{PathKind, Transport};
+use socket2::{Domain, Socket, Type};
 
 /// Longest multiaddress kept, bytes.
 const MAX_BYTES: usize = 256;
@@ -80,6 +82,40 @@ pub(crate) fn prefer_reachable(mut addresses: Vec<Multiaddr>) -> Vec<Multiaddr> 
     addresses
 }
 
+/// At most `most` of a node's own addresses, those first that are good for most others: loopback
+/// only for want of any other, and each interface once before any appears with a second transport.
+pub fn worth_telling(addresses: Vec<Multiaddr>, most: usize) -> Vec<Multiaddr> {
+    let mut seen: HashMap<Option<IpAddr>, usize> = HashMap::new();
+    let mut ranked: Vec<_> = prefer_reachable(addresses)
+        .into_iter()
+        .map(|address| {
+            let ip = ip_of(&address);
+            let times = seen.entry(ip).or_default();
+            *times += 1;
+            // Without a zone, which says nothing on another machine, nobody can dial it.
+            let link_local = ip.is_some_and(is_link_local);
+            ((link_local, *times, ip.is_some_and(is_private)), address)
+        })
+        .collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.truncate(most);
+    ranked.into_iter().map(|(_, address)| address).collect()
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private(),
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    }
+}
+
 /// Binds the port a listen address names, and lets go of it again.
 ///
 /// libp2p listens on TCP with `SO_REUSEPORT`, with which a second process of the same user takes
@@ -89,11 +125,32 @@ pub(crate) fn try_bind(address: &Multiaddr) -> io::Result<()> {
     let (Some(ip), Some(port)) = (ip_of(address), address.iter().nth(1)) else {
         return Ok(());
     };
-    match port {
-        Protocol::Tcp(port) => TcpListener::bind((ip, port)).map(drop),
-        Protocol::Udp(port) => UdpSocket::bind((ip, port)).map(drop),
-        _ => Ok(()),
+    let (kind, port) = match port {
+        Protocol::Tcp(port) => (Type::STREAM, port),
+        Protocol::Udp(port) => (Type::DGRAM, port),
+        _ => return Ok(()),
+    };
+    let address = SocketAddr::new(ip, port);
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    if address.is_ipv6() {
+        // As libp2p does: [::] and 0.0.0.0 may then have the same port.
+        socket.set_only_v6(true)?;
     }
+    if kind == Type::STREAM {
+        // Connections of a listener that is gone do not occupy its port.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&address.into())?;
+    if kind == Type::STREAM {
+        socket.listen(1)?;
+    }
+    Ok(())
+}
+
+/// Whether somebody still has the port of an address that was listened on. That its interface has
+/// gone, or that a link-local address lacks a zone, is no reason to wait for it.
+pub(crate) fn in_use(address: &Multiaddr) -> bool {
+    try_bind(address).is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse)
 }
 
 #[cfg(test)]
@@ -143,6 +200,52 @@ mod tests {
         let (lo, lan) = (addr("/ip4/127.0.0.1/tcp/1"), addr("/ip4/192.0.2.1/tcp/1"));
         assert_eq!(prefer_reachable(vec![lo.clone()]), vec![lo.clone()]);
         assert_eq!(prefer_reachable(vec![lo, lan.clone()]), vec![lan]);
+    }
+
+    #[test]
+    fn of_many_addresses_each_interface_is_told_once_before_any_twice() {
+        let mut all = vec![addr("/ip4/127.0.0.1/tcp/1"), addr("/ip6/::1/tcp/1")];
+        let mut interfaces: Vec<String> = (17..24).map(|i| format!("/ip4/172.{i}.0.1")).collect();
+        interfaces.push("/ip4/192.168.1.5".to_owned());
+        interfaces.push("/ip4/198.51.100.7".to_owned());
+        for interface in &interfaces {
+            all.push(addr(&format!("{interface}/tcp/1")));
+            all.push(addr(&format!("{interface}/udp/1/quic-v1")));
+        }
+        assert_eq!(all.len(), 20);
+        let told = worth_telling(all.clone(), 16);
+        assert_eq!(told.len(), 16);
+        assert!(!told.iter().any(is_loopback), "{told:?}");
+        assert_eq!(told[0], addr("/ip4/198.51.100.7/tcp/1"));
+        assert_eq!(told[9], addr("/ip4/198.51.100.7/udp/1/quic-v1"));
+        for interface in &interfaces {
+            let tcp = addr(&format!("{interface}/tcp/1"));
+            assert!(told[..9].contains(&tcp), "{interface} {told:?}");
+        }
+        let lone = vec![addr("/ip4/127.0.0.1/tcp/1")];
+        assert_eq!(worth_telling(lone.clone(), 16), lone);
+        assert_eq!(
+            worth_telling(
+                vec![addr("/ip6/fe80::1/tcp/1"), addr("/ip6/fd00::1/tcp/1")],
+                1
+            ),
+            [addr("/ip6/fd00::1/tcp/1")]
+        );
+    }
+
+    #[test]
+    fn a_port_is_in_use_only_while_somebody_has_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = addr(&format!(
+            "/ip4/127.0.0.1/tcp/{}",
+            listener.local_addr().unwrap().port()
+        ));
+        assert!(in_use(&taken));
+        drop(listener);
+        assert!(!in_use(&taken));
+        for gone in ["/ip4/192.0.2.1/tcp/4001", "/ip6/fe80::1/udp/4001/quic-v1"] {
+            assert!(!in_use(&addr(gone)), "{gone}");
+        }
     }
 
     #[test]

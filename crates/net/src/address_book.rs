@@ -72,6 +72,13 @@ impl AddressBook {
         evicted
     }
 
+    /// Notes that somebody else answers at an address of `peer`.
+    pub(crate) fn disown(&mut self, peer: &PeerId, address: &Multiaddr) {
+        if let Some(entry) = self.entries.get_mut(peer) {
+            entry.addresses.retain(|known| known != address);
+        }
+    }
+
     /// Known addresses, best first.
     pub(crate) fn addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
         self.entries

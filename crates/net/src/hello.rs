@@ -15,6 +15,7 @@ use tokio::{
     sync::Semaphore,
     time::timeout,
 };
+use tokio_util::task::TaskTracker;
 
 use crate::{
     config::MAX_AGENT,
@@ -40,8 +41,13 @@ pub struct Hello {
     pub agent: String,
 }
 
-/// Answers every hello until the swarm ends.
-pub(crate) async fn serve(mut incoming: Incoming, genesis: Genesis, agent: String) {
+/// Answers every hello until the swarm ends, each in a task of `tasks`.
+pub(crate) async fn serve(
+    mut incoming: Incoming,
+    genesis: Genesis,
+    agent: String,
+    tasks: TaskTracker,
+) {
     let room = Arc::new(Semaphore::new(CONCURRENT));
     let answer: Arc<[u8]> = answer(&genesis, &agent).into();
     while let Ok(permit) = room.clone().acquire_owned().await {
@@ -49,7 +55,7 @@ pub(crate) async fn serve(mut incoming: Incoming, genesis: Genesis, agent: Strin
             return;
         };
         let answer = answer.clone();
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             // A stranger's failure to ask properly concerns nobody.
             let _ = timeout(TIMEOUT, reply(stream, &answer)).await;
             drop(permit);

@@ -34,6 +34,7 @@ mod sources;
 mod streams;
 mod swarm;
 
+pub use address::worth_telling;
 pub use config::{NetConfig, NetLimits, Role};
 pub use counters::NetCounters;
 pub use error::{AcceptError, DhtError, DialError, HelloError, OpenError, StartError};

@@ -11,8 +11,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    address::try_bind,
-    config::{COMMAND_QUEUE, MAX_PROVIDERS, NetConfig},
+    address::in_use,
+    config::{COMMAND_QUEUE, MAX_ADDRESSES, MAX_PROVIDERS, NetConfig},
     counters::{Counters, NetCounters},
     discovery,
     error::{AcceptError, DhtError, DialError, HelloError, OpenError, OpenRefusal, StartError},
@@ -75,6 +75,7 @@ impl Net {
                 incoming,
                 net.shared.genesis.clone(),
                 swarm::agent(&config.agent),
+                net.tasks.clone(),
             ));
         }
         if config.local_discovery {
@@ -90,7 +91,7 @@ impl Net {
     /// Runs the swarm task and cleans up when it ends, however it ends.
     fn supervise(&self, manager: Manager) {
         let (shared, stop) = (self.shared.clone(), self.stop.clone());
-        let swarm = tokio::spawn(manager.run());
+        let swarm = self.tasks.spawn(manager.run());
         self.tasks.spawn(async move {
             if let Err(error) = swarm.await {
                 tracing::error!(%error, "the swarm task died; this node is off the network until it is restarted");
@@ -141,6 +142,17 @@ impl Net {
         .await
         .map_err(|_| DialError::Timeout { target, within })?
         .map_err(|Gone| DialError::Stopped)?
+    }
+
+    /// Connects to the member `peer`: by the address book, then by asking the DHT; returns when it
+    /// has said that it is one.
+    pub async fn connect(&self, peer: PeerId, within: Duration) -> Result<(), DialError> {
+        timeout(within, self.reach(peer)).await.unwrap_or_else(|_| {
+            Err(DialError::Timeout {
+                target: peer.to_string(),
+                within,
+            })
+        })
     }
 
     /// Asks whoever is at `addr` which mesh it belongs to. If it is not ours the connection is
@@ -217,13 +229,7 @@ impl Net {
             Err(OpenRefusal::NotReady | OpenRefusal::Final(OpenError::ConnectionLost { .. })) => {}
             Err(OpenRefusal::Final(error)) => return Err(error),
         }
-        if let Err(error) = self.connect(peer).await {
-            let found = error.another_address_may_help() && self.find(peer).await?;
-            if !found {
-                return Err(error.into());
-            }
-            self.connect(peer).await?;
-        }
+        self.reach(peer).await?;
         self.request_stream(peer, protocol, false)
             .await
             .map_err(|refusal| match refusal {
@@ -235,16 +241,47 @@ impl Net {
             })
     }
 
-    async fn connect(&self, peer: PeerId) -> Result<PeerId, DialError> {
+    async fn reach(&self, peer: PeerId) -> Result<(), DialError> {
+        let Err(error) = self.connect_anywhere(peer).await else {
+            return Ok(());
+        };
+        let found = error.another_address_may_help() && self.find(peer).await?;
+        if !found {
+            return Err(error);
+        }
+        match self.connect_anywhere(peer).await {
+            // Nothing new was found: what came of the old addresses tells more.
+            Err(DialError::NoAddress { .. }) => Err(error),
+            outcome => outcome,
+        }
+    }
+
+    /// Of several addresses libp2p dials together, one where somebody else answers ends the whole
+    /// attempt. It is then forgotten, and the others get theirs.
+    async fn connect_anywhere(&self, peer: PeerId) -> Result<(), DialError> {
+        let mut outcome = self.connect_known(peer).await;
+        for _ in 0..MAX_ADDRESSES {
+            if !matches!(outcome, Err(DialError::WrongPeer { .. })) {
+                break;
+            }
+            match self.connect_known(peer).await {
+                Err(DialError::NoAddress { .. }) => break,
+                next => outcome = next,
+            }
+        }
+        outcome.map(drop)
+    }
+
+    async fn connect_known(&self, peer: PeerId) -> Result<PeerId, DialError> {
         self.ask(|reply| Command::Connect { peer, reply })
             .await
             .map_err(|Gone| DialError::Stopped)?
     }
 
-    async fn find(&self, peer: PeerId) -> Result<bool, OpenError> {
+    async fn find(&self, peer: PeerId) -> Result<bool, DialError> {
         self.ask(|reply| Command::Find { peer, reply })
             .await
-            .map_err(|Gone| OpenError::Stopped)
+            .map_err(|Gone| DialError::Stopped)
     }
 
     async fn request_stream(
@@ -362,7 +399,7 @@ impl Net {
         // A QUIC socket outlives its endpoint until its last connection has drained, and nothing
         // in libp2p tells when that is.
         let _ = timeout(SHUTDOWN_TIMEOUT, async {
-            while ports.iter().any(|port| try_bind(port).is_err()) {
+            while ports.iter().any(in_use) {
                 sleep(PORT_CHECK).await;
             }
         })
@@ -400,6 +437,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use futures::StreamExt;
     use polymath_types::NodeKey;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -421,6 +459,7 @@ mod tests {
             assert!(incoming.next().await.is_none());
             assert_eq!(net.dial(addr, SOON).await, Err(DialError::Stopped));
             let peer = PeerId::random();
+            assert_eq!(net.connect(peer, SOON).await, Err(DialError::Stopped));
             assert!(matches!(
                 net.open(peer, "echo", SOON).await,
                 Err(OpenError::Stopped)
@@ -431,6 +470,38 @@ mod tests {
             net.stop_providing(b"key").await;
             net.disconnect(peer).await;
             net.shutdown().await;
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_hello_that_hangs_is_a_task_that_shutdown_waits_for() {
+        let node = async |listen: &[&str]| {
+            let key = NodeKey::generate();
+            let genesis = Genesis::new("test", &key.keypair().public()).unwrap();
+            let listen = listen.iter().map(|a| a.parse().unwrap()).collect();
+            Net::start(NetConfig::new(key, genesis, listen))
+                .await
+                .unwrap()
+        };
+        let (net, stranger) = (node(&["/ip4/127.0.0.1/tcp/0"]).await, node(&[]).await);
+        let idle = net.tasks.len();
+        let addr = net.listen_addrs().borrow()[0].clone();
+        timeout(SOON, async {
+            let peer = stranger
+                .dial_until(addr, Need::Connected, SOON)
+                .await
+                .unwrap();
+            let mut silent = stranger.request_stream(peer, HELLO, true).await.unwrap();
+            // Half a question: the answerer waits for the rest.
+            silent.write_all(&[0, 0]).await.unwrap();
+            silent.flush().await.unwrap();
+            while net.tasks.len() == idle {
+                sleep(PORT_CHECK).await;
+            }
+            net.shutdown().await;
+            assert!(net.tasks.is_empty());
         })
         .await
         .unwrap();

@@ -77,11 +77,14 @@ impl ProviderStore {
             *known = record;
             return true;
         }
-        let from_source = self.per_source.get(&record.provider).copied().unwrap_or(0);
         if self.total >= self.limits.provider_records {
             self.sweep(Instant::now());
         }
-        let of_key = self.others.get(&record.key).map_or(0, VecDeque::len);
+        if self.of_key(&record.key) >= self.limits.providers_per_key {
+            self.sweep_key(&record.key, Instant::now());
+        }
+        let of_key = self.of_key(&record.key);
+        let from_source = self.per_source.get(&record.provider).copied().unwrap_or(0);
         if self.total >= self.limits.provider_records
             || from_source >= self.limits.provider_records_per_peer
             || of_key >= self.limits.providers_per_key
@@ -111,8 +114,27 @@ impl ProviderStore {
         self.forget(provider);
     }
 
+    fn of_key(&self, key: &RecordKey) -> usize {
+        self.others.get(key).map_or(0, VecDeque::len)
+    }
+
+    /// Drops what has expired of one key.
+    fn sweep_key(&mut self, key: &RecordKey, now: Instant) {
+        let Some(list) = self.others.get(key) else {
+            return;
+        };
+        let gone: Vec<_> = list
+            .iter()
+            .filter(|r| r.is_expired(now))
+            .map(|r| r.provider)
+            .collect();
+        for provider in gone {
+            self.remove_other(key, &provider);
+        }
+    }
+
     /// Drops what has expired.
-    fn sweep(&mut self, now: Instant) {
+    pub(crate) fn sweep(&mut self, now: Instant) {
         let mut gone = Vec::new();
         self.others.retain(|_, list| {
             list.retain(|r| {
@@ -255,6 +277,29 @@ mod tests {
         store.add_provider(old).unwrap();
         store.add_provider(record(2, PeerId::random())).unwrap();
         assert!(store.providers(&RecordKey::new(&[1])).is_empty());
+    }
+
+    #[test]
+    fn expired_records_do_not_block_their_key_or_their_provider() {
+        let (mut store, _) = store(NetLimits {
+            providers_per_key: 2,
+            provider_records_per_peer: 1,
+            ..NetLimits::default()
+        });
+        let (live, dead) = (PeerId::random(), PeerId::random());
+        let mut old = record(1, dead);
+        old.expires = Instant::now().checked_sub(Duration::from_secs(1));
+        assert!(old.expires.is_some());
+        store.add_provider(old).unwrap();
+        store.add_provider(record(1, live)).unwrap();
+        let newcomer = PeerId::random();
+        store.add_provider(record(1, newcomer)).unwrap();
+        let found: Vec<_> = store.providers(&RecordKey::new(&[1]));
+        assert!(found.iter().any(|r| r.provider == live));
+        assert!(found.iter().any(|r| r.provider == newcomer));
+        assert_eq!(found.len(), 2);
+        assert!(store.add_provider(record(1, PeerId::random())).is_err());
+        store.add_provider(record(2, dead)).unwrap();
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub type Control = ControlClient<Channel>;
 
 /// Connects to the daemon that runs on the home; `None` when none does.
 pub async fn connect(home: &Home) -> Result<Option<Control>, Failure> {
-    let socket = home.control_socket();
+    let socket = home.control_socket()?;
     let silent = |_| {
         let pid = home.holder();
         Failure::new(
@@ -60,12 +60,21 @@ pub async fn connect(home: &Home) -> Result<Option<Control>, Failure> {
 
 /// Binds the socket; the home's lock is held, so a file found there is a dead daemon's.
 pub(crate) fn bind(home: &Home) -> Result<UnixListener, Failure> {
-    let path = home.control_socket();
-    let _ = fs::remove_file(&path);
+    unbind(home);
+    let path = home.control_socket()?;
     let listener = UnixListener::bind(&path).map_err(|e| io_failure("listen on", &path, &e))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
         .map_err(|e| io_failure("protect", &path, &e))?;
+    home.point_to(&path)?;
     Ok(listener)
+}
+
+/// Removes the socket of a daemon that ends, or that has died.
+pub(crate) fn unbind(home: &Home) {
+    if let Ok(path) = home.control_socket() {
+        let _ = fs::remove_file(path);
+    }
+    home.point_nowhere();
 }
 
 pub(crate) async fn serve(node: Node, listener: UnixListener) {

@@ -5,13 +5,15 @@
 //! mesh.json        which mesh the home belongs to, and addresses that led into it
 //! config.toml      optional settings
 //! lock             held by the process that runs on this home; says its pid
-//! control.sock     the running daemon's API
+//! control.sock     the running daemon's API; a link to it if this path is too long for a socket
 //! models/          the model store (unless models.dir points elsewhere)
 //! mesh/<id>/       catalog and address book of one mesh
 //! ```
 
+mod private_folder;
+
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{ErrorKind as IoKind, Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -84,11 +86,7 @@ impl Home {
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, Failure> {
         let dir = dir.into();
         // What is private in a home is private file by file; a folder that was there keeps its mode.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .map_err(|e| io_failure("create the home", &dir, &e))?;
+        create_folder(&dir).map_err(|e| io_failure("create the home", &dir, &e))?;
         Ok(Self { dir })
     }
 
@@ -112,15 +110,40 @@ impl Home {
         self.dir.join("mesh").join(mesh.short())
     }
 
-    /// The daemon's socket. A home whose path is too long for a socket gets one in the temporary
-    /// directory, named by the home's hash.
-    pub fn control_socket(&self) -> PathBuf {
+    /// The daemon's socket. A home whose path is too long for a socket has it elsewhere, named by
+    /// the home's hash: in `XDG_RUNTIME_DIR`, or in a folder of this user's own below the temporary
+    /// one. No folder is used that others could have put a socket in.
+    pub fn control_socket(&self) -> Result<PathBuf, Failure> {
         let usual = self.dir.join("control.sock");
         if usual.as_os_str().len() <= LONGEST_SOCKET_PATH {
-            return usual;
+            return Ok(usual);
         }
+        // The daemon may have been started in another environment than this process.
+        if let Ok(elsewhere) = fs::read_link(&usual)
+            && elsewhere
+                .parent()
+                .is_some_and(|folder| private_folder::check(folder).is_ok())
+        {
+            return Ok(elsewhere);
+        }
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let folder = private_folder::choose(runtime.as_deref(), &std::env::temp_dir())?;
         let hash = blake3::hash(self.dir.as_os_str().as_encoded_bytes());
-        std::env::temp_dir().join(format!("polymath-{}.sock", &hash.to_hex()[..24]))
+        Ok(folder.join(format!("polymath-{}.sock", &hash.to_hex()[..24])))
+    }
+
+    /// Leaves a link to a socket that lies elsewhere.
+    pub(crate) fn point_to(&self, socket: &Path) -> Result<(), Failure> {
+        let usual = self.dir.join("control.sock");
+        if socket == usual {
+            return Ok(());
+        }
+        std::os::unix::fs::symlink(socket, &usual).map_err(|e| io_failure("create", &usual, &e))
+    }
+
+    /// Removes that link.
+    pub(crate) fn point_nowhere(&self) {
+        let _ = fs::remove_file(self.dir.join("control.sock"));
     }
 
     /// Takes the home for this process, or says who has it.
@@ -134,23 +157,28 @@ impl Home {
             .mode(0o600)
             .open(&path)
             .map_err(|e| io_failure("open the lock", &path, &e))?;
-        if file.try_lock().is_err() {
-            let holder = self.holder();
-            return Err(Failure::new(
-                ErrorKind::FailedPrecondition,
-                format!(
-                    "another polymath process (pid {}) runs on {}: stop it with `polymath down`, or give this one its own --home",
-                    holder.trim(),
-                    self.dir.display()
-                ),
-            ));
-        }
+        file.try_lock().map_err(|e| self.not_locked(&path, e))?;
         let written = file
             .set_len(0)
             .and_then(|()| file.seek(SeekFrom::Start(0)))
             .and_then(|_| write!(file, "{}", std::process::id()));
         written.map_err(|e| io_failure("write the lock", &path, &e))?;
         Ok(HomeLock { _file: file })
+    }
+
+    fn not_locked(&self, lock: &Path, error: TryLockError) -> Failure {
+        match error {
+            TryLockError::WouldBlock => Failure::new(
+                ErrorKind::FailedPrecondition,
+                format!(
+                    "another polymath process (pid {}) runs on {}: stop it with `polymath down`, or give this one its own --home",
+                    self.holder().trim(),
+                    self.dir.display()
+                ),
+            ),
+            // A network file system without locks, for one.
+            TryLockError::Error(e) => io_failure("lock", lock, &e),
+        }
     }
 
     /// The process id in the lock, for people.
@@ -261,12 +289,35 @@ impl Home {
     }
 }
 
+/// Creates a folder and those above it that are missing, mode 0700, each synced into the one that
+/// holds it: else a crash could take what was written below with it.
+pub(crate) fn create_folder(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let above = match dir.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => Path::new("."),
+    };
+    create_folder(above)?;
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == IoKind::AlreadyExists && dir.is_dir() => {}
+        created => created?,
+    }
+    match File::open(above) {
+        Ok(above) => above.sync_all(),
+        // One may create things in a folder without being allowed to read it.
+        Err(e) if e.kind() == IoKind::PermissionDenied => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
 /// Writes a file so that a crash leaves either the old or the new content: temporary file (mode
 /// 0600), fsync, rename, fsync of the folder.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let fail = |e: std::io::Error| io_failure("write", path, &e);
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(fail)?;
+    create_folder(folder).map_err(fail)?;
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new()
         .create(true)
@@ -294,4 +345,24 @@ pub(crate) fn io_failure(what: &str, path: &Path, e: &std::io::Error) -> Failure
         kind,
         format!("cannot {what} {}: {e}{advice}", path.display()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_a_lock_that_is_held_is_another_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path()).unwrap();
+        let path = dir.path().join("lock");
+        let held = home.not_locked(&path, TryLockError::WouldBlock);
+        assert_eq!(held.kind, ErrorKind::FailedPrecondition);
+        let cause = std::io::Error::other("no locks available");
+        let failed = home.not_locked(&path, TryLockError::Error(cause));
+        assert_ne!(failed.kind, ErrorKind::FailedPrecondition);
+        assert!(failed.message.contains("no locks available"), "{failed}");
+        assert!(!failed.message.contains("another"), "{failed}");
+    }
 }

@@ -32,7 +32,7 @@ use polymath_engine::{Engine, EngineConfig};
 use polymath_net::{Multiaddr, Net, NetConfig, NetLimits, Role};
 use polymath_proto::v1::{catalog_server::CatalogServer, expert_server::ExpertServer};
 use polymath_router::{Router, RouterConfig};
-use polymath_rpc::Clients;
+use polymath_rpc::{Admission, Clients};
 use polymath_types::{ErrorKind, ExpertCard, ExpertId, Failure, Genesis, Index, NodeKey, PeerId};
 use tokio::{
     sync::{Semaphore, watch},
@@ -253,10 +253,12 @@ impl Node {
         routes.add_service(CatalogServer::new(serve::SyncService { sync: exchange }));
         let (net, cancel) = (inner.net.clone(), inner.cancel.clone());
         let routes = routes.routes();
+        let admission = Admission::default();
         inner.tasks.spawn(async move {
-            if let Err(e) = polymath_rpc::serve(&net, routes, cancel).await {
+            if let Err(e) = polymath_rpc::serve(&net, routes, admission.clone(), cancel).await {
                 tracing::error!("{e}");
             }
+            tracing::debug!(refused = admission.refused(), "peers are served no longer");
         });
         if let Some(listener) = control {
             inner.tasks.spawn(control::serve(self.clone(), listener));
@@ -341,7 +343,7 @@ impl Node {
         inner.tasks.close();
         let _ = tokio::time::timeout(LAST_WORDS, inner.tasks.wait()).await;
         inner.net.shutdown().await;
-        let _ = std::fs::remove_file(inner.home.control_socket());
+        control::unbind(&inner.home);
     }
 }
 

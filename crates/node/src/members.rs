@@ -1,13 +1,14 @@
 //! Meeting the mesh, and telling it what is served here.
 
-use std::{collections::HashSet, sync::PoisonError, time::Duration};
+use std::{collections::HashSet, fmt, sync::PoisonError, time::Duration};
 
+use futures::StreamExt;
 use polymath_catalog::Offer;
-use polymath_net::{Multiaddr, NetEvent};
+use polymath_net::{DialError, Multiaddr, Net, NetEvent, worth_telling};
 use polymath_types::{Constraints, ExpertKind, PeerId};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::{AGENT, Node, discover, parse_address, sync::SyncHandle};
+use crate::{AGENT, Node, discover, parse_address, random, sync::SyncHandle};
 
 /// Time for one dial.
 const DIAL: Duration = Duration::from_secs(10);
@@ -16,10 +17,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Connections a node looks for by itself.
 const ENOUGH: usize = 16;
-/// Addresses whose failure is reported, once each.
+/// Addresses and peers whose failure is reported, once each.
 const MOST_WARNED: usize = 64;
-/// Peers dialled in one round.
+/// Authors of offers dialled in one round.
 const A_ROUND: usize = 8;
+/// Dials under way at once: one that nobody answers must not hold up the others.
+const AT_ONCE: usize = 4;
+/// Addresses in an offer; the catalog takes no more.
+const MOST_ADDRESSES: usize = 16;
+/// When provider records that the DHT did not take are tried again.
+const PROVIDE_AGAIN: Duration = Duration::from_secs(60);
 /// How often experts are looked for when the catalog is not exchanged.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
 /// How often a passing client looks whether it has met somebody.
@@ -30,21 +37,25 @@ pub(crate) async fn meet(node: Node) {
     let inner = &node.inner;
     let mut events = inner.net.events();
     let mut warned = HashSet::new();
+    let mut turns = Turns::default();
     let mut pause = FIRST_PAUSE;
     let mut looked: Option<tokio::time::Instant> = None;
     loop {
         let connected: HashSet<_> = inner.net.peers().into_iter().map(|p| p.peer).collect();
         if connected.len() < ENOUGH {
-            for address in addresses(&node, &connected) {
-                tokio::select! {
-                    () = inner.cancel.cancelled() => return,
-                    dialled = inner.net.dial(address.clone(), DIAL) => match dialled {
-                        Ok(peer) => tracing::debug!(%peer, "met"),
-                        Err(e) if warned.len() < MOST_WARNED && warned.insert(address.clone()) => {
-                            tracing::warn!("nobody met at {address}: {e}; it is tried again");
-                        }
-                        Err(e) => tracing::debug!(%address, "nobody met: {e}"),
+            let mut dials = futures::stream::iter(targets(&node, &connected, &mut turns))
+                .map(|target| dial(&node, target))
+                .buffer_unordered(AT_ONCE);
+            while let Some((target, dialled)) = tokio::select! {
+                () = inner.cancel.cancelled() => return,
+                dialled = dials.next() => dialled,
+            } {
+                match dialled {
+                    Ok(()) => tracing::debug!(%target, "met"),
+                    Err(e) if warned.len() < MOST_WARNED && warned.insert(target.clone()) => {
+                        tracing::warn!("nobody met at {target}: {e}; it is tried again");
                     }
+                    Err(e) => tracing::debug!(%target, "nobody met: {e}"),
                 }
             }
         }
@@ -73,7 +84,7 @@ pub(crate) async fn meet(node: Node) {
                     .await;
             }
         }
-        let until = tokio::time::Instant::now() + pause;
+        let until = tokio::time::Instant::now() + jittered(pause, random());
         loop {
             tokio::select! {
                 () = inner.cancel.cancelled() => return,
@@ -94,8 +105,38 @@ pub(crate) async fn meet(node: Node) {
     }
 }
 
-/// Addresses worth a dial: configured ones, those that led here before, then those of offers.
-fn addresses(node: &Node, connected: &HashSet<PeerId>) -> Vec<Multiaddr> {
+/// Somebody to dial.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Target {
+    /// Whoever is at an address that was configured, or that led here before.
+    Address(Multiaddr),
+    /// The author of an offer, at any of its addresses.
+    Author(PeerId),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Author(peer) => write!(f, "the addresses of {peer}"),
+        }
+    }
+}
+
+async fn dial(node: &Node, target: Target) -> (Target, Result<(), DialError>) {
+    let net = &node.inner.net;
+    let dialled = match &target {
+        Target::Address(address) => net.dial(address.clone(), DIAL).await.map(drop),
+        Target::Author(peer) => {
+            node.inner.introduce(peer);
+            net.connect(*peer, DIAL).await
+        }
+    };
+    (target, dialled)
+}
+
+/// Whom to dial in this round.
+fn targets(node: &Node, connected: &HashSet<PeerId>, turns: &mut Turns) -> Vec<Target> {
     let inner = &node.inner;
     let remembered = inner
         .membership
@@ -103,29 +144,59 @@ fn addresses(node: &Node, connected: &HashSet<PeerId>) -> Vec<Multiaddr> {
         .unwrap_or_else(PoisonError::into_inner)
         .bootstrap
         .clone();
-    let mut known: Vec<Multiaddr> = inner
+    let addresses = inner
         .config
         .net
         .bootstrap
         .iter()
         .chain(&remembered)
         .filter_map(|a| parse_address(a).ok())
+        .filter(|a| peer_of(a).is_none_or(|p| !connected.contains(&p)))
+        .map(Target::Address);
+    let me = inner.net.local_peer();
+    let absent = inner
+        .index
+        .load()
+        .peers()
+        .keys()
+        .filter(|p| **p != me && !connected.contains(p))
+        .copied()
         .collect();
-    known.retain(|a| peer_of(a).is_none_or(|p| !connected.contains(&p)));
-    for (peer, offer) in inner.index.load().peers() {
-        if known.len() >= A_ROUND + inner.config.net.bootstrap.len() + remembered.len() {
-            break;
+    addresses
+        .chain(turns.next(absent).into_iter().map(Target::Author))
+        .collect()
+}
+
+/// Whose turn it is: every absent author once before any again, in an order that no other node
+/// has, so that neither dead authors nor the lowest ids take all the dials.
+#[derive(Debug, Default)]
+struct Turns {
+    /// Dialled since all had their turn; no more than there are authors in the catalog.
+    had: HashSet<PeerId>,
+}
+
+impl Turns {
+    fn next(&mut self, absent: Vec<PeerId>) -> Vec<PeerId> {
+        let mut waiting: Vec<_> = absent
+            .iter()
+            .filter(|p| !self.had.contains(p))
+            .copied()
+            .collect();
+        if waiting.is_empty() {
+            self.had.clear();
+            waiting = absent;
         }
-        if *peer != inner.net.local_peer() && !connected.contains(peer) {
-            known.extend(
-                offer
-                    .addresses
-                    .iter()
-                    .find_map(|a| format!("{a}/p2p/{peer}").parse::<Multiaddr>().ok()),
-            );
-        }
+        waiting.sort_by_cached_key(|_| random::<8>());
+        waiting.truncate(A_ROUND);
+        self.had.extend(&waiting);
+        waiting
     }
-    known
+}
+
+/// Three quarters to five quarters of `pause`: nodes that lost the same peer must not all come
+/// back at the same moment.
+fn jittered(pause: Duration, [dice]: [u8; 1]) -> Duration {
+    pause * 3 / 4 + pause * u32::from(dice) / 512
 }
 
 /// The peer an address names at its end.
@@ -141,8 +212,7 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
     let mut provided: HashSet<Vec<u8>> = HashSet::new();
     loop {
         changes.mark_unchanged();
-        let addresses = listening
-            .borrow_and_update()
+        let addresses = worth_telling(listening.borrow_and_update().clone(), MOST_ADDRESSES)
             .iter()
             .map(ToString::to_string)
             .collect();
@@ -161,21 +231,40 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
             sync.offer(offer, ready.clone()).await;
         }
         let keys: HashSet<Vec<u8>> = ready.iter().flat_map(|c| discover::keys(c)).collect();
-        for key in keys.difference(&provided) {
-            if let Err(e) = inner.net.provide(key).await {
-                tracing::warn!("the DHT does not take a provider record: {e}");
-            }
-        }
-        for key in provided.difference(&keys) {
-            inner.net.stop_providing(key).await;
-        }
-        provided = keys;
+        let all_taken = provide(&inner.net, &mut provided, &keys).await;
         tokio::select! {
             () = inner.cancel.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
             changed = listening.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(PROVIDE_AGAIN), if !all_taken => {}
         }
     }
+}
+
+/// Provides exactly `keys` in the DHT; says whether it took all of them. What it did not take is
+/// not in `provided` afterwards.
+async fn provide(net: &Net, provided: &mut HashSet<Vec<u8>>, keys: &HashSet<Vec<u8>>) -> bool {
+    // First what goes: the number of keys is bounded.
+    let gone: Vec<_> = provided.difference(keys).cloned().collect();
+    for key in gone {
+        net.stop_providing(&key).await;
+        provided.remove(&key);
+    }
+    let mut refused = None;
+    for key in keys {
+        if !provided.contains(key) {
+            match net.provide(key).await {
+                Ok(()) => {
+                    provided.insert(key.clone());
+                }
+                Err(e) => refused = Some(e),
+            }
+        }
+    }
+    if let Some(e) = &refused {
+        tracing::warn!("the DHT does not take every provider record: {e}; it is tried again");
+    }
+    refused.is_none()
 }
 
 impl Node {
@@ -187,5 +276,61 @@ impl Node {
             }
         };
         let _ = tokio::time::timeout(within, met).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use polymath_net::NetConfig;
+    use polymath_types::{Genesis, NodeKey};
+
+    use super::*;
+
+    #[test]
+    fn every_absent_author_gets_its_turn_however_many_are_dead() {
+        let all: Vec<_> = (0..20).map(|_| PeerId::random()).collect();
+        let mut turns = Turns::default();
+        for lap in 0..3 {
+            let mut dialled = HashSet::new();
+            for _ in 0..3 {
+                let round = turns.next(all.clone());
+                assert!(round.len() <= A_ROUND);
+                dialled.extend(round);
+            }
+            assert_eq!(dialled.len(), all.len(), "lap {lap}");
+        }
+        // Who was connected meanwhile and is lost again in the same lap is not forgotten for ever.
+        turns.next(all.clone());
+        assert_eq!(turns.next(vec![all[0]]), [all[0]]);
+        assert!(turns.next(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn pauses_differ_by_no_more_than_a_quarter() {
+        let pause = Duration::from_secs(4);
+        assert_eq!(jittered(pause, [0]), Duration::from_secs(3));
+        assert!(jittered(pause, [255]) < Duration::from_secs(5));
+        assert!(jittered(pause, [255]) > Duration::from_millis(4900));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_the_dht_did_not_take_is_provided_later() {
+        let key = NodeKey::generate();
+        let genesis = Genesis::new("keys", &key.keypair().public()).unwrap();
+        let mut config = NetConfig::new(key, genesis, Vec::new());
+        config.limits.provided_keys = 1;
+        let net = Net::start(config).await.unwrap();
+        let keys = |names: &[&str]| -> HashSet<Vec<u8>> {
+            names.iter().map(|n| n.as_bytes().to_vec()).collect()
+        };
+        let mut provided = HashSet::new();
+        assert!(!provide(&net, &mut provided, &keys(&["a", "b"])).await);
+        assert_eq!(provided.len(), 1);
+        // With the other gone there is room; the same call in place of a retry.
+        let missing = &keys(&["a", "b"]) - &provided;
+        assert!(provide(&net, &mut provided, &missing).await);
+        assert_eq!(provided, missing);
+        net.shutdown().await;
     }
 }

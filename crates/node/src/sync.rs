@@ -24,7 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, Streaming};
 
-use crate::home::{io_failure, write_atomic};
+use crate::home::{create_folder, io_failure, write_atomic};
 
 /// Frames on their way to one peer; a peer that reads slower loses its stream and begins anew.
 const OUTBOUND: usize = 64;
@@ -71,7 +71,7 @@ pub(crate) struct SyncHandle {
 
 /// Everything an earlier run stored.
 pub(crate) fn stored(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, Failure> {
-    fs::create_dir_all(dir).map_err(|e| io_failure("create", dir, &e))?;
+    create_folder(dir).map_err(|e| io_failure("create", dir, &e))?;
     let mut records = Vec::new();
     for entry in fs::read_dir(dir).map_err(|e| io_failure("read", dir, &e))? {
         let entry = entry.map_err(|e| io_failure("read", dir, &e))?;

@@ -69,13 +69,30 @@ fn a_home_is_locked_by_one_at_a_time() {
 fn a_long_path_still_gets_a_socket() {
     let dir = tempfile::tempdir().unwrap();
     let home = Home::open(dir.path().join("x".repeat(120))).unwrap();
-    assert!(home.control_socket().as_os_str().len() < 108);
-    assert_ne!(
-        home.control_socket(),
-        Home::open(dir.path().join("y".repeat(120)))
-            .unwrap()
-            .control_socket()
-    );
+    let socket = home.control_socket().unwrap();
+    assert!(socket.as_os_str().len() < 108);
+    let other = Home::open(dir.path().join("y".repeat(120))).unwrap();
+    assert_ne!(socket, other.control_socket().unwrap());
+    // Nobody else can have put a socket there.
+    let folder = fs::metadata(socket.parent().unwrap()).unwrap();
+    assert_eq!(folder.permissions().mode() & 0o077, 0);
+}
+
+#[test]
+fn a_socket_elsewhere_is_found_by_the_link_in_the_home_if_its_folder_is_private() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::open(dir.path().join("x".repeat(120))).unwrap();
+    let folder = dir.path().join("run");
+    fs::create_dir(&folder).unwrap();
+    let socket = folder.join("polymath.sock");
+    std::os::unix::fs::symlink(&socket, home.dir().join("control.sock")).unwrap();
+    let mode = |mode| fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o700);
+    assert_eq!(home.control_socket().unwrap(), socket);
+    mode(0o755);
+    assert_ne!(home.control_socket().unwrap(), socket);
+    fs::remove_dir(&folder).unwrap();
+    assert_ne!(home.control_socket().unwrap(), socket);
 }
 
 #[test]
@@ -85,6 +102,11 @@ fn a_new_home_is_private_and_one_that_was_there_keeps_its_mode() {
     let new = dir.path().join("new");
     Home::open(&new).unwrap();
     assert_eq!(mode(&new), 0o700);
+    let deep = dir.path().join("a/b/c");
+    Home::open(&deep).unwrap();
+    for made in [&deep, &dir.path().join("a/b"), &dir.path().join("a")] {
+        assert_eq!(mode(made), 0o700);
+    }
     let old = dir.path().join("old");
     fs::create_dir(&old).unwrap();
     fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).unwrap();

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use polymath_net::{MeshStream, Net, OpenError};
 use polymath_proto::v1::{catalog_client::CatalogClient, expert_client::ExpertClient};
 use polymath_types::{ErrorKind, PeerId};
-use tokio::time::Instant;
+use tokio::{sync::OnceCell, time::Instant};
 use tonic::{
     codegen::http::Uri,
     transport::{Channel, Endpoint},
@@ -35,7 +35,9 @@ pub struct Clients {
 
 #[derive(Debug)]
 struct Pooled {
-    channel: Channel,
+    /// Empty until the first caller has connected; the others of that moment wait for it, for a
+    /// peer admits only a few streams.
+    channel: Arc<OnceCell<Channel>>,
     used: Instant,
 }
 
@@ -107,12 +109,33 @@ impl Clients {
     }
 
     async fn channel(&self, peer: PeerId, within: Duration) -> Result<Channel, ConnectError> {
-        if let Some(pooled) = self.lock().get_mut(&peer) {
-            pooled.used = Instant::now();
-            return Ok(pooled.channel.clone());
+        let until = Instant::now() + within;
+        let channel = self.pooled(peer);
+        let connected = channel.get_or_try_init(|| {
+            connect(
+                &self.net,
+                peer,
+                until.saturating_duration_since(Instant::now()),
+            )
+        });
+        match tokio::time::timeout_at(until, connected).await {
+            Ok(connected) => Ok(connected?.clone()),
+            // Whoever was first took the time; had it been us, its own error would tell more.
+            Err(_) => Err(ConnectError::Open(OpenError::Timeout {
+                peer,
+                protocol: GRPC.to_owned(),
+                within,
+            })),
         }
-        let channel = connect(&self.net, peer, within).await?;
+    }
+
+    /// The peer's place in the pool.
+    fn pooled(&self, peer: PeerId) -> Arc<OnceCell<Channel>> {
         let mut channels = self.lock();
+        if let Some(pooled) = channels.get_mut(&peer) {
+            pooled.used = Instant::now();
+            return Arc::clone(&pooled.channel);
+        }
         if channels.len() >= MOST_CHANNELS
             && let Some(oldest) = channels
                 .iter()
@@ -121,14 +144,15 @@ impl Clients {
         {
             channels.remove(&oldest);
         }
+        let channel = Arc::default();
         channels.insert(
             peer,
             Pooled {
-                channel: channel.clone(),
+                channel: Arc::clone(&channel),
                 used: Instant::now(),
             },
         );
-        Ok(channel)
+        channel
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PeerId, Pooled>> {

@@ -7,12 +7,14 @@
 //!
 //! Transport for now: tonic's HTTP/2 over one long-lived mesh stream a peer.
 
+mod admission;
 mod clients;
 mod convert;
 mod local;
 mod server;
 mod status;
 
+pub use admission::Admission;
 pub use clients::{Clients, ConnectError};
 pub use convert::{
     finish_reason, load_from_proto, load_to_proto, messages_from_proto, messages_to_proto,

@@ -17,14 +17,17 @@ use tonic::{
     transport::{Server, server::Connected},
 };
 
+use crate::admission::{Admission, Place};
+
 /// Name of the stream protocol that carries gRPC.
 pub const GRPC: &str = "grpc";
 
-/// Windows sized for 16 MiB in flight over a long link; hyper's defaults are 1 MiB in all.
-pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
-pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Calls of one peer at once.
-const STREAMS_A_PEER: u32 = 256;
+/// Windows: what a sender may have in flight, and what a reader that falls behind must buffer. A
+/// prompt or a frame of the catalog is far smaller, and [`Admission`] bounds how many there are.
+pub(crate) const STREAM_WINDOW: u32 = 2 << 20;
+pub(crate) const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Calls at once on one mesh stream.
+const CALLS_A_STREAM: u32 = 256;
 
 /// Who is on the other side of a call, as the connection's handshake proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +41,21 @@ pub struct Caller {
 }
 
 /// Serves `routes` to every peer of the mesh until `cancel`; calls in flight are then finished.
-pub async fn serve(net: &Net, routes: Routes, cancel: CancellationToken) -> Result<(), ServeError> {
-    let incoming = net
-        .accept(GRPC)?
-        .map(|s| Ok::<_, Infallible>(PeerStream::new(s)));
+/// Streams for which `admission` has no place are dropped.
+pub async fn serve(
+    net: &Net,
+    routes: Routes,
+    admission: Admission,
+    cancel: CancellationToken,
+) -> Result<(), ServeError> {
+    let incoming = net.accept(GRPC)?.filter_map(move |stream| {
+        let place = admission.admit(stream.peer());
+        std::future::ready(place.map(|p| Ok::<_, Infallible>(PeerStream::admitted(stream, p))))
+    });
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS_A_PEER)
+        .max_concurrent_streams(CALLS_A_STREAM)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_routes(routes)
@@ -70,6 +80,8 @@ pub enum ServeError {
 pub(crate) struct PeerStream {
     stream: MeshStream,
     caller: Caller,
+    /// Of a stream that a peer opened.
+    _place: Option<Place>,
 }
 
 impl PeerStream {
@@ -79,7 +91,18 @@ impl PeerStream {
             path: stream.path(),
             transport: stream.transport(),
         };
-        Self { stream, caller }
+        Self {
+            stream,
+            caller,
+            _place: None,
+        }
+    }
+
+    fn admitted(stream: MeshStream, place: Place) -> Self {
+        Self {
+            _place: Some(place),
+            ..Self::new(stream)
+        }
     }
 }
 

@@ -25,6 +25,8 @@ const ANNOUNCING: usize = 16;
 const SMALL_TABLE: usize = 20;
 /// Newcomers within this time share one round of announcements.
 const GATHER: std::time::Duration = std::time::Duration::from_millis(500);
+/// How often strangers' expired records are dropped; a look through all of them takes milliseconds.
+const SWEEP: std::time::Duration = std::time::Duration::from_secs(60);
 /// Most addresses of one peer in the routing table; they travel in every reply.
 const ROUTED_ADDRESSES: usize = 8;
 
@@ -39,6 +41,8 @@ pub(super) struct Dht {
     announcing: HashSet<QueryId>,
     /// When everything is to be announced again.
     announce_all: Option<Instant>,
+    /// When strangers' expired records were last dropped.
+    swept: Option<Instant>,
 }
 
 /// A look-up somebody waits for.
@@ -306,6 +310,14 @@ impl Manager {
     pub(super) fn keep_dht(&mut self, now: Instant) {
         if self.dht.announce_all.is_some_and(|due| due <= now) {
             self.announce_everything();
+        }
+        if now - *self.dht.swept.get_or_insert(now) >= SWEEP {
+            self.dht.swept = Some(now);
+            self.swarm
+                .behaviour_mut()
+                .kad
+                .store_mut()
+                .sweep(now.into_std());
         }
         let mut over = Vec::new();
         let wanted: Vec<_> = self

@@ -106,10 +106,13 @@ impl Manager {
             }
             return;
         }
+        let mut addresses = self.shared.addresses(&peer);
+        // Loopback of another machine may be told; here it is ours.
+        addresses.retain(|a| !self.shared.listen.borrow().contains(a));
         // `Always`: the swarm may still count a connection that we have given up.
         let opts = DialOpts::peer_id(peer)
             .condition(PeerCondition::Always)
-            .addresses(self.shared.addresses(&peer))
+            .addresses(addresses)
             .extend_addresses_through_behaviour()
             .build();
         self.start(opts, Some(peer), target, waiter);
@@ -172,6 +175,14 @@ impl Manager {
         let Some(dial) = self.dials.remove(&connection) else {
             return;
         };
+        if let (
+            Some(peer),
+            swarm::DialError::WrongPeerId { address, .. }
+            | swarm::DialError::LocalPeerId { address },
+        ) = (dial.peer, &error)
+        {
+            self.disown(peer, split_peer(address.clone()).0);
+        }
         let denied = matches!(error, swarm::DialError::Denied { .. });
         let explained = self.explain(error, dial.peer, &dial.target);
         for waiter in dial.waiters {
@@ -183,10 +194,26 @@ impl Manager {
         }
     }
 
+    /// Somebody else answers at an address of `peer`: it must not be dialled again before the others.
+    fn disown(&mut self, peer: PeerId, address: Multiaddr) {
+        self.shared.book().disown(&peer, &address);
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        if kad.remove_address(&peer, &address).is_some() {
+            self.unroute(&peer);
+        }
+    }
+
     fn explain(&self, error: swarm::DialError, peer: Option<PeerId>, target: &str) -> DialError {
         let target = target.to_owned();
         match error {
-            swarm::DialError::LocalPeerId { .. } => DialError::Own { target },
+            swarm::DialError::LocalPeerId { address } => match peer {
+                Some(expected) => DialError::WrongPeer {
+                    expected,
+                    found: self.shared.local,
+                    address: split_peer(address).0,
+                },
+                None => DialError::Own { target },
+            },
             swarm::DialError::NoAddresses => match peer {
                 Some(peer) => DialError::NoAddress { peer },
                 None => DialError::Unreachable {

@@ -1,7 +1,7 @@
 //! Starting, being used from both sides at once, running full, stopping.
 
 use futures::StreamExt;
-use polymath_net::{Net, NetEvent, StartError};
+use polymath_net::{DialError, Net, NetEvent, StartError};
 use polymath_types::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -25,6 +25,39 @@ async fn an_occupied_port_is_refused_with_advice() {
     }
     let error = Net::start(mesh.config(&["/memory/1"])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}
+
+#[tokio::test]
+async fn both_families_may_listen_on_one_port() {
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    }
+    let mesh = Mesh::new("families");
+    let first = mesh
+        .node(&["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"])
+        .await;
+    let same: Vec<_> = ["/ip4/127.0.0.1/tcp", "/ip4/127.0.0.1/udp"]
+        .iter()
+        .map(|start| {
+            let listen = first.listen_addrs();
+            let known = listen.borrow();
+            let mut texts = known.iter().map(ToString::to_string);
+            texts
+                .find(|a| a.starts_with(start))
+                .unwrap()
+                .replace("/ip4/127.0.0.1", "/ip6/::")
+        })
+        .collect();
+    let second = mesh
+        .node(&same.iter().map(String::as_str).collect::<Vec<_>>())
+        .await;
+    let error = Net::start(mesh.config(&[&same[0]])).await.unwrap_err();
+    assert!(error.to_string().contains("another port"), "{error}");
+    soon("shutdown", second.shutdown()).await;
+    // The first still has the port in the other family.
+    mesh.node(&same.iter().map(String::as_str).collect::<Vec<_>>())
+        .await;
 }
 
 #[tokio::test]
@@ -137,6 +170,31 @@ async fn a_full_node_closes_idle_connections_and_keeps_busy_ones() {
         "the busy one must stay"
     );
     assert_eq!(soon("echo", echo(held, b"still")).await.unwrap(), b"still");
+}
+
+#[tokio::test]
+async fn a_peer_is_connected_by_whichever_of_its_addresses_answers() {
+    let mesh = Mesh::new("addresses");
+    let (us, them) = (mesh.guest().await, mesh.node(&[TCP]).await);
+    let peer = them.local_peer();
+    let unknown = soon("connect", us.connect(peer, SOON)).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound, "{unknown}");
+    // Nobody listens on port 1; at other addresses somebody else does, or we do.
+    let (us, other, third) = (
+        mesh.node(&[TCP]).await,
+        mesh.node(&[TCP]).await,
+        mesh.node(&[QUIC]).await,
+    );
+    let wrong = vec![addr_of(&us), addr_of(&other), addr_of(&third)];
+    us.add_addresses(peer, wrong.clone());
+    let error = soon("connect", us.connect(peer, SOON)).await.unwrap_err();
+    assert!(matches!(error, DialError::WrongPeer { .. }), "{error}");
+    us.add_addresses(peer, vec![addr("/ip4/127.0.0.1/tcp/1"), addr_of(&them)]);
+    us.add_addresses(peer, wrong);
+    soon("connect", us.connect(peer, SOON)).await.unwrap();
+    assert!(is_member(&us, peer));
+    // One more call finds the connection that stands.
+    soon("connect", us.connect(peer, SOON)).await.unwrap();
 }
 
 #[tokio::test]
