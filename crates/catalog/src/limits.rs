@@ -12,6 +12,10 @@ pub(crate) const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 pub(crate) const STRIKES: u32 = 32;
 /// Ticks after which an unanswered question may be put to another peer.
 pub(crate) const ASK_TICKS: u64 = 2;
+/// Ticks for which a question that is out to a peer that left one unanswered may be put to others.
+pub(crate) const DOUBT_TICKS: u64 = 20;
+/// Such peers remembered, connected or not.
+pub(crate) const DOUBTED_PEERS: usize = 1024;
 /// Peers remembered as waiting for one card that is itself still on its way.
 pub(crate) const CARD_WAITERS: usize = 32;
 /// Documents kept live; a live one costs about 20 KB, all others are kept as signed changes.

@@ -15,7 +15,7 @@ use prost::Message as _;
 use super::{Action, Batch, Catalog, Connected, FrameError};
 use crate::{
     FRAME_BYTES, Refusal, envelope, frames,
-    limits::{ANSWER_BYTES, STRIKES, WANT_ENTRIES},
+    limits::{ANSWER_BYTES, DIGEST_PAGE, STRIKES, WANT_ENTRIES},
     offers::Outcome,
     record,
 };
@@ -41,8 +41,8 @@ impl Catalog {
     /// The stream with `peer` is closed.
     pub fn peer_disconnected(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
-        self.asked_offers.disconnected(&peer);
-        self.asked_cards.disconnected(&peer);
+        self.asked_offers.disconnected(&peer, self.ticks);
+        self.asked_cards.disconnected(&peer, self.ticks);
         self.cards.disconnected(&peer);
     }
 
@@ -85,18 +85,30 @@ impl Catalog {
 
     fn on_digest(&mut self, peer: PeerId, digest: Digest, batch: &mut Batch) {
         let mut behind = Vec::new();
-        for head in digest.heads {
+        for head in digest.heads.into_iter().take(DIGEST_PAGE) {
+            if self.is_out(&peer) {
+                break;
+            }
             let Some(author) = envelope::peer_id(&head.author) else {
                 self.refuse(peer, Refusal::Author);
                 continue;
             };
             let known = self.offers.position(&author);
-            // A new author for whom there is no room would be asked for in vain at every digest.
-            let takeable = known.0 > 0 || author == self.me || self.offers.has_room(&self.limits);
-            if (head.epoch, head.sequence) > known
-                && takeable
-                && self.asked_offers.ask(author, peer, self.ticks)
-            {
+            if (head.epoch, head.sequence) <= known {
+                continue;
+            }
+            if known.0 == 0 && author != self.me {
+                // Whoever verified an offer of this author found the key in its id.
+                if !envelope::can_sign(&author) {
+                    self.refuse(peer, Refusal::Author);
+                    continue;
+                }
+                // It would be asked for in vain at every digest.
+                if !self.offers.has_room(&self.limits) {
+                    continue;
+                }
+            }
+            if self.asked_offers.ask(author, peer, self.ticks) {
                 behind.push(frames::head(&author, known));
             }
         }
@@ -163,13 +175,11 @@ impl Catalog {
                 self.refuse(peer, Refusal::Author);
                 continue;
             };
-            let solicited = *solicited.entry(author).or_insert_with(|| {
-                let asked = self.asked_offers.is_asked(&author, &peer);
-                if asked {
-                    self.asked_offers.close(&author);
-                }
-                asked
-            });
+            let solicited = *solicited
+                .entry(author)
+                .or_insert_with(|| self.asked_offers.is_asked(&author, &peer));
+            // A question stays open until something comes that was not known: an answer of old
+            // changes would else free its sender to claim the same again.
             match self
                 .offers
                 .take(change.clone(), &self.me, &self.mesh, &self.limits)
@@ -177,6 +187,7 @@ impl Catalog {
                 Ok(Outcome::Applied { added, removed }) => {
                     self.counters.changes += 1;
                     self.cards.reference(&added, &removed);
+                    self.asked_offers.close(&author);
                     batch.touched.insert(author);
                     batch.index = true;
                     if solicited {
@@ -191,6 +202,7 @@ impl Catalog {
                 }
                 Ok(Outcome::OwnFork) => {
                     self.counters.own_forks += 1;
+                    self.asked_offers.close(&author);
                     self.forks.epoch = self.forks.epoch.max(change.epoch);
                     self.forks.due = true;
                 }
@@ -203,7 +215,7 @@ impl Catalog {
                     if refusal.is_authors_own() {
                         // Later changes of this author will look like a gap; asking for it now
                         // would bring this one again, without end.
-                        self.asked_offers.ask(author, peer, self.ticks);
+                        self.asked_offers.rest(author, peer, self.ticks);
                     }
                     self.refuse(peer, refusal);
                 }
