@@ -23,6 +23,8 @@ pub(crate) struct Author {
     bytes: usize,
     head: Head,
     view: View,
+    /// It signed two different changes with one sequence.
+    equivocated: bool,
 }
 
 impl Author {
@@ -35,6 +37,7 @@ impl Author {
             bytes,
             head,
             view,
+            equivocated: false,
         }
     }
 
@@ -132,6 +135,13 @@ impl Offers {
             self.authors.insert(author, log);
         }
         fits
+    }
+
+    /// Whether it is news that `author` signed two different changes with one sequence.
+    pub(crate) fn equivocated(&mut self, author: &PeerId) -> bool {
+        self.authors
+            .get_mut(author)
+            .is_some_and(|log| !std::mem::replace(&mut log.equivocated, true))
     }
 
     /// Takes a change from a peer. Order of checks: form and size, repeats by comparison,

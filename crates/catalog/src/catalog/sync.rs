@@ -208,7 +208,8 @@ impl Catalog {
                 }
                 Err(refusal) => {
                     tracing::debug!(%peer, %author, epoch = change.epoch, sequence = change.sequence, %refusal, "change refused");
-                    if refusal == Refusal::Equivocation {
+                    // Once an author: all further ones are for the counter.
+                    if refusal == Refusal::Equivocation && self.offers.equivocated(&author) {
                         tracing::warn!(%author, epoch = change.epoch, sequence = change.sequence,
                             "this author signed two different changes with one sequence; the first stays");
                     }
