@@ -364,9 +364,11 @@ impl Catalog {
     }
 
     /// Called at a steady pace, e.g. every 10 s: repeats the digest to all connected peers, puts
-    /// questions that went unanswered to others, and drops cards no one needs.
+    /// questions that went unanswered to others, lets every author change its offer again, and
+    /// drops cards no one needs.
     pub fn tick(&mut self) -> Vec<Action> {
         self.ticks += 1;
+        self.offers.begin_tick(self.ticks);
         self.asked_offers.expire(self.ticks);
         self.asked_cards.expire(self.ticks);
         let mut batch = Batch::default();

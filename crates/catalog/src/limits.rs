@@ -16,6 +16,11 @@ pub(crate) const ASK_TICKS: u64 = 2;
 pub(crate) const DOUBT_TICKS: u64 = 20;
 /// Such peers remembered, connected or not.
 pub(crate) const DOUBTED_PEERS: usize = 1024;
+/// Times the record of an author may be written without a pause: a node's start changes its offer
+/// with every expert that is loaded.
+pub(crate) const CHANGE_BURST: u32 = 32;
+/// Times the record of an author may be written a tick in the long run.
+pub(crate) const CHANGES_A_TICK: u32 = 4;
 /// Peers remembered as waiting for one card that is itself still on its way.
 pub(crate) const CARD_WAITERS: usize = 32;
 /// Documents kept live; a live one costs about 20 KB, all others are kept as signed changes.

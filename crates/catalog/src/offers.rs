@@ -12,7 +12,7 @@ use crate::{
     CatalogLimits, Refusal,
     document::{Document, Head, View, check_continuity},
     envelope,
-    limits::HOT_DOCUMENTS,
+    limits::{CHANGE_BURST, CHANGES_A_TICK, HOT_DOCUMENTS},
 };
 
 /// Everything known of one author.
@@ -23,6 +23,9 @@ pub(crate) struct Author {
     bytes: usize,
     head: Head,
     view: View,
+    /// How often its record may be written before the next tick, as of tick `counted`.
+    writes: u32,
+    counted: u64,
     /// It signed two different changes with one sequence.
     equivocated: bool,
 }
@@ -37,8 +40,17 @@ impl Author {
             bytes,
             head,
             view,
+            writes: CHANGE_BURST,
+            counted: 0,
             equivocated: false,
         }
+    }
+
+    /// Writes left at `tick`.
+    fn writes_at(&self, tick: u64) -> u32 {
+        let ticks = u32::try_from(tick.saturating_sub(self.counted)).unwrap_or(u32::MAX);
+        let more = ticks.saturating_mul(CHANGES_A_TICK);
+        self.writes.saturating_add(more).min(CHANGE_BURST)
     }
 
     /// Epoch and sequence: how far the document is known.
@@ -106,6 +118,7 @@ pub(crate) struct Offers {
     bytes: usize,
     /// Least recently changed first.
     hot: Vec<(PeerId, u64, Document)>,
+    tick: u64,
 }
 
 impl Offers {
@@ -120,6 +133,11 @@ impl Offers {
     /// How far an author's document is known; (0, 0) is not at all.
     pub(crate) fn position(&self, author: &PeerId) -> (u64, u64) {
         self.get(author).map_or((0, 0), Author::position)
+    }
+
+    /// Time has passed.
+    pub(crate) fn begin_tick(&mut self, tick: u64) {
+        self.tick = tick;
     }
 
     /// Whether there is room for another author.
@@ -146,9 +164,12 @@ impl Offers {
 
     /// Takes a change from a peer. Order of checks: form and size, repeats by comparison,
     /// signature, sequence, bounds, the chunk's own structure, then a copy of the document.
+    /// `paid`: the author's record will be written anyway, so another change of the same epoch
+    /// costs little.
     pub(crate) fn take(
         &mut self,
         change: SignedChange,
+        paid: bool,
         me: &PeerId,
         mesh: &MeshId,
         limits: &CatalogLimits,
@@ -183,6 +204,11 @@ impl Offers {
             return Err(Refusal::TooMuch);
         }
         let log = self.get(&author);
+        let writes = log.map_or(CHANGE_BURST, |l| l.writes_at(self.tick));
+        let cost = u32::from(!(paid && same_epoch));
+        let Some(writes) = writes.checked_sub(cost) else {
+            return Err(Refusal::Rate);
+        };
         if log.is_none() && !self.has_room(limits) {
             return Err(Refusal::Full);
         }
@@ -206,7 +232,11 @@ impl Offers {
         let document = self.document(&author, epoch)?;
         match document.with_change(&change.change, expected, limits) {
             Ok((changed, view, head)) => {
-                Ok(self.commit(author, epoch, changed, change, head, view))
+                let outcome = self.commit(author, epoch, changed, change, head, view);
+                if let Some(log) = self.authors.get_mut(&author) {
+                    (log.writes, log.counted) = (writes, self.tick);
+                }
+                Ok(outcome)
             }
             Err(refusal) => {
                 // As it was; else every bad change would cost a replay of the document.

@@ -180,10 +180,14 @@ impl Catalog {
                 .or_insert_with(|| self.asked_offers.is_asked(&author, &peer));
             // A question stays open until something comes that was not known: an answer of old
             // changes would else free its sender to claim the same again.
-            match self
-                .offers
-                .take(change.clone(), &self.me, &self.mesh, &self.limits)
-            {
+            let taken = self.offers.take(
+                change.clone(),
+                batch.touched.contains(&author),
+                &self.me,
+                &self.mesh,
+                &self.limits,
+            );
+            match taken {
                 Ok(Outcome::Applied { added, removed }) => {
                     self.counters.changes += 1;
                     self.cards.reference(&added, &removed);

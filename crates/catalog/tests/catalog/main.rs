@@ -9,5 +9,6 @@ mod driver;
 mod formats;
 mod hostile;
 mod mutations;
+mod rate;
 mod restart;
 mod scene;
