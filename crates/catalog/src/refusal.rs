@@ -111,6 +111,8 @@ pub struct Counters {
     /// Times a peer held a version of our own document that we do not know: lost or restored
     /// storage, or a second node with our key.
     pub own_forks: u64,
+    /// Authors that gave way to others because the table was full.
+    pub evicted: u64,
     refused: BTreeMap<Refusal, u64>,
 }
 

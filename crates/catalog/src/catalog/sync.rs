@@ -28,6 +28,7 @@ impl Catalog {
             return Vec::new();
         }
         self.peers.insert(peer, Connected::default());
+        self.offers.met(peer);
         let mut batch = Batch::default();
         batch.send(peer, self.digest());
         // Our own last change, too: if the peer holds another one, our storage was lost or put
@@ -41,6 +42,7 @@ impl Catalog {
     /// The stream with `peer` is closed.
     pub fn peer_disconnected(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
+        self.offers.parted(&peer);
         self.asked_offers.disconnected(&peer, self.ticks);
         self.asked_cards.disconnected(&peer, self.ticks);
         self.cards.disconnected(&peer);
@@ -85,6 +87,8 @@ impl Catalog {
 
     fn on_digest(&mut self, peer: PeerId, digest: Digest, batch: &mut Batch) {
         let mut behind = Vec::new();
+        // A new author for whom there is no room would be asked for in vain at every digest.
+        let mut room = self.offers.room_for_new(&peer, &self.me, &self.limits);
         for head in digest.heads.into_iter().take(DIGEST_PAGE) {
             if self.is_out(&peer) {
                 break;
@@ -94,21 +98,25 @@ impl Catalog {
                 continue;
             };
             let known = self.offers.position(&author);
-            if (head.epoch, head.sequence) <= known {
+            let claimed = (head.epoch, head.sequence);
+            if claimed <= known {
                 continue;
             }
-            if known.0 == 0 && author != self.me {
+            let new = known.0 == 0 && author != self.me;
+            if new {
                 // Whoever verified an offer of this author found the key in its id.
                 if !envelope::can_sign(&author) {
                     self.refuse(peer, Refusal::Author);
                     continue;
                 }
-                // It would be asked for in vain at every digest.
-                if !self.offers.has_room(&self.limits) {
+                // What an author says of itself shows at least that it is there.
+                let gone = author != peer && self.offers.is_forgotten(&author, claimed);
+                if room == 0 || gone {
                     continue;
                 }
             }
             if self.asked_offers.ask(author, peer, self.ticks) {
+                room -= usize::from(new);
                 behind.push(frames::head(&author, known));
             }
         }
@@ -178,20 +186,28 @@ impl Catalog {
             let solicited = *solicited
                 .entry(author)
                 .or_insert_with(|| self.asked_offers.is_asked(&author, &peer));
-            // A question stays open until something comes that was not known: an answer of old
-            // changes would else free its sender to claim the same again.
             let taken = self.offers.take(
                 change.clone(),
+                peer,
                 batch.touched.contains(&author),
                 &self.me,
                 &self.mesh,
                 &self.limits,
             );
+            // A question stays open until something comes that was not known: an answer of old
+            // changes would else free its sender to claim the same again.
             match taken {
-                Ok(Outcome::Applied { added, removed }) => {
+                Ok(Outcome::Applied {
+                    added,
+                    removed,
+                    evicted,
+                }) => {
                     self.counters.changes += 1;
+                    self.counters.evicted += evicted.len() as u64;
                     self.cards.reference(&added, &removed);
                     self.asked_offers.close(&author);
+                    evicted.iter().for_each(|a| self.asked_offers.close(a));
+                    batch.evicted.extend(evicted);
                     batch.touched.insert(author);
                     batch.index = true;
                     if solicited {

@@ -6,6 +6,7 @@ mod bounds;
 mod claims;
 mod convergence;
 mod driver;
+mod eviction;
 mod formats;
 mod hostile;
 mod mutations;
