@@ -1,55 +1,218 @@
 //! Which question is out to whom, so that many peers are not asked for the same thing at once.
+//!
+//! Claims cost nothing. So that a peer that claims much and delivers nothing keeps no one else
+//! from being asked, whoever holds most gives way when the table is full, and questions that are
+//! out to a peer that left others unanswered may be put to its betters.
 
-use std::{collections::BTreeMap, hash::Hash};
+use std::collections::{BTreeMap, BTreeSet};
 
 use polymath_types::PeerId;
 
-use crate::limits::ASK_TICKS;
+use crate::limits::{ASK_TICKS, DOUBT_TICKS, DOUBTED_PEERS};
 
-/// Open questions by subject. Bounded by its subjects: authors and cards the tables have room for.
+#[derive(Debug)]
+struct Open {
+    peer: PeerId,
+    since: u64,
+    /// An answer is expected; otherwise the subject only rests for a while.
+    owed: bool,
+}
+
+/// Open questions by subject.
 #[derive(Debug)]
 pub(crate) struct Asks<K> {
-    open: BTreeMap<K, (PeerId, u64)>,
+    open: BTreeMap<K, Open>,
+    by_peer: BTreeMap<PeerId, BTreeSet<K>>,
+    /// Peers that left a question unanswered, and until which tick that counts. It outlasts the
+    /// connection, else a new one would wipe it out.
+    doubted: BTreeMap<PeerId, u64>,
     limit: usize,
 }
 
-impl<K: Ord + Copy + Hash> Asks<K> {
+impl<K: Ord + Copy> Asks<K> {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             open: BTreeMap::new(),
+            by_peer: BTreeMap::new(),
+            doubted: BTreeMap::new(),
             limit,
         }
     }
 
     /// Whether `peer` may be asked about `subject` at `tick`; if so, it counts as asked.
     pub(crate) fn ask(&mut self, subject: K, peer: PeerId, tick: u64) -> bool {
-        let free = !self.open.contains_key(&subject) && self.open.len() < self.limit;
-        if free {
-            self.open.insert(subject, (peer, tick));
+        match self.open.get(&subject) {
+            Some(open) if self.is_doubted(&peer) || !self.is_doubted(&open.peer) => false,
+            Some(_) => {
+                self.close(&subject);
+                self.insert(subject, peer, tick, true);
+                true
+            }
+            None => self.insert(subject, peer, tick, true),
         }
-        free
+    }
+
+    /// `peer` answered with what cannot be used and would be sent again: for a while no one is
+    /// asked about `subject`.
+    pub(crate) fn rest(&mut self, subject: K, peer: PeerId, tick: u64) {
+        match self.open.get_mut(&subject) {
+            Some(open) if open.peer == peer => open.owed = false,
+            Some(_) => {}
+            None => {
+                self.insert(subject, peer, tick, false);
+            }
+        }
     }
 
     /// Whether `peer` was asked about `subject`.
     pub(crate) fn is_asked(&self, subject: &K, peer: &PeerId) -> bool {
         self.open
             .get(subject)
-            .is_some_and(|(asked, _)| asked == peer)
+            .is_some_and(|open| open.owed && open.peer == *peer)
     }
 
     /// The question is answered, or need not be.
     pub(crate) fn close(&mut self, subject: &K) {
-        self.open.remove(subject);
+        if let Some(open) = self.open.remove(subject)
+            && let Some(subjects) = self.by_peer.get_mut(&open.peer)
+        {
+            subjects.remove(subject);
+            if subjects.is_empty() {
+                self.by_peer.remove(&open.peer);
+            }
+        }
     }
 
     /// `peer` will answer nothing more.
-    pub(crate) fn disconnected(&mut self, peer: &PeerId) {
-        self.open.retain(|_, (asked, _)| asked != peer);
+    pub(crate) fn disconnected(&mut self, peer: &PeerId, tick: u64) {
+        for subject in self.by_peer.remove(peer).unwrap_or_default() {
+            if self.open.remove(&subject).is_some_and(|open| open.owed) {
+                self.doubt(*peer, tick);
+            }
+        }
     }
 
     /// Gives up on what has waited too long.
     pub(crate) fn expire(&mut self, tick: u64) {
-        self.open
-            .retain(|_, (_, since)| tick.saturating_sub(*since) < ASK_TICKS);
+        self.doubted.retain(|_, until| *until > tick);
+        let late: Vec<(K, PeerId, bool)> = self
+            .open
+            .iter()
+            .filter(|(_, open)| tick.saturating_sub(open.since) >= ASK_TICKS)
+            .map(|(subject, open)| (*subject, open.peer, open.owed))
+            .collect();
+        for (subject, peer, owed) in late {
+            self.close(&subject);
+            if owed {
+                self.doubt(peer, tick);
+            }
+        }
+    }
+
+    fn insert(&mut self, subject: K, peer: PeerId, since: u64, owed: bool) -> bool {
+        let free = self.open.len() < self.limit || self.make_room(&peer);
+        if free {
+            self.open.insert(subject, Open { peer, since, owed });
+            self.by_peer.entry(peer).or_default().insert(subject);
+        }
+        free
+    }
+
+    /// Closes a question of whoever is least worth it, unless `peer` would then be.
+    fn make_room(&mut self, peer: &PeerId) -> bool {
+        let worth = |p: &PeerId, held: usize| (self.is_doubted(p), held);
+        let least = self
+            .by_peer
+            .iter()
+            .map(|(p, subjects)| (worth(p, subjects.len()), subjects))
+            .max_by_key(|(worth, _)| *worth);
+        let held = self.by_peer.get(peer).map_or(0, BTreeSet::len);
+        let given_up = least
+            .filter(|(theirs, _)| *theirs > worth(peer, held + 1))
+            .and_then(|(_, subjects)| subjects.first().copied());
+        if let Some(subject) = given_up {
+            self.close(&subject);
+        }
+        given_up.is_some()
+    }
+
+    fn is_doubted(&self, peer: &PeerId) -> bool {
+        self.doubted.contains_key(peer)
+    }
+
+    fn doubt(&mut self, peer: PeerId, tick: u64) {
+        if self.doubted.len() >= DOUBTED_PEERS && !self.is_doubted(&peer) {
+            let soonest = self.doubted.iter().min_by_key(|(_, until)| **until);
+            if let Some(soonest) = soonest.map(|(p, _)| *p) {
+                self.doubted.remove(&soonest);
+            }
+        }
+        self.doubted.insert(peer, tick + DOUBT_TICKS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use polymath_types::NodeKey;
+
+    use super::*;
+
+    fn peers<const N: usize>() -> [PeerId; N] {
+        std::array::from_fn(|_| NodeKey::generate().peer_id())
+    }
+
+    #[test]
+    fn a_full_table_is_shared_among_those_who_want_a_place() {
+        let [greedy, second, third] = peers();
+        let mut asks = Asks::new(12);
+        let granted = |asks: &mut Asks<u32>, subjects: std::ops::Range<u32>, peer| {
+            subjects.filter(|s| asks.ask(*s, peer, 1)).count()
+        };
+        assert_eq!(granted(&mut asks, 0..100, greedy), 12);
+        assert_eq!(granted(&mut asks, 100..200, second), 6);
+        assert_eq!(granted(&mut asks, 200..300, third), 4);
+        assert_eq!(granted(&mut asks, 300..400, greedy), 0);
+        assert_eq!(asks.open.len(), 12);
+    }
+
+    #[test]
+    fn who_left_questions_unanswered_holds_none_against_others() {
+        let [liar, honest, other] = peers();
+        let mut asks = Asks::new(4);
+        assert!(asks.ask(7, liar, 1));
+        assert!(!asks.ask(7, honest, 1));
+        asks.expire(1 + ASK_TICKS);
+        // Again first, also over a new connection.
+        asks.disconnected(&liar, 3);
+        assert!(asks.ask(7, liar, 3));
+        assert!(asks.ask(7, honest, 3));
+        assert!(!asks.ask(7, liar, 3));
+        assert!(!asks.ask(7, other, 3));
+        assert!(asks.is_asked(&7, &honest));
+    }
+
+    #[test]
+    fn a_subject_that_rests_is_no_ones_debt() {
+        let [honest, other] = peers();
+        let mut asks = Asks::new(4);
+        assert!(asks.ask(7, honest, 1));
+        asks.rest(7, honest, 1);
+        assert!(!asks.ask(7, other, 1) && !asks.is_asked(&7, &honest));
+        asks.expire(1 + ASK_TICKS);
+        assert!(!asks.is_doubted(&honest));
+        assert!(asks.ask(7, other, 3));
+    }
+
+    #[test]
+    fn doubts_are_bounded_and_pass() {
+        let mut asks = Asks::new(4);
+        for (tick, peer) in peers::<{ DOUBTED_PEERS + 10 }>().into_iter().enumerate() {
+            asks.ask(7, peer, tick as u64);
+            asks.disconnected(&peer, tick as u64);
+        }
+        assert_eq!(asks.doubted.len(), DOUBTED_PEERS);
+        asks.expire(u64::MAX);
+        assert!(asks.doubted.is_empty() && asks.by_peer.is_empty());
     }
 }

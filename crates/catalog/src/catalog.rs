@@ -18,7 +18,7 @@ use crate::{
     cards::Cards,
     document::View,
     frames,
-    offers::{Offers, Outcome},
+    offers::Offers,
     record::{self, Record},
 };
 
@@ -228,7 +228,7 @@ impl Catalog {
             Record::Offer(author, log) => {
                 let experts: Vec<ExpertId> = log.view().experts.iter().copied().collect();
                 let fits = self.offers.get(&author).is_none()
-                    && self.offers.restore(author, log, &self.limits);
+                    && self.offers.restore(author, log, &self.me, &self.limits);
                 if fits {
                     self.cards.reference(&experts, &[]);
                 }
@@ -347,9 +347,7 @@ impl Catalog {
 
     fn write_own(&mut self, epoch: u64, view: View, batch: &mut Batch) -> Result<(), Refusal> {
         let before = self.offers.position(&self.me);
-        if let Some(Outcome::Applied { added, removed }) =
-            self.offers.write(&self.key, &self.mesh, epoch, view)?
-        {
+        if let Some((added, removed)) = self.offers.write(&self.key, &self.mesh, epoch, view)? {
             self.cards.reference(&added, &removed);
             batch.touched.insert(self.me);
             batch.index = true;
@@ -364,9 +362,11 @@ impl Catalog {
     }
 
     /// Called at a steady pace, e.g. every 10 s: repeats the digest to all connected peers, puts
-    /// questions that went unanswered to others, and drops cards no one needs.
+    /// questions that went unanswered to others, lets every author change its offer again, and
+    /// drops cards no one needs.
     pub fn tick(&mut self) -> Vec<Action> {
         self.ticks += 1;
+        self.offers.begin_tick(self.ticks);
         self.asked_offers.expire(self.ticks);
         self.asked_cards.expire(self.ticks);
         let mut batch = Batch::default();
@@ -413,7 +413,14 @@ impl Catalog {
 
     /// Puts actions into the order they must be done in.
     fn finish(&mut self, batch: Batch) -> Vec<Action> {
-        let mut actions = batch.stores;
+        let mut actions: Vec<Action> = batch
+            .evicted
+            .iter()
+            .map(|author| Action::Remove {
+                name: record::offer_name(author),
+            })
+            .collect();
+        actions.extend(batch.stores);
         for author in batch.touched {
             if let Some(log) = self.offers.get(&author) {
                 actions.push(Action::Store {
@@ -437,6 +444,8 @@ struct Batch {
     stores: Vec<Action>,
     /// Authors whose record must be written anew.
     touched: BTreeSet<PeerId>,
+    /// Authors whose record must go; those that came back since are among the touched too.
+    evicted: BTreeSet<PeerId>,
     index: bool,
     sends: Vec<Action>,
 }

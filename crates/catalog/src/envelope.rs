@@ -30,6 +30,11 @@ fn inlined_key(peer: &PeerId) -> Option<PublicKey> {
     (key.clone().try_into_ed25519().is_ok() && key.to_peer_id() == *peer).then_some(key)
 }
 
+/// Whether `peer` can sign offers at all.
+pub(crate) fn can_sign(peer: &PeerId) -> bool {
+    inlined_key(peer).is_some()
+}
+
 /// The peer id in a message, in its one canonical form.
 pub(crate) fn peer_id(bytes: &[u8]) -> Option<PeerId> {
     // An Ed25519 peer id has 38 bytes; none has more than 64 and its multihash header.

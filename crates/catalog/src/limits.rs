@@ -12,6 +12,22 @@ pub(crate) const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 pub(crate) const STRIKES: u32 = 32;
 /// Ticks after which an unanswered question may be put to another peer.
 pub(crate) const ASK_TICKS: u64 = 2;
+/// Ticks for which a question that is out to a peer that left one unanswered may be put to others.
+pub(crate) const DOUBT_TICKS: u64 = 20;
+/// Such peers remembered, connected or not.
+pub(crate) const DOUBTED_PEERS: usize = 1024;
+/// Times the record of an author may be written without a pause: a node's start changes its offer
+/// with every expert that is loaded.
+pub(crate) const CHANGE_BURST: u32 = 32;
+/// Times the record of an author may be written a tick in the long run.
+pub(crate) const CHANGES_A_TICK: u32 = 4;
+/// What one peer may bring of a full table: the whole divided by this.
+pub(crate) const SHARES: u128 = 16;
+/// Authors that give way in one tick at most, to all and to what one peer brings.
+pub(crate) const EVICTIONS: usize = 64;
+pub(crate) const EVICTIONS_A_PEER: usize = 8;
+/// Ticks for which an author that gave way is asked for only if its offer has changed since.
+pub(crate) const FORGOTTEN_TICKS: u64 = 120;
 /// Peers remembered as waiting for one card that is itself still on its way.
 pub(crate) const CARD_WAITERS: usize = 32;
 /// Documents kept live; a live one costs about 20 KB, all others are kept as signed changes.
@@ -21,7 +37,7 @@ pub(crate) const HOT_DOCUMENTS: usize = 16;
 /// a single document (the last seven), else some refuse what others pass on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogLimits {
-    /// Authors whose offers are kept.
+    /// Authors whose offers are kept; this node's own is kept in any case.
     pub authors: usize,
     /// Bytes of signed changes kept, all authors together.
     pub offer_bytes: usize,

@@ -3,7 +3,9 @@
 //! Decides in which order a change is checked and what becomes of it. Documents are cold: signed
 //! changes and a parsed view; the few that were changed last are kept live.
 
-use std::collections::BTreeMap;
+mod room;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use polymath_proto::v1::SignedChange;
 use polymath_types::{ExpertId, MeshId, NodeKey, PeerId, PeerOffer};
@@ -12,7 +14,7 @@ use crate::{
     CatalogLimits, Refusal,
     document::{Document, Head, View, check_continuity},
     envelope,
-    limits::HOT_DOCUMENTS,
+    limits::{CHANGE_BURST, CHANGES_A_TICK, HOT_DOCUMENTS},
 };
 
 /// Everything known of one author.
@@ -23,6 +25,15 @@ pub(crate) struct Author {
     bytes: usize,
     head: Head,
     view: View,
+    /// The peer that brought it; unknown after a restart.
+    introducer: Option<PeerId>,
+    /// The tick in which it was last connected or changed; none since the start.
+    seen: Option<u64>,
+    /// How often its record may be written before the next tick, as of tick `counted`.
+    writes: u32,
+    counted: u64,
+    /// It signed two different changes with one sequence.
+    equivocated: bool,
 }
 
 impl Author {
@@ -35,7 +46,19 @@ impl Author {
             bytes,
             head,
             view,
+            introducer: None,
+            seen: None,
+            writes: CHANGE_BURST,
+            counted: 0,
+            equivocated: false,
         }
+    }
+
+    /// Writes left at `tick`.
+    fn writes_at(&self, tick: u64) -> u32 {
+        let ticks = u32::try_from(tick.saturating_sub(self.counted)).unwrap_or(u32::MAX);
+        let more = ticks.saturating_mul(CHANGES_A_TICK);
+        self.writes.saturating_add(more).min(CHANGE_BURST)
     }
 
     /// Epoch and sequence: how far the document is known.
@@ -81,13 +104,18 @@ impl Author {
     }
 }
 
+/// Experts that an offer names from now on, and those that it no longer names.
+pub(crate) type Turnover = (Vec<ExpertId>, Vec<ExpertId>);
+
 /// What became of a change that was not refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It continues its document and was applied; these experts' references changed.
+    /// It continues its document and was applied; these experts' references changed, and these
+    /// authors gave way to it.
     Applied {
         added: Vec<ExpertId>,
         removed: Vec<ExpertId>,
+        evicted: Vec<PeerId>,
     },
     /// Known, or of an epoch that is over.
     Repeat,
@@ -103,6 +131,11 @@ pub(crate) struct Offers {
     bytes: usize,
     /// Least recently changed first.
     hot: Vec<(PeerId, u64, Document)>,
+    connected: BTreeSet<PeerId>,
+    tick: u64,
+    /// How many gave way in this tick to what each peer brought.
+    evictions: BTreeMap<PeerId, usize>,
+    forgotten: BTreeMap<PeerId, room::Forgotten>,
 }
 
 impl Offers {
@@ -119,14 +152,16 @@ impl Offers {
         self.get(author).map_or((0, 0), Author::position)
     }
 
-    /// Whether there is room for another author.
-    pub(crate) fn has_room(&self, limits: &CatalogLimits) -> bool {
-        self.authors.len() < limits.authors
-    }
-
-    /// Puts back what a record held.
-    pub(crate) fn restore(&mut self, author: PeerId, log: Author, limits: &CatalogLimits) -> bool {
-        let fits = self.has_room(limits) && self.bytes + log.bytes <= limits.offer_bytes;
+    /// Puts back what a record held. Our own always fits: without it we would contradict ourselves.
+    pub(crate) fn restore(
+        &mut self,
+        author: PeerId,
+        log: Author,
+        me: &PeerId,
+        limits: &CatalogLimits,
+    ) -> bool {
+        let fits = author == *me
+            || self.authors.len() < limits.authors && self.bytes + log.bytes <= limits.offer_bytes;
         if fits {
             self.bytes += log.bytes;
             self.authors.insert(author, log);
@@ -134,11 +169,22 @@ impl Offers {
         fits
     }
 
-    /// Takes a change from a peer. Order of checks: form and size, repeats by comparison,
+    /// Whether it is news that `author` signed two different changes with one sequence.
+    pub(crate) fn equivocated(&mut self, author: &PeerId) -> bool {
+        self.authors
+            .get_mut(author)
+            .is_some_and(|log| !std::mem::replace(&mut log.equivocated, true))
+    }
+
+    /// Takes a change that `from` brings. Order of checks: form and size, repeats by comparison,
     /// signature, sequence, bounds, the chunk's own structure, then a copy of the document.
+    /// `paid`: the author's record will be written anyway, so another change of the same epoch
+    /// costs little.
     pub(crate) fn take(
         &mut self,
         change: SignedChange,
+        from: PeerId,
+        paid: bool,
         me: &PeerId,
         mesh: &MeshId,
         limits: &CatalogLimits,
@@ -173,18 +219,27 @@ impl Offers {
             return Err(Refusal::TooMuch);
         }
         let log = self.get(&author);
-        if log.is_none() && !self.has_room(limits) {
-            return Err(Refusal::Full);
-        }
+        let writes = log.map_or(CHANGE_BURST, |l| l.writes_at(self.tick));
+        let cost = u32::from(!(paid && same_epoch));
+        let Some(writes) = writes.checked_sub(cost) else {
+            return Err(Refusal::Rate);
+        };
         let kept = log.filter(|_| same_epoch);
         let kept_epoch = kept.is_some();
         let replaced = log.filter(|_| !same_epoch).map_or(0, |l| l.bytes);
         if kept.map_or(0, |l| l.bytes) + change.change.len() > limits.document_bytes {
             return Err(Refusal::TooMuch);
         }
-        if self.bytes - replaced + change.change.len() > limits.offer_bytes {
-            return Err(Refusal::Full);
-        }
+        let places = self.authors.len() + 1;
+        let lack = room::Lack {
+            authors: if log.is_none() {
+                places.saturating_sub(limits.authors)
+            } else {
+                0
+            },
+            bytes: (self.bytes - replaced + change.change.len()).saturating_sub(limits.offer_bytes),
+        };
+        let going = self.room_for(lack, &author, &from, me, limits)?;
         let expected = check_continuity(
             &change.change,
             &author,
@@ -196,7 +251,21 @@ impl Offers {
         let document = self.document(&author, epoch)?;
         match document.with_change(&change.change, expected, limits) {
             Ok((changed, view, head)) => {
-                Ok(self.commit(author, epoch, changed, change, head, view))
+                let gone: Vec<Author> = going
+                    .iter()
+                    .filter_map(|a| self.evict(a, from, limits))
+                    .collect();
+                let (added, mut removed) =
+                    self.commit(author, from, epoch, changed, change, head, view);
+                removed.extend(gone.iter().flat_map(|log| &log.view.experts));
+                if let Some(log) = self.authors.get_mut(&author) {
+                    (log.writes, log.counted) = (writes, self.tick);
+                }
+                Ok(Outcome::Applied {
+                    added,
+                    removed,
+                    evicted: going,
+                })
             }
             Err(refusal) => {
                 // As it was; else every bad change would cost a replay of the document.
@@ -209,14 +278,14 @@ impl Offers {
     }
 
     /// Writes the next change of our own document. `epoch` above the present one starts a fresh
-    /// document. No change when it says `to` already.
+    /// document. No change when it says `to` already; else the experts that came and went.
     pub(crate) fn write(
         &mut self,
         key: &NodeKey,
         mesh: &MeshId,
         epoch: u64,
         to: View,
-    ) -> Result<Option<Outcome>, Refusal> {
+    ) -> Result<Option<Turnover>, Refusal> {
         let me = key.peer_id();
         let log = self.get(&me).filter(|l| l.epoch == epoch);
         if log.is_some_and(|l| l.view == to) {
@@ -228,7 +297,7 @@ impl Offers {
         );
         let (document, bytes, head) = self.document(&me, epoch)?.edited(from.as_ref(), &to)?;
         let change = envelope::sign(key, mesh, epoch, sequence, bytes)?;
-        Ok(Some(self.commit(me, epoch, document, change, head, to)))
+        Ok(Some(self.commit(me, me, epoch, document, change, head, to)))
     }
 
     /// Bytes of all changes of an author's present epoch.
@@ -259,21 +328,28 @@ impl Offers {
         self.hot.push((author, epoch, document));
     }
 
+    #[allow(clippy::too_many_arguments)] // all of it is one document's new state
     fn commit(
         &mut self,
         author: PeerId,
+        from: PeerId,
         epoch: u64,
         document: Document,
         change: SignedChange,
         head: Head,
         view: View,
-    ) -> Outcome {
+    ) -> Turnover {
         self.keep_hot(author, epoch, document);
+        self.forgotten.remove(&author);
         self.bytes += change.change.len();
         let log = self
             .authors
             .entry(author)
             .or_insert_with(|| Author::new(epoch, Vec::new(), head, View::default()));
+        let met = self.connected.contains(&author);
+        log.introducer
+            .get_or_insert(if met { author } else { from });
+        log.seen = Some(self.tick);
         if log.epoch != epoch {
             self.bytes -= log.bytes;
             (log.epoch, log.bytes) = (epoch, 0);
@@ -283,18 +359,10 @@ impl Offers {
         log.changes.push(change);
         log.head = head;
         let before = std::mem::replace(&mut log.view, view);
-        Outcome::Applied {
-            added: log
-                .view
-                .experts
-                .difference(&before.experts)
-                .copied()
-                .collect(),
-            removed: before
-                .experts
-                .difference(&log.view.experts)
-                .copied()
-                .collect(),
-        }
+        let (old, new) = (&before.experts, &log.view.experts);
+        (
+            new.difference(old).copied().collect(),
+            old.difference(new).copied().collect(),
+        )
     }
 }

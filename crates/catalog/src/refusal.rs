@@ -26,6 +26,8 @@ pub enum Refusal {
     Document,
     /// The document it leads to is not an offer.
     Schema,
+    /// Its author changes its offer faster than it may; a later digest brings what is left out.
+    Rate,
     /// The document it leads to holds more than an offer may.
     TooMuch,
     /// As many authors, or bytes of offers, are kept as may be.
@@ -54,6 +56,7 @@ impl Refusal {
             Self::Panicked => "panicked",
             Self::Document => "document",
             Self::Schema => "schema",
+            Self::Rate => "rate",
             Self::TooMuch => "too-much",
             Self::Full => "full",
             Self::Card => "card",
@@ -77,10 +80,11 @@ impl Refusal {
         !matches!(
             self,
             // Two honest peers can hold different halves of an equivocation, and so different
-            // continuations; their tables and versions can differ from ours.
+            // continuations; their tables, versions and clocks can differ from ours.
             Self::Version
                 | Self::Equivocation
                 | Self::Continuity
+                | Self::Rate
                 | Self::Full
                 | Self::CardUnwanted
                 | Self::CardsFull
@@ -107,6 +111,8 @@ pub struct Counters {
     /// Times a peer held a version of our own document that we do not know: lost or restored
     /// storage, or a second node with our key.
     pub own_forks: u64,
+    /// Authors that gave way to others because the table was full.
+    pub evicted: u64,
     refused: BTreeMap<Refusal, u64>,
 }
 

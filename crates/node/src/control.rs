@@ -80,7 +80,8 @@ pub(crate) fn unbind(home: &Home) {
 pub(crate) async fn serve(node: Node, listener: UnixListener) {
     let cancel = node.inner.cancel.clone();
     let mut routes = tonic::service::RoutesBuilder::default();
-    routes.add_service(control_server::ControlServer::new(Service { node }));
+    let service = control_server::ControlServer::new(Service { node });
+    routes.add_service(service.max_decoding_message_size(rpc::MAX_MESSAGE));
     if let Err(e) = rpc::serve_unix(listener, routes.routes(), cancel).await {
         tracing::error!("the control API stopped: {e}");
     }

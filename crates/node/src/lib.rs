@@ -32,7 +32,7 @@ use polymath_engine::{Engine, EngineConfig};
 use polymath_net::{Multiaddr, Net, NetConfig, NetLimits, Role};
 use polymath_proto::v1::{catalog_server::CatalogServer, expert_server::ExpertServer};
 use polymath_router::{Router, RouterConfig};
-use polymath_rpc::{Admission, Clients};
+use polymath_rpc::{Admission, Clients, MAX_MESSAGE};
 use polymath_types::{ErrorKind, ExpertCard, ExpertId, Failure, Genesis, Index, NodeKey, PeerId};
 use tokio::{
     sync::{Semaphore, watch},
@@ -249,7 +249,9 @@ impl Node {
         let inner = &self.inner;
         let exchange = inner.config.catalog.exchange.then_some(sync);
         let mut routes = tonic::service::RoutesBuilder::default();
-        routes.add_service(ExpertServer::new(inner.service.clone()));
+        routes.add_service(
+            ExpertServer::new(inner.service.clone()).max_decoding_message_size(MAX_MESSAGE),
+        );
         routes.add_service(CatalogServer::new(serve::SyncService { sync: exchange }));
         let (net, cancel) = (inner.net.clone(), inner.cancel.clone());
         let routes = routes.routes();

@@ -2,7 +2,7 @@
 //! one `Sync` stream to every connected peer.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -22,7 +22,7 @@ use polymath_types::{ExpertCard, Failure, Index, PeerId};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Status, Streaming};
+use tonic::Streaming;
 
 use crate::home::{create_folder, io_failure, write_atomic};
 
@@ -34,7 +34,8 @@ const COMMANDS: usize = 256;
 const TICK: Duration = Duration::from_secs(30);
 /// Time to open a stream.
 const OPEN: Duration = Duration::from_secs(10);
-/// Pauses between tries to open a stream to a connected peer.
+/// Pauses between tries to open a stream to a connected peer; a stream that held for the longest
+/// one starts them anew.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -118,6 +119,8 @@ pub(crate) fn start(
         dir,
         index,
         peers: HashMap::new(),
+        unwritten: VecDeque::new(),
+        failing: false,
     };
     tasks.spawn(keeper.run(inbox, cancel.clone()));
     handle
@@ -224,9 +227,13 @@ impl SyncHandle {
     async fn keep_open(&self, peer: PeerId, net: Net, clients: Clients) {
         let mut pause = FIRST_PAUSE;
         while net.peers().iter().any(|p| p.peer == peer) && !self.cancel.is_cancelled() {
-            match self.dial(peer, &clients).await {
-                Ok(()) => pause = FIRST_PAUSE,
-                Err(why) => tracing::debug!(%peer, "no catalog stream: {why}"),
+            let begun = tokio::time::Instant::now();
+            if let Err(why) = self.dial(peer, &clients).await {
+                tracing::debug!(%peer, "no catalog stream: {why}");
+            }
+            // A peer that ends every stream at once, because it cannot write, is left in peace.
+            if begun.elapsed() >= LONGEST_PAUSE {
+                pause = FIRST_PAUSE;
             }
             tokio::select! {
                 () = self.cancel.cancelled() => return,
@@ -247,7 +254,7 @@ impl SyncHandle {
         let inbound = match opened {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Err(status.message().to_owned()),
-            Err(_) => return Err(Status::deadline_exceeded("no answer").message().to_owned()),
+            Err(_) => return Err(format!("no answer within {OPEN:?}")),
         };
         self.read(peer, outbound, inbound).await;
         Ok(())
@@ -261,6 +268,11 @@ struct Keeper {
     index: Arc<ArcSwap<Index>>,
     /// The newest stream of each peer.
     peers: HashMap<PeerId, (u64, mpsc::Sender<SyncFrame>)>,
+    /// Records that are not on the disk as the catalog has them; `None` is to be removed. Bounded
+    /// by their names, of which each is here once. While there is one no peer hears anything.
+    unwritten: VecDeque<(String, Option<Arc<[u8]>>)>,
+    /// The last record could not be written.
+    failing: bool,
 }
 
 impl Keeper {
@@ -287,6 +299,11 @@ impl Keeper {
                 session,
                 outbound,
             } => {
+                // Dropping its sender ends the session; the peer comes again after a pause.
+                if !self.unwritten.is_empty() {
+                    tracing::debug!(%peer, "no catalog stream while the store cannot be written");
+                    return Vec::new();
+                }
                 if self.peers.insert(peer, (session, outbound)).is_some() {
                     self.catalog.peer_disconnected(peer);
                 }
@@ -342,40 +359,236 @@ impl Keeper {
         self.catalog.peer_disconnected(peer);
     }
 
-    /// In order: what must be durable before it is said comes before the saying.
+    /// What must be durable before it is said comes before the saying.
     async fn carry_out(&mut self, actions: Vec<Action>) {
+        let mut sends = Vec::new();
+        let mut index = false;
         for action in actions {
             match action {
-                Action::Store { name, bytes } => {
-                    let path = self.dir.join(&name);
-                    let written =
-                        tokio::task::spawn_blocking(move || write_atomic(&path, &bytes)).await;
-                    if let Ok(Err(e)) = written {
-                        // Going on would say things a restart forgets, and so contradict ourselves.
-                        tracing::error!(
-                            "the catalog is not exchanged until its store can be written: {e}"
-                        );
-                        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
-                        peers.into_iter().for_each(|p| self.end(p));
-                        return;
-                    }
-                }
-                Action::Remove { name } => {
-                    let _ = fs::remove_file(self.dir.join(&name));
-                }
-                Action::Send { peer, frame } => {
-                    let full = self
-                        .peers
-                        .get(&peer)
-                        .is_some_and(|(_, out)| out.try_send(frame).is_err());
-                    if full {
-                        tracing::debug!(%peer, "reads its catalog stream too slowly; it begins anew");
-                        self.end(peer);
-                    }
-                }
-                Action::IndexChanged => self.index.store(self.catalog.index()),
+                Action::Store { name, bytes } => self.to_write(name, Some(bytes.into())),
+                Action::Remove { name } => self.to_write(name, None),
+                Action::Send { peer, frame } => sends.push((peer, frame)),
+                Action::IndexChanged => index = true,
                 _ => {}
             }
         }
+        // The node's own questions may go by what it knows, stored or not.
+        if index {
+            self.index.store(self.catalog.index());
+        }
+        if !self.write().await {
+            // Going on would say things a restart forgets, and so contradict ourselves. What is
+            // left unsaid, the digests of the next sessions bring.
+            let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+            peers.into_iter().for_each(|p| self.end(p));
+            return;
+        }
+        for (peer, frame) in sends {
+            let full = self
+                .peers
+                .get(&peer)
+                .is_some_and(|(_, out)| out.try_send(frame).is_err());
+            if full {
+                tracing::debug!(%peer, "reads its catalog stream too slowly; it begins anew");
+                self.end(peer);
+            }
+        }
+    }
+
+    fn to_write(&mut self, name: String, bytes: Option<Arc<[u8]>>) {
+        self.unwritten.retain(|(earlier, _)| *earlier != name);
+        self.unwritten.push_back((name, bytes));
+    }
+
+    /// Writes what is not on the disk yet; whether all of it is there now.
+    async fn write(&mut self) -> bool {
+        while let Some((name, bytes)) = self.unwritten.front() {
+            let (path, bytes) = (self.dir.join(name), bytes.clone());
+            let task = tokio::task::spawn_blocking(move || match bytes {
+                Some(bytes) => write_atomic(&path, &bytes),
+                None => {
+                    // What stays although it should go is known again after a restart, no worse.
+                    let _ = fs::remove_file(&path);
+                    Ok(())
+                }
+            });
+            let failed = match task.await {
+                Ok(Ok(())) => None,
+                Ok(Err(e)) => Some(e.to_string()),
+                Err(e) => Some(format!("writing {name} was broken off: {e}")),
+            };
+            if let Some(why) = failed {
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!(
+                        "the catalog is not exchanged until its store can be written: {why}"
+                    );
+                }
+                return false;
+            }
+            self.unwritten.pop_front();
+        }
+        if std::mem::take(&mut self.failing) {
+            tracing::info!("the catalog's store can be written again");
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use polymath_catalog::CatalogConfig;
+    use polymath_proto::v1::sync_frame::Frame;
+    use polymath_types::{MeshId, NodeKey};
+
+    use super::*;
+
+    struct Scene {
+        keeper: Keeper,
+        key: NodeKey,
+        peer: PeerId,
+        _home: tempfile::TempDir,
+    }
+
+    const MESH: MeshId = MeshId::from_bytes([7; 32]);
+
+    /// A keeper whose store cannot be written: a file lies where its folder should be.
+    fn scene() -> Scene {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("catalog");
+        fs::write(&dir, "in the way").unwrap();
+        let key = NodeKey::generate();
+        let config = CatalogConfig {
+            key: key.clone(),
+            mesh: MESH,
+            limits: Default::default(),
+        };
+        let keeper = Keeper {
+            catalog: Catalog::open(config, Vec::new()).0,
+            dir,
+            index: Arc::default(),
+            peers: HashMap::new(),
+            unwritten: VecDeque::new(),
+            failing: false,
+        };
+        Scene {
+            keeper,
+            key,
+            peer: NodeKey::generate().peer_id(),
+            _home: home,
+        }
+    }
+
+    impl Scene {
+        async fn obey(&mut self, command: Command) {
+            let actions = self.keeper.obey(command);
+            self.keeper.carry_out(actions).await;
+        }
+
+        async fn tick(&mut self) {
+            let actions = self.keeper.catalog.tick();
+            self.keeper.carry_out(actions).await;
+        }
+
+        /// Opens a session; what the keeper says to the peer.
+        async fn connect(&mut self) -> mpsc::Receiver<SyncFrame> {
+            let (outbound, frames) = mpsc::channel(OUTBOUND);
+            let started = Command::Started {
+                peer: self.peer,
+                session: 1,
+                outbound,
+            };
+            self.obey(started).await;
+            frames
+        }
+
+        async fn offer(&mut self, agent: &str) {
+            let offer = Offer {
+                agent: agent.to_owned(),
+                ..Offer::default()
+            };
+            let cards = Vec::new();
+            self.obey(Command::Offer { offer, cards }).await;
+        }
+
+        fn own_agent(&self) -> Option<String> {
+            let index = self.keeper.index.load();
+            let own = index.peers().get(&self.key.peer_id());
+            own.map(|offer| offer.agent.clone())
+        }
+    }
+
+    /// All that was said, and whether the session is over.
+    fn said(frames: &mut mpsc::Receiver<SyncFrame>) -> (Vec<Frame>, bool) {
+        let mut all = Vec::new();
+        loop {
+            match frames.try_recv() {
+                Ok(frame) => all.extend(frame.frame),
+                Err(e) => return (all, e == mpsc::error::TryRecvError::Disconnected),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_stored_is_told_to_no_one_until_it_can() {
+        let mut scene = scene();
+        let mut before = scene.connect().await;
+        said(&mut before);
+        scene.offer("one").await;
+        assert_eq!(said(&mut before), (Vec::new(), true));
+        // The peer comes back, and the owner has more to say.
+        let mut during = scene.connect().await;
+        scene.offer("two").await;
+        scene.tick().await;
+        assert_eq!(said(&mut during), (Vec::new(), true));
+        // This node itself goes by it.
+        assert_eq!(scene.own_agent().as_deref(), Some("two"));
+
+        fs::remove_file(&scene.keeper.dir).unwrap();
+        scene.tick().await;
+        let mut after = scene.connect().await;
+        let (frames, over) = said(&mut after);
+        assert!(!over);
+        let sequences: Vec<u64> = frames
+            .iter()
+            .filter_map(|f| match f {
+                Frame::Digest(d) => Some(d.heads.iter().map(|h| h.sequence)),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        assert_eq!(sequences, [2]);
+        // And a restart would know all of it.
+        let records = stored(&scene.keeper.dir).unwrap();
+        let config = CatalogConfig {
+            key: scene.key.clone(),
+            mesh: MESH,
+            limits: Default::default(),
+        };
+        let (again, recovered) = Catalog::open(config, records);
+        assert!(recovered.problems.is_empty(), "{recovered:?}");
+        assert_eq!(again.index(), scene.keeper.catalog.index());
+        assert!(!again.index().peers().is_empty());
+    }
+
+    #[tokio::test]
+    async fn records_that_wait_are_kept_once_a_name() {
+        let mut scene = scene();
+        for n in 0..50 {
+            scene.offer(&format!("version {n}")).await;
+        }
+        assert_eq!(scene.keeper.unwritten.len(), 1);
+    }
+
+    #[test]
+    fn a_new_store_is_created_with_all_folders_above_it() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("home/mesh/abc/catalog");
+        assert!(stored(&dir).unwrap().is_empty());
+        assert!(dir.is_dir());
+        assert!(stored(&dir).unwrap().is_empty());
+        let file = home.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(stored(&file.join("catalog")).is_err());
     }
 }

@@ -160,8 +160,9 @@ impl Clients {
     }
 }
 
-/// Largest message either side decodes; answers stream, so a message is never a whole answer.
-const MAX_MESSAGE: usize = 4 << 20;
+/// Largest message either side decodes: the longest question, and what is around it. Answers stream,
+/// so a message is never a whole answer.
+pub const MAX_MESSAGE: usize = 5 << 20;
 
 async fn connect(net: &Net, peer: PeerId, within: Duration) -> Result<Channel, ConnectError> {
     let until = Instant::now() + within;

@@ -13,9 +13,10 @@ mod convert;
 mod local;
 mod server;
 mod status;
+mod upload;
 
 pub use admission::Admission;
-pub use clients::{Clients, ConnectError};
+pub use clients::{Clients, ConnectError, MAX_MESSAGE};
 pub use convert::{
     finish_reason, load_from_proto, load_to_proto, messages_from_proto, messages_to_proto,
     reason_to_proto, sampling_from_proto, sampling_to_proto, usage_from_proto, usage_to_proto,

@@ -16,8 +16,12 @@ use tonic::{
     service::Routes,
     transport::{Server, server::Connected},
 };
+use tower::util::MapRequestLayer;
 
-use crate::admission::{Admission, Place};
+use crate::{
+    admission::{Admission, Place},
+    upload::with_deadline,
+};
 
 /// Name of the stream protocol that carries gRPC.
 pub const GRPC: &str = "grpc";
@@ -27,7 +31,7 @@ pub const GRPC: &str = "grpc";
 pub(crate) const STREAM_WINDOW: u32 = 2 << 20;
 pub(crate) const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Calls at once on one mesh stream.
-const CALLS_A_STREAM: u32 = 256;
+const CALLS_A_STREAM: u32 = 128;
 
 /// Who is on the other side of a call, as the connection's handshake proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +57,7 @@ pub async fn serve(
         std::future::ready(place.map(|p| Ok::<_, Infallible>(PeerStream::admitted(stream, p))))
     });
     Server::builder()
+        .layer(MapRequestLayer::new(with_deadline))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(CALLS_A_STREAM)

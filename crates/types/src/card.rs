@@ -366,11 +366,12 @@ impl ExpertCard {
             if !fits {
                 return fail(format!(
                     "the {what} '{}' must be 1 to {} letters, digits, '.', '_' or '-'",
-                    name.chars().take(l.name).collect::<String>(),
+                    excerpt(name),
                     l.name
                 ));
             }
         }
+        self.check_characters()?;
         if self.description.len() > l.description {
             return fail(format!(
                 "the description is longer than {} bytes",
@@ -409,11 +410,15 @@ impl ExpertCard {
                 s.len() == 64 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
             };
             if !hex64(&file.sha256) || !hex64(&file.blake3) {
-                return fail(format!("file '{}' lacks its checksums", file.name));
+                return fail(format!(
+                    "file '{}' lacks its checksums",
+                    excerpt(&file.name)
+                ));
             }
             let plain = !file.name.is_empty()
                 && file.name.len() <= 255
-                && !file.name.contains(['/', '\\', '\0'])
+                && !file.name.contains(['/', '\\'])
+                && !file.name.contains(char::is_control)
                 && !file.name.starts_with('.');
             if !plain {
                 return fail("a file name must be plain, without folders".into());
@@ -438,10 +443,50 @@ impl ExpertCard {
         }
         Ok(())
     }
+
+    /// Cards of strangers are printed on terminals, to which control characters are commands.
+    fn check_characters(&self) -> Result<(), CardError> {
+        let labels = match &self.labels {
+            LabelSet::Fixed(labels) => labels.as_slice(),
+            LabelSet::None | LabelSet::Open => &[],
+        };
+        let lines = [
+            ("description", std::slice::from_ref(&self.description)),
+            ("examples", &self.examples),
+            ("languages", &self.languages),
+            ("labels", labels),
+            ("licence", std::slice::from_ref(&self.model.licence)),
+        ];
+        for (what, texts) in lines {
+            if texts.iter().any(|t| t.contains(char::is_control)) {
+                return Err(CardError::Malformed(format!(
+                    "the {what} must have no control characters, line breaks included"
+                )));
+            }
+        }
+        // Models read these; lines are part of what they mean.
+        let forbidden = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+        let mut prompts = self.system.iter().chain(&self.sampling.stop);
+        if prompts.any(|t| t.contains(forbidden)) {
+            return Err(CardError::Malformed(
+                "the system prompt and the stop strings must have no control characters \
+                 other than line feeds and tabs"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CardError> {
-    serde_json::from_slice(bytes).map_err(|e| CardError::Malformed(e.to_string()))
+    // The line repeats names of unknown fields.
+    serde_json::from_slice(bytes).map_err(|e| CardError::Malformed(excerpt(&e.to_string())))
+}
+
+/// The beginning of a stranger's text, safe to print.
+fn excerpt(text: &str) -> String {
+    let safe = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().take(256).map(safe).collect()
 }
 
 #[cfg(test)]
@@ -513,6 +558,7 @@ mod tests {
         reject(|c| c.sampling.temperature = f64::NAN);
         reject(|c| c.labels = LabelSet::Open);
         reject(|c| c.version = 2);
+        reject(|c| c.model.files[0].name = "a\nb".into());
         let spaced = String::from_utf8(card().to_bytes())
             .unwrap()
             .replace(':', ": ");
@@ -520,5 +566,49 @@ mod tests {
             ExpertCard::from_bytes(spaced.as_bytes()).is_err(),
             "not canonical"
         );
+    }
+
+    #[test]
+    fn no_text_of_a_card_commands_a_terminal() {
+        type Edit = fn(&mut ExpertCard, String);
+        let fields: [(&str, Edit); 10] = [
+            ("name", |c, t| c.name = t),
+            ("model name", |c, t| c.model.name = t),
+            ("description", |c, t| c.description = t),
+            ("example", |c, t| c.examples = vec!["fine".into(), t]),
+            ("language", |c, t| c.languages = vec![t]),
+            ("licence", |c, t| c.model.licence = t),
+            ("label", |c, t| {
+                c.kind = ExpertKind::Classify;
+                c.labels = LabelSet::Fixed(vec![t]);
+            }),
+            ("file", |c, t| c.model.files[0].name = t),
+            ("system", |c, t| c.system = Some(t)),
+            ("stop", |c, t| c.sampling.stop = vec![t]),
+        ];
+        for (what, edit) in fields {
+            let with = |text: &str| {
+                let mut c = card();
+                edit(&mut c, text.into());
+                (c.check(), ExpertCard::from_bytes(&c.to_bytes()))
+            };
+            assert_eq!(with("plain").0, Ok(()), "{what}");
+            for text in ["\u{1b}[2J", "a\rb", "\u{9b}2J", "\0", "\u{7f}"] {
+                let (checked, read) = with(text);
+                let line = checked.unwrap_err().to_string();
+                assert!(!line.contains(char::is_control), "{what}: {line:?}");
+                assert!(read.is_err(), "{what}");
+            }
+            let prompt = matches!(what, "system" | "stop");
+            assert_eq!(with("a\n\tb").0.is_ok(), prompt, "{what}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_without_its_control_characters() {
+        let bytes = br#"{"version":1,"\u001b[2J":0}"#;
+        let line = ExpertCard::from_bytes(bytes).unwrap_err().to_string();
+        assert!(line.contains("[2J"), "{line:?}");
+        assert!(!line.contains(char::is_control), "{line:?}");
     }
 }

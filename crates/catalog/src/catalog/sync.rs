@@ -15,7 +15,7 @@ use prost::Message as _;
 use super::{Action, Batch, Catalog, Connected, FrameError};
 use crate::{
     FRAME_BYTES, Refusal, envelope, frames,
-    limits::{ANSWER_BYTES, STRIKES, WANT_ENTRIES},
+    limits::{ANSWER_BYTES, DIGEST_PAGE, STRIKES, WANT_ENTRIES},
     offers::Outcome,
     record,
 };
@@ -28,6 +28,7 @@ impl Catalog {
             return Vec::new();
         }
         self.peers.insert(peer, Connected::default());
+        self.offers.met(peer);
         let mut batch = Batch::default();
         batch.send(peer, self.digest());
         // Our own last change, too: if the peer holds another one, our storage was lost or put
@@ -41,8 +42,9 @@ impl Catalog {
     /// The stream with `peer` is closed.
     pub fn peer_disconnected(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
-        self.asked_offers.disconnected(&peer);
-        self.asked_cards.disconnected(&peer);
+        self.offers.parted(&peer);
+        self.asked_offers.disconnected(&peer, self.ticks);
+        self.asked_cards.disconnected(&peer, self.ticks);
         self.cards.disconnected(&peer);
     }
 
@@ -85,18 +87,36 @@ impl Catalog {
 
     fn on_digest(&mut self, peer: PeerId, digest: Digest, batch: &mut Batch) {
         let mut behind = Vec::new();
-        for head in digest.heads {
+        // A new author for whom there is no room would be asked for in vain at every digest.
+        let mut room = self.offers.room_for_new(&peer, &self.me, &self.limits);
+        for head in digest.heads.into_iter().take(DIGEST_PAGE) {
+            if self.is_out(&peer) {
+                break;
+            }
             let Some(author) = envelope::peer_id(&head.author) else {
                 self.refuse(peer, Refusal::Author);
                 continue;
             };
             let known = self.offers.position(&author);
-            // A new author for whom there is no room would be asked for in vain at every digest.
-            let takeable = known.0 > 0 || author == self.me || self.offers.has_room(&self.limits);
-            if (head.epoch, head.sequence) > known
-                && takeable
-                && self.asked_offers.ask(author, peer, self.ticks)
-            {
+            let claimed = (head.epoch, head.sequence);
+            if claimed <= known {
+                continue;
+            }
+            let new = known.0 == 0 && author != self.me;
+            if new {
+                // Whoever verified an offer of this author found the key in its id.
+                if !envelope::can_sign(&author) {
+                    self.refuse(peer, Refusal::Author);
+                    continue;
+                }
+                // What an author says of itself shows at least that it is there.
+                let gone = author != peer && self.offers.is_forgotten(&author, claimed);
+                if room == 0 || gone {
+                    continue;
+                }
+            }
+            if self.asked_offers.ask(author, peer, self.ticks) {
+                room -= usize::from(new);
                 behind.push(frames::head(&author, known));
             }
         }
@@ -163,20 +183,31 @@ impl Catalog {
                 self.refuse(peer, Refusal::Author);
                 continue;
             };
-            let solicited = *solicited.entry(author).or_insert_with(|| {
-                let asked = self.asked_offers.is_asked(&author, &peer);
-                if asked {
-                    self.asked_offers.close(&author);
-                }
-                asked
-            });
-            match self
-                .offers
-                .take(change.clone(), &self.me, &self.mesh, &self.limits)
-            {
-                Ok(Outcome::Applied { added, removed }) => {
+            let solicited = *solicited
+                .entry(author)
+                .or_insert_with(|| self.asked_offers.is_asked(&author, &peer));
+            let taken = self.offers.take(
+                change.clone(),
+                peer,
+                batch.touched.contains(&author),
+                &self.me,
+                &self.mesh,
+                &self.limits,
+            );
+            // A question stays open until something comes that was not known: an answer of old
+            // changes would else free its sender to claim the same again.
+            match taken {
+                Ok(Outcome::Applied {
+                    added,
+                    removed,
+                    evicted,
+                }) => {
                     self.counters.changes += 1;
+                    self.counters.evicted += evicted.len() as u64;
                     self.cards.reference(&added, &removed);
+                    self.asked_offers.close(&author);
+                    evicted.iter().for_each(|a| self.asked_offers.close(a));
+                    batch.evicted.extend(evicted);
                     batch.touched.insert(author);
                     batch.index = true;
                     if solicited {
@@ -191,19 +222,21 @@ impl Catalog {
                 }
                 Ok(Outcome::OwnFork) => {
                     self.counters.own_forks += 1;
+                    self.asked_offers.close(&author);
                     self.forks.epoch = self.forks.epoch.max(change.epoch);
                     self.forks.due = true;
                 }
                 Err(refusal) => {
                     tracing::debug!(%peer, %author, epoch = change.epoch, sequence = change.sequence, %refusal, "change refused");
-                    if refusal == Refusal::Equivocation {
+                    // Once an author: all further ones are for the counter.
+                    if refusal == Refusal::Equivocation && self.offers.equivocated(&author) {
                         tracing::warn!(%author, epoch = change.epoch, sequence = change.sequence,
                             "this author signed two different changes with one sequence; the first stays");
                     }
                     if refusal.is_authors_own() {
                         // Later changes of this author will look like a gap; asking for it now
                         // would bring this one again, without end.
-                        self.asked_offers.ask(author, peer, self.ticks);
+                        self.asked_offers.rest(author, peer, self.ticks);
                     }
                     self.refuse(peer, refusal);
                 }

@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use polymath_catalog::{
     Action, Catalog, CatalogConfig, CatalogLimits, FRAME_BYTES, Offer, Recovered,
 };
-use polymath_proto::v1::{SyncFrame, sync_frame::Frame};
+use polymath_proto::v1::{Digest, OfferHead, SyncFrame, sync_frame::Frame};
 use polymath_types::{
     ExpertCard, ExpertId, ExpertKind, Index, Keypair, LabelSet, MeshId, Model, NodeKey, PeerId,
     Runtime, Sampling,
@@ -234,7 +234,10 @@ impl Mesh {
         if let Some(Frame::Offers(_) | Frame::Cards(_)) = packet.frame.frame {
             self.carried += packet.frame.encoded_len();
         }
-        let to = self.nodes.iter().position(|n| n.id() == packet.to).unwrap();
+        // Others are peers that exist only in the test.
+        let Some(to) = self.nodes.iter().position(|n| n.id() == packet.to) else {
+            return;
+        };
         if !self.nodes[to].links.contains(&packet.from) {
             return;
         }
@@ -282,6 +285,46 @@ pub(crate) fn offers(changes: Vec<polymath_proto::v1::SignedChange>) -> SyncFram
         version: 1,
         frame: Some(Frame::Offers(polymath_proto::v1::Offers { changes })),
     }
+}
+
+pub(crate) fn digest(heads: Vec<OfferHead>) -> SyncFrame {
+    SyncFrame {
+        version: 1,
+        frame: Some(Frame::Digest(Digest { heads, more: false })),
+    }
+}
+
+pub(crate) fn head(author: &PeerId, epoch: u64, sequence: u64) -> OfferHead {
+    OfferHead {
+        author: author.to_bytes().into(),
+        epoch,
+        sequence,
+    }
+}
+
+/// The heads of all questions in frames.
+pub(crate) fn wanted(sent: &[(PeerId, SyncFrame)]) -> Vec<OfferHead> {
+    sent.iter()
+        .filter_map(|(_, f)| match &f.frame {
+            Some(Frame::Want(w)) => Some(w.offers.clone()),
+            _ => None,
+        })
+        .flatten()
+        .collect()
+}
+
+/// The key of the `n`th of many authors who exist only in the test.
+pub(crate) fn stranger(n: u16) -> NodeKey {
+    let mut seed = [0xaa; 32];
+    seed[..2].copy_from_slice(&n.to_be_bytes());
+    crate::formats::key_from_seed(seed)
+}
+
+/// The first change of a stranger's offer.
+pub(crate) fn introduced(n: u16) -> polymath_proto::v1::SignedChange {
+    let mut node = Node::open(stranger(n), CatalogLimits::default(), Disk::new()).0;
+    node.connect_to(key(250).peer_id());
+    changes(&node.offer(&[])).remove(0)
 }
 
 pub(crate) fn expert_id(name: &str) -> ExpertId {

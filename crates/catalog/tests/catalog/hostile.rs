@@ -1,5 +1,10 @@
 //! Bytes of strangers: whatever they are, they harm no entry but their signer's.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use automerge::{
     ObjType, ROOT,
     transaction::{Transactable as _, Transaction},
@@ -87,6 +92,43 @@ fn two_changes_with_one_sequence_are_reported_and_the_first_stays() {
             .len(),
         3
     );
+}
+
+#[test]
+fn an_author_that_contradicts_itself_again_and_again_fills_no_log() {
+    let scene = scene();
+    let other = |agent: &str| {
+        scene.crafted(|tx| {
+            valid_root(tx);
+            tx.put(ROOT, "agent", agent).unwrap();
+        })
+    };
+    let forged = (0..50).map(|n| other(&format!("version {n}"))).collect();
+    let warnings = Arc::new(AtomicUsize::new(0));
+    let node = tracing::subscriber::with_default(Warnings(warnings.clone()), || {
+        scene.attack([vec![scene.first.clone()], forged].concat())
+    });
+    assert_eq!(node.catalog.counters().refused(Refusal::Equivocation), 50);
+    assert_eq!(warnings.load(Ordering::Relaxed), 1);
+}
+
+/// Counts what an operator would see.
+struct Warnings(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
 }
 
 #[test]

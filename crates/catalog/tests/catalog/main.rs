@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod bounds;
+mod claims;
 mod convergence;
 mod driver;
+mod eviction;
 mod formats;
 mod hostile;
 mod mutations;
+mod rate;
 mod restart;
 mod scene;

@@ -2,7 +2,7 @@
 
 use polymath_catalog::{CatalogLimits, RecordError, Refusal};
 
-use crate::driver::{Disk, Mesh, Node, key};
+use crate::driver::{Disk, Mesh, Node, introduced, key, offers};
 
 fn settled() -> Mesh {
     let mut mesh = Mesh::of(4);
@@ -157,6 +157,25 @@ fn an_author_that_lost_its_disk_is_heard_again_under_a_new_epoch() {
     mesh.offer(1, &["baker"]);
     mesh.settle();
     assert!(mesh.nodes[2].expert_names().contains("baker"));
+}
+
+#[test]
+fn the_own_offer_comes_back_whatever_else_the_disk_holds() {
+    let limits = CatalogLimits {
+        authors: 3,
+        ..CatalogLimits::default()
+    };
+    // Whichever name the folder lists first.
+    for own in 10..18 {
+        let mut node = Node::open(key(own), limits.clone(), Disk::new()).0;
+        let feeder = key(99).peer_id();
+        node.connect_to(feeder);
+        node.receive(feeder, offers((0..3).map(introduced).collect()));
+        node.offer(&["chef"]);
+        node.restart(limits.clone());
+        let me = node.id();
+        assert!(node.catalog.index().peers().contains_key(&me), "key {own}");
+    }
 }
 
 #[test]

@@ -1,0 +1,190 @@
+//! Who gives way when the table of offers is full.
+//!
+//! Keys cost nothing, so one connection can bring any number of authors. It may fill what is free;
+//! once nothing is, a peer that brought more than its share replaces its own authors and gives way
+//! to everyone else's. Of those who may go, the longest unseen goes first. An author that is
+//! connected, or was met as a peer, counts as brought by itself.
+
+use std::collections::BTreeMap;
+
+use polymath_types::PeerId;
+
+use super::{Author, Offers};
+use crate::{
+    CatalogLimits, Refusal,
+    limits::{EVICTIONS, EVICTIONS_A_PEER, FORGOTTEN_TICKS, SHARES},
+};
+
+/// How far the document of an author that gave way was known, and when it did.
+#[derive(Debug)]
+pub(super) struct Forgotten {
+    position: (u64, u64),
+    tick: u64,
+}
+
+/// Places and bytes that are lacking.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lack {
+    pub(super) authors: usize,
+    pub(super) bytes: usize,
+}
+
+impl Offers {
+    /// `peer` is connected now: it is seen, whoever brought its offer.
+    pub(crate) fn met(&mut self, peer: PeerId) {
+        self.connected.insert(peer);
+        self.see(&peer);
+        if let Some(author) = self.authors.get_mut(&peer) {
+            author.introducer = Some(peer);
+        }
+    }
+
+    /// `peer` is no longer connected; it was seen until now.
+    pub(crate) fn parted(&mut self, peer: &PeerId) {
+        if self.connected.remove(peer) {
+            self.see(peer);
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn begin_tick(&mut self, tick: u64) {
+        self.tick = tick;
+        self.evictions.clear();
+        self.forgotten
+            .retain(|_, gone| tick.saturating_sub(gone.tick) < FORGOTTEN_TICKS);
+    }
+
+    /// How many new authors `introducer` may bring at present.
+    pub(crate) fn room_for_new(
+        &self,
+        introducer: &PeerId,
+        me: &PeerId,
+        limits: &CatalogLimits,
+    ) -> usize {
+        let free = limits.authors.saturating_sub(self.authors.len());
+        let left = self.evictions_left(introducer);
+        if free > 0 || left == 0 {
+            return free;
+        }
+        let candidates = self.candidates(introducer, introducer, me, limits);
+        candidates.len().min(left)
+    }
+
+    /// Whether the author gave way lately and `position` brings nothing new of it. Others still
+    /// hold and name it; taking it back each time would turn the table over without end.
+    pub(crate) fn is_forgotten(&self, author: &PeerId, position: (u64, u64)) -> bool {
+        self.forgotten
+            .get(author)
+            .is_some_and(|gone| position <= gone.position)
+    }
+
+    /// Who must go so that `introducer` can bring something of `author`.
+    pub(super) fn room_for(
+        &self,
+        lack: Lack,
+        author: &PeerId,
+        introducer: &PeerId,
+        me: &PeerId,
+        limits: &CatalogLimits,
+    ) -> Result<Vec<PeerId>, Refusal> {
+        let (mut going, mut freed) = (Vec::new(), 0);
+        if lack.authors == 0 && lack.bytes == 0 {
+            return Ok(going);
+        }
+        let left = self.evictions_left(introducer);
+        if left == 0 {
+            return Err(Refusal::Full);
+        }
+        let candidates = self.candidates(author, introducer, me, limits);
+        for candidate in candidates.into_iter().take(left) {
+            freed += self.document_bytes(&candidate);
+            going.push(candidate);
+            if going.len() >= lack.authors && freed >= lack.bytes {
+                return Ok(going);
+            }
+        }
+        Err(Refusal::Full)
+    }
+
+    /// Forgets an author to make room for what `introducer` brings.
+    pub(super) fn evict(
+        &mut self,
+        author: &PeerId,
+        introducer: PeerId,
+        limits: &CatalogLimits,
+    ) -> Option<Author> {
+        let gone = self.authors.remove(author)?;
+        self.bytes -= gone.bytes;
+        self.hot.retain(|(a, ..)| a != author);
+        *self.evictions.entry(introducer).or_default() += 1;
+        if self.forgotten.len() >= limits.authors {
+            let first = self.forgotten.iter().min_by_key(|(_, f)| f.tick);
+            if let Some(first) = first.map(|(a, _)| *a) {
+                self.forgotten.remove(&first);
+            }
+        }
+        let (position, tick) = (gone.position(), self.tick);
+        self.forgotten.insert(*author, Forgotten { position, tick });
+        Some(gone)
+    }
+
+    fn see(&mut self, peer: &PeerId) {
+        if let Some(author) = self.authors.get_mut(peer) {
+            author.seen = Some(self.tick);
+        }
+    }
+
+    fn evictions_left(&self, introducer: &PeerId) -> usize {
+        let all: usize = self.evictions.values().sum();
+        let own = self.evictions.get(introducer).copied().unwrap_or(0);
+        EVICTIONS
+            .saturating_sub(all)
+            .min(EVICTIONS_A_PEER.saturating_sub(own))
+    }
+
+    /// Who may give way to `author`, brought by `introducer`; the first to go comes first.
+    fn candidates(
+        &self,
+        author: &PeerId,
+        introducer: &PeerId,
+        me: &PeerId,
+        limits: &CatalogLimits,
+    ) -> Vec<PeerId> {
+        let may_go: Vec<(&PeerId, &Author)> = self
+            .authors
+            .iter()
+            .filter(|(peer, _)| ![author, me].contains(peer) && !self.connected.contains(peer))
+            .collect();
+        // Parts of the table, by whichever is scarcer: places times all bytes, or the reverse.
+        let (places, bytes) = (limits.authors as u128, limits.offer_bytes as u128);
+        let mut parts: BTreeMap<PeerId, (u128, u128)> = BTreeMap::new();
+        for (_, log) in &may_go {
+            // Who brought those of an earlier run is not known; they weigh on no one.
+            if let Some(introducer) = log.introducer {
+                let part = parts.entry(introducer).or_default();
+                *part = (part.0 + bytes, part.1 + log.bytes as u128 * places);
+            }
+        }
+        let share = (places * bytes / SHARES).max(bytes);
+        let size = |(a, b): &(u128, u128)| *a.max(b);
+        // What came in this tick may not be on the disk yet.
+        let mut may_go: Vec<(Option<PeerId>, Option<u64>, PeerId)> = may_go
+            .into_iter()
+            .filter(|(_, log)| log.seen != Some(self.tick))
+            .map(|(peer, log)| (log.introducer, log.seen, *peer))
+            .collect();
+        let from = if parts.get(introducer).is_some_and(|p| size(p) >= share) {
+            Some(*introducer)
+        } else {
+            parts
+                .iter()
+                .filter(|(_, p)| size(p) > share)
+                .filter(|(i, _)| may_go.iter().any(|(by, ..)| *by == Some(**i)))
+                .max_by_key(|(_, p)| size(p))
+                .map(|(introducer, _)| *introducer)
+        };
+        may_go.retain(|(by, ..)| from.is_none() || *by == from);
+        may_go.sort_unstable_by_key(|(_, seen, peer)| (*seen, *peer));
+        may_go.into_iter().map(|(.., peer)| peer).collect()
+    }
+}

@@ -1,0 +1,145 @@
+//! A full table: who gives way to whom, and what is then forgotten everywhere.
+
+use polymath_catalog::{CatalogLimits, Refusal};
+use polymath_types::PeerId;
+
+use crate::driver::{Disk, Node, digest, head, introduced, key, offers, stranger, wanted};
+
+const AUTHORS: usize = 64;
+/// What one peer may bring of a full table.
+const SHARE: usize = AUTHORS / 16;
+
+fn limits() -> CatalogLimits {
+    CatalogLimits {
+        authors: AUTHORS,
+        ..CatalogLimits::default()
+    }
+}
+
+/// A node and two peers that bring what others say.
+fn node(limits: CatalogLimits) -> (Node, PeerId, PeerId) {
+    let mut node = Node::open(key(1), limits, Disk::new()).0;
+    let (flooder, honest) = (key(66).peer_id(), key(2).peer_id());
+    node.connect_to(flooder);
+    node.connect_to(honest);
+    (node, flooder, honest)
+}
+
+fn tick(node: &mut Node) {
+    let actions = node.catalog.tick();
+    node.perform(actions);
+}
+
+fn bring(node: &mut Node, from: PeerId, strangers: std::ops::Range<u16>) {
+    for n in strangers {
+        node.receive(from, offers(vec![introduced(n)]));
+    }
+}
+
+fn known(node: &Node, strangers: std::ops::Range<u16>) -> usize {
+    let index = node.catalog.index();
+    strangers
+        .filter(|n| index.peers().contains_key(&stranger(*n).peer_id()))
+        .count()
+}
+
+#[test]
+fn a_table_that_one_connection_filled_has_room_for_newcomers() {
+    let (mut node, flooder, honest) = node(limits());
+    bring(&mut node, flooder, 0..100);
+    assert_eq!(known(&node, 0..100), AUTHORS);
+    tick(&mut node);
+    bring(&mut node, honest, 1000..1003);
+    assert_eq!(known(&node, 1000..1003), 3);
+    assert_eq!(known(&node, 0..100), AUTHORS - 3);
+    assert_eq!(node.catalog.counters().evicted, 3);
+    // The records went with them, or a restart would bring them back.
+    assert_eq!(node.disk.len(), AUTHORS);
+    let recovered = node.restart(limits());
+    assert_eq!((recovered.offers, recovered.problems.len()), (AUTHORS, 0));
+    assert_eq!(known(&node, 1000..1003), 3);
+}
+
+#[test]
+fn a_flood_replaces_itself_and_not_what_others_brought() {
+    let (mut node, flooder, honest) = node(limits());
+    bring(&mut node, honest, 1000..1000 + SHARE as u16);
+    bring(&mut node, flooder, 0..60);
+    for round in 1..20 {
+        tick(&mut node);
+        bring(&mut node, flooder, round * 100..round * 100 + 20);
+    }
+    assert_eq!(known(&node, 1000..1000 + SHARE as u16), SHARE);
+    let evicted = node.catalog.counters().evicted;
+    assert!(
+        evicted <= 19 * 8,
+        "{evicted} records were written for one flood"
+    );
+    assert!(node.catalog.counters().refused(Refusal::Full) > 0);
+}
+
+#[test]
+fn what_an_earlier_run_knew_gives_way_to_a_peers_share_only() {
+    let (mut node, flooder, _) = node(limits());
+    bring(&mut node, flooder, 0..64);
+    node.restart(limits());
+    node.connect_to(flooder);
+    for round in 1..20 {
+        tick(&mut node);
+        bring(&mut node, flooder, round * 100..round * 100 + 20);
+    }
+    assert_eq!(known(&node, 0..64), AUTHORS - SHARE);
+}
+
+#[test]
+fn the_connected_and_the_node_itself_stay_and_the_longest_unseen_goes_first() {
+    let (mut node, flooder, honest) = node(limits());
+    node.offer(&["chef"]);
+    bring(&mut node, flooder, 0..1);
+    node.connect_to(stranger(0).peer_id());
+    bring(&mut node, flooder, 1..30);
+    tick(&mut node);
+    bring(&mut node, flooder, 30..63);
+    tick(&mut node);
+    bring(&mut node, honest, 1000..1004);
+    assert_eq!(known(&node, 0..1), 1);
+    assert_eq!(known(&node, 1..30), 29 - 4);
+    assert_eq!(known(&node, 30..63), 33);
+    assert!(node.expert_names().contains("chef"));
+}
+
+#[test]
+fn who_gave_way_is_not_asked_for_until_it_says_something_new() {
+    let (mut node, flooder, honest) = node(limits());
+    bring(&mut node, flooder, 0..64);
+    tick(&mut node);
+    bring(&mut node, honest, 1000..1001);
+    let index = node.catalog.index();
+    let gone = (0..64)
+        .map(|n| stranger(n).peer_id())
+        .find(|p| !index.peers().contains_key(p))
+        .unwrap();
+    let asked = |node: &mut Node, sequence| {
+        wanted(&node.receive(honest, digest(vec![head(&gone, 1, sequence)]))).len()
+    };
+    assert_eq!(
+        asked(&mut node, 1),
+        0,
+        "the table would turn over without end"
+    );
+    assert_eq!(asked(&mut node, 2), 1);
+}
+
+#[test]
+fn bytes_that_one_connection_filled_are_given_back_too() {
+    let each = introduced(0).change.len();
+    let (mut node, flooder, honest) = node(CatalogLimits {
+        offer_bytes: each * 40 + each / 2,
+        ..limits()
+    });
+    bring(&mut node, flooder, 0..60);
+    assert!(known(&node, 0..60) < 50);
+    tick(&mut node);
+    bring(&mut node, honest, 1000..1002);
+    assert_eq!(known(&node, 1000..1002), 2);
+}
