@@ -115,9 +115,10 @@ impl Session {
         Store::open(&dir).map_err(|e| Failure::new(e.kind(), e.to_string()))
     }
 
-    /// The running node, if there is one.
+    /// The running node, if there is one. Looking for it leaves no trace.
     pub(crate) async fn daemon(&self) -> Result<Option<Control>, Failure> {
-        polymath_node::connect(&self.home()?).await
+        let home = Home::at(Home::locate(self.global.home.as_deref())?);
+        polymath_node::connect(&home).await
     }
 
     /// The running node, or what to do.

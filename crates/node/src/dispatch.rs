@@ -175,6 +175,15 @@ fn parse(request: &v1::AskRequest, id: RequestId) -> Result<Query, Failure> {
     })
 }
 
+/// A built-in expert that could do what nobody here can.
+const fn example(kind: ExpertKind) -> &'static str {
+    match kind {
+        ExpertKind::Generate => "--expert assistant",
+        ExpertKind::Embed => "--expert embedder",
+        ExpertKind::Classify => "--expert topics --expert language",
+    }
+}
+
 /// One question on its way.
 struct Asked {
     node: Node,
@@ -230,6 +239,9 @@ impl Asked {
                 .failure()
                 .cloned()
                 .unwrap_or_else(|| Failure::new(ErrorKind::Unavailable, decision.reason));
+            failure.message = failure
+                .message
+                .replace("--expert NAME", example(query.kind));
             let unknown = matches!(failure.kind, ErrorKind::NotFound | ErrorKind::Unavailable);
             if looked == LookUp::Unfinished && unknown {
                 failure.kind = ErrorKind::Unavailable;

@@ -90,6 +90,11 @@ impl Home {
         Ok(Self { dir })
     }
 
+    /// The directory as it is, or is not: for those who only look.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -335,7 +340,11 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 
 pub(crate) fn io_failure(what: &str, path: &Path, e: &std::io::Error) -> Failure {
     let (kind, advice) = match e.kind() {
-        IoKind::PermissionDenied => (ErrorKind::Config, ": check its owner and mode"),
+        IoKind::PermissionDenied => (ErrorKind::PermissionDenied, ": check its owner and mode"),
+        IoKind::NotADirectory | IoKind::AlreadyExists => (
+            ErrorKind::Config,
+            ": something else has that name, choose another",
+        ),
         IoKind::StorageFull | IoKind::QuotaExceeded => {
             (ErrorKind::ResourceExhausted, ": free some space")
         }

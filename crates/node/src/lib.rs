@@ -402,32 +402,41 @@ fn listen_addresses(
     if client {
         return Ok(Vec::new());
     }
-    let host = if membership.joined {
-        "0.0.0.0"
-    } else {
-        "127.0.0.1"
-    };
-    if membership.port == 0 || !free(host, membership.port) {
+    let families = [("127.0.0.1", "0.0.0.0"), ("::1", "::")];
+    // Where a family is switched off, its loopback address is none.
+    let hosts: Vec<&str> = families
+        .into_iter()
+        .filter(|(loopback, _)| UdpSocket::bind((*loopback, 0)).is_ok())
+        .map(|(loopback, any)| if membership.joined { any } else { loopback })
+        .collect();
+    let free = |port: u16| hosts.iter().all(|host| free(host, port));
+    if membership.port == 0 || !free(membership.port) {
         membership.port = (0..16)
             .find_map(|_| {
-                let port = TcpListener::bind((host, 0)).ok()?.local_addr().ok()?.port();
-                free(host, port).then_some(port)
+                let any = TcpListener::bind((*hosts.first()?, 0)).ok()?;
+                let port = any.local_addr().ok()?.port();
+                drop(any);
+                free(port).then_some(port)
             })
             .ok_or_else(|| {
                 Failure::new(
                     ErrorKind::FailedPrecondition,
-                    format!("no free port on {host}: name an address with --listen"),
+                    format!(
+                        "no free port on {}: name an address with --listen",
+                        hosts.join(" and ")
+                    ),
                 )
             })?;
     }
     let port = membership.port;
-    [
-        format!("/ip4/{host}/tcp/{port}"),
-        format!("/ip4/{host}/udp/{port}/quic-v1"),
-    ]
-    .iter()
-    .map(|a| parse_address(a))
-    .collect()
+    let addresses = hosts.iter().flat_map(|host| {
+        let family = if host.contains(':') { "ip6" } else { "ip4" };
+        [
+            format!("/{family}/{host}/tcp/{port}"),
+            format!("/{family}/{host}/udp/{port}/quic-v1"),
+        ]
+    });
+    addresses.map(|a| parse_address(&a)).collect()
 }
 
 fn free(host: &str, port: u16) -> bool {
