@@ -372,11 +372,12 @@ impl Keeper {
                 _ => {}
             }
         }
-        // The node's own questions may go by what it knows, stored or not.
+        let written = self.write().await;
+        // What this node shows outlives a kill; but a full disk is no reason to answer no questions.
         if index {
             self.index.store(self.catalog.index());
         }
-        if !self.write().await {
+        if !written {
             // Going on would say things a restart forgets, and so contradict ourselves. What is
             // left unsaid, the digests of the next sessions bring.
             let peers: Vec<PeerId> = self.peers.keys().copied().collect();
