@@ -19,7 +19,13 @@ pub(crate) async fn run(session: Session, verb: ModelVerb) -> Result<(), Failure
         ModelVerb::Pull { name, from } => {
             let installed = match (known(&name), from) {
                 // A model of the person's own, or the repair of one.
-                (Err(_), Some(path)) => polymath_node::experts::import(&store, &path, &name)?,
+                (Err(_), Some(path)) => polymath_node::experts::import(
+                    &store,
+                    &path,
+                    &name,
+                    &polymath_blobs::SilentProgress,
+                    &Cancel::new(),
+                )?,
                 (known, from) => {
                     pull(
                         &session,

@@ -119,7 +119,12 @@ impl Encoder {
                     self.mode == "embedder",
                 );
                 let loaded = tokio::task::spawn_blocking(move || {
-                    let card = experts::card(experts::find("embedder")?, &store)?;
+                    let experts::Card::Known(card) =
+                        experts::prepare(experts::find("embedder")?, &store)?
+                    else {
+                        let other = "the embedder is a file";
+                        return Err(polymath_types::Failure::new(ErrorKind::Internal, other));
+                    };
                     debug_assert_eq!(card.model.runtime, Runtime::BertSentence);
                     store
                         .check_present(&card.model)
