@@ -13,9 +13,12 @@ use crate::{
     cancel::Job,
     digest::{Digests, Need, PumpError, digest_file, pump},
     known_model,
-    manifest::{check_model, is_file_name, is_name},
+    manifest::{check_model, files as files_of, is_file_name, is_name},
     progress::Step,
+    stamps::Look,
 };
+
+const OTHER_CONTENT: &str = "an installed model with other content";
 
 /// A model to be made of files on this machine. What the bytes mean, the caller has read out of
 /// them.
@@ -63,9 +66,70 @@ impl Import {
     }
 }
 
+/// One file of an import before it is in the store.
+struct Incoming<'a> {
+    role: FileRole,
+    path: &'a Path,
+    look: Look,
+    /// What is in it, if that had to be known before copying.
+    digests: Option<Digests>,
+    /// Its blob is in the store already, every byte right.
+    here: bool,
+}
+
 impl Store {
-    /// Copies the files in (as clones where the file system can, so that they take no more space)
-    /// and hashes them. Importing the same bytes under the same name again repairs them.
+    /// Refuses what can be refused without reading a file: names that are not free, files that are
+    /// not there.
+    ///
+    /// # Errors
+    /// As [`Store::import`].
+    pub fn check_import(&self, import: &Import) -> Result<(), PullError> {
+        let name = &import.name;
+        if !is_name(name) {
+            return Err(StoreError::BadName {
+                name: name.chars().take(64).collect(),
+            }
+            .into());
+        }
+        if known_model(name).is_some() {
+            return Err(taken(name, "a model that this polymath knows"));
+        }
+        let mut files = Vec::new();
+        for (role, path) in &import.files {
+            let unread = Digests {
+                size: look_at(path)?.size,
+                sha256: "0".repeat(64),
+                blake3: "0".repeat(64),
+            };
+            files.push(file_ref(*role, path, unread)?);
+        }
+        let model = import.model(files)?;
+        let sizes = |m: &Model| files_of(m).map(|f| f.size).collect::<Vec<_>>();
+        match self.get(name) {
+            Ok(Some(before)) if sizes(&before.model) != sizes(&model) => {
+                Err(taken(name, OTHER_CONTENT))
+            }
+            // A damaged manifest is written anew.
+            Ok(_) | Err(StoreError::DamagedManifest { .. }) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// What [`Store::import`] would return, if these very files were imported before and nobody has
+    /// touched them since. Reads none of them.
+    pub fn imported(&self, import: &Import) -> Option<Installed> {
+        let files = import.files.iter().map(|(role, path)| {
+            let digests = self.remembered(path, &look_at(path).ok()?)?;
+            file_ref(*role, path, digests).ok()
+        });
+        let model = import.model(files.collect::<Option<Vec<_>>>()?).ok()?;
+        let installed = self.get(&import.name).ok()??;
+        (installed.model == model && self.check_present(&model).is_ok()).then_some(installed)
+    }
+
+    /// Hashes the files and copies in what the store does not hold yet (as clones where the file
+    /// system can, so that they take no more space). Importing the same bytes under the same name
+    /// again repairs them.
     ///
     /// The files are never linked: whoever changed his own copy in place would change the store.
     ///
@@ -79,53 +143,53 @@ impl Store {
     ) -> Result<Installed, PullError> {
         let job = Job { progress, cancel };
         let name = &import.name;
-        if !is_name(name) {
-            return Err(StoreError::BadName {
-                name: name.chars().take(64).collect(),
-            }
-            .into());
-        }
-        if known_model(name).is_some() {
-            return Err(PullError::NameTaken {
-                name: name.clone(),
-                by: "a model that this polymath knows",
-            });
-        }
-        // All that can be refused is refused before anything is copied.
-        let unread = Digests {
-            size: 0,
-            sha256: "0".repeat(64),
-            blake3: "0".repeat(64),
-        };
-        let mut files = Vec::new();
-        let mut total = 0;
-        for (role, path) in &import.files {
-            total += size_of_file(path)?;
-            files.push(file_ref(*role, path, unread.clone())?);
-        }
-        import.model(files)?;
-        self.check_room(name, total)?;
-
+        self.check_import(import)?;
         let lock = self.lock(&format!("importing {name}"), job)?;
         self.sweep(&lock, &[])?;
-        let step = Step::begin(progress, &format!("Importing {name}"), Some(total));
-        let mut copies = Vec::new();
-        for (role, path) in &import.files {
-            let (tmp, digests) = self.copy_in(path, job)?;
-            copies.push((tmp, file_ref(*role, path, digests)?));
-        }
-        step.complete();
-        let model = import.model(copies.iter().map(|(_, file)| file.clone()).collect())?;
         let before = self.get_to_replace(name, progress)?;
-        if before.as_ref().is_some_and(|i| i.model != model) {
-            let by = "an installed model with other content";
-            return Err(PullError::NameTaken {
-                name: name.clone(),
-                by,
-            });
+        let refuse_other = |model: &Model| match &before {
+            Some(before) if before.model != *model => Err(taken(name, OTHER_CONTENT)),
+            _ => Ok(()),
+        };
+
+        let mut incoming = Vec::new();
+        for (role, path) in &import.files {
+            incoming.push(self.survey_import(*role, path, job)?);
         }
+        let read: Option<Vec<_>> = incoming
+            .iter()
+            .map(|i| Some(file_ref(i.role, i.path, i.digests.clone()?)))
+            .collect();
+        if let Some(read) = read {
+            let files = read.into_iter().collect::<Result<Vec<_>, _>>()?;
+            refuse_other(&import.model(files)?)?;
+        }
+        let absent = incoming.iter().filter(|i| !i.here);
+        let total = absent.map(|i| i.look.size).sum();
+        let mut copies = Vec::new();
+        if incoming.iter().any(|i| !i.here) {
+            self.check_room(name, total)?;
+            let step = Step::begin(progress, &format!("Importing {name}"), Some(total));
+            for file in incoming.iter_mut().filter(|i| !i.here) {
+                let (tmp, digests) = self.copy_in(file.path, job)?;
+                copies.push((tmp, file_ref(file.role, file.path, digests.clone())?));
+                file.digests = Some(digests);
+            }
+            step.complete();
+        }
+        let files = incoming
+            .iter()
+            .filter_map(|i| Some(file_ref(i.role, i.path, i.digests.clone()?)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let model = import.model(files)?;
+        refuse_other(&model)?;
         for (tmp, file) in copies {
             self.keep_blob(&lock, tmp, &file)?;
+        }
+        for file in &incoming {
+            if let Some(digests) = &file.digests {
+                self.remember(&lock, file.path, &file.look, digests);
+            }
         }
         if let Some(before) = before {
             progress.note(&format!(
@@ -138,6 +202,41 @@ impl Store {
             .first()
             .map_or(Path::new(""), |(_, path)| path.as_path());
         Ok(self.install(&lock, model, Origin::path(from))?)
+    }
+
+    /// Finds out whether a file's blob is here. Without a blob of its length there is none, and the
+    /// file is read only once, as it is copied.
+    fn survey_import<'a>(
+        &self,
+        role: FileRole,
+        path: &'a Path,
+        job: Job<'_>,
+    ) -> Result<Incoming<'a>, PullError> {
+        let look = look_at(path)?;
+        let mut incoming = Incoming {
+            role,
+            path,
+            look,
+            digests: None,
+            here: false,
+        };
+        let size = incoming.look.size;
+        if !self.holds_blob_of(size)? {
+            return Ok(incoming);
+        }
+        let digests = self.digests(path, &incoming.look, job)?;
+        let blob = self.path(&file_ref(role, path, digests.clone())?);
+        if blob
+            .metadata()
+            .is_ok_and(|m| m.is_file() && m.len() == size)
+        {
+            let what = format!("Checking {}", path.display());
+            let step = Step::begin(job.progress, &what, Some(size));
+            incoming.here = digest_file(&blob, Need::Blake3, job)?.blake3 == digests.blake3;
+            step.complete();
+        }
+        incoming.digests = Some(digests);
+        Ok(incoming)
     }
 
     fn copy_in(&self, path: &Path, job: Job<'_>) -> Result<(NamedTempFile, Digests), PullError> {
@@ -177,7 +276,7 @@ fn clone_file(_: &File, _: &File) -> bool {
     false
 }
 
-fn size_of_file(path: &Path) -> Result<u64, PullError> {
+fn look_at(path: &Path) -> Result<Look, PullError> {
     let metadata = path
         .metadata()
         .map_err(|e| PullError::unreadable(path, e))?;
@@ -187,7 +286,14 @@ fn size_of_file(path: &Path) -> Result<u64, PullError> {
             path.display()
         )));
     }
-    Ok(metadata.len())
+    Ok(Look::from(&metadata))
+}
+
+fn taken(name: &str, by: &'static str) -> PullError {
+    PullError::NameTaken {
+        name: name.to_owned(),
+        by,
+    }
 }
 
 fn file_ref(role: FileRole, path: &Path, digests: Digests) -> Result<FileRef, PullError> {

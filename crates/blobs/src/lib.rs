@@ -14,6 +14,7 @@
 //! | `version` | the layout's version, text ([`polymath_types::Format::ModelStore`]) |
 //! | `blobs/<blake3>` | one immutable, read-only file |
 //! | `models/<name>.json` | a manifest: which blobs make a model, from where, since when |
+//! | `stamps/` | what imported files held when they were last read; may be deleted |
 //! | `partial/` | unfinished work; whatever lies there while nobody holds the lock is left over |
 //! | `lock` | held by the one writer; readers need no lock |
 //!
@@ -30,6 +31,7 @@ mod known;
 mod manifest;
 mod progress;
 mod pull;
+mod stamps;
 mod store;
 mod verify;
 

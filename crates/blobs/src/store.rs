@@ -220,6 +220,12 @@ impl Store {
         }
     }
 
+    /// Whether any blob has this length.
+    pub(crate) fn holds_blob_of(&self, size: u64) -> Result<bool, StoreError> {
+        let found = entries(&self.blobs())?;
+        Ok(found.iter().any(|(_, m)| m.is_file() && m.len() == size))
+    }
+
     /// Removes a model, its manifest readable or not, and every blob that no model names.
     pub fn remove(
         &self,

@@ -12,6 +12,7 @@ use crate::{
     daemon::{self, Daemon},
     demo, output,
     session::Session,
+    signals,
 };
 
 /// Rounds of a comparison; its sides alternate. `--quick` makes them shorter, not fewer.
@@ -61,12 +62,20 @@ pub(crate) async fn run(session: Session, bench: args::Bench) -> Result<(), Fail
     let tokens = if bench.quick { QUICK_TOKENS } else { TOKENS };
     let homes =
         tempfile::tempdir().map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?;
-    let (rows, conditions) = match bench.name.as_str() {
-        "start" => start(homes.path()).await?,
-        _ => {
-            let models = demo::prepare_models(&session, &daemon::cache_dir(bench.dir)?).await?;
-            remote(homes.path(), &models, tokens).await?
+    let measure = async {
+        match bench.name.as_str() {
+            "start" => start(homes.path()).await,
+            _ => {
+                let dir = daemon::cache_dir(bench.dir)?;
+                let models = demo::prepare_models(&session, &dir).await?;
+                remote(homes.path(), &models, tokens).await
+            }
         }
+    };
+    // As in the demo: leaving the select ends every process.
+    let (rows, conditions) = tokio::select! {
+        done = measure => done?,
+        told = signals::told_to_end() => return Err(told),
     };
     report(&session, &bench.name, conditions, &rows);
     Ok(())

@@ -10,16 +10,14 @@ use polymath_node::Control;
 use polymath_proto::v1;
 use polymath_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use crate::{
     args,
     daemon::{self, Answered, Daemon},
     model, output,
     session::Session,
+    signals,
 };
 
 /// Who hosts what: the chef lives on two nodes.
@@ -85,21 +83,10 @@ const MEET: Duration = Duration::from_secs(60);
 pub(crate) async fn run(session: Session, demo: args::Demo) -> Result<(), Failure> {
     session.begin_apart()?;
     let dir = daemon::cache_dir(demo.dir)?;
-    let fail = |e: std::io::Error| {
-        Failure::new(
-            ErrorKind::Internal,
-            format!("signals cannot be watched: {e}"),
-        )
-    };
-    let (mut term, mut int) = (
-        signal(SignalKind::terminate()).map_err(fail)?,
-        signal(SignalKind::interrupt()).map_err(fail)?,
-    );
-    // Leaving the select drops every node, and dropping a node ends its process.
+    // Leaving the select drops every node, and dropping a node ends its process; so with a pull.
     tokio::select! {
         done = play(&session, &dir) => done,
-        _ = term.recv() => Err(Failure::new(ErrorKind::Cancelled, "ended: every node was stopped")),
-        _ = int.recv() => Err(Failure::new(ErrorKind::Cancelled, "interrupted: every node was stopped")),
+        told = signals::told_to_end() => Err(told),
     }
 }
 

@@ -11,6 +11,7 @@ mod logs;
 mod model;
 mod output;
 mod session;
+mod signals;
 mod up;
 mod views;
 

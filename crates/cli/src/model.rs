@@ -1,15 +1,22 @@
 //! `polymath model list|pull|show|rm|verify`.
 
-use std::sync::Arc;
+use std::{
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    time::Duration,
+};
 
 use polymath_blobs::{
-    Cancel, Installed, KnownModel, Origin, Source, Store, known_model, known_models,
+    Cancel, Installed, KnownModel, Origin, Progress, Source, Store, known_model, known_models,
 };
+use polymath_node::experts;
 use polymath_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 use toml::Table;
 
-use crate::{args::ModelVerb, output, session::Session};
+use crate::{args::ModelVerb, output, session::Session, signals};
+
+/// Time that cancelled work gets to end; a tenth of a second is usual.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(session: Session, verb: ModelVerb) -> Result<(), Failure> {
     let config = session.begin(Table::new())?;
@@ -19,7 +26,13 @@ pub(crate) async fn run(session: Session, verb: ModelVerb) -> Result<(), Failure
         ModelVerb::Pull { name, from } => {
             let installed = match (known(&name), from) {
                 // A model of the person's own, or the repair of one.
-                (Err(_), Some(path)) => polymath_node::experts::import(&store, &path, &name)?,
+                (Err(_), Some(path)) => {
+                    let store = store.clone();
+                    on_thread(&session, move |progress, cancel| {
+                        experts::import(&store, &path, &name, progress, cancel)
+                    })
+                    .await?
+                }
                 (known, from) => {
                     pull(
                         &session,
@@ -60,28 +73,62 @@ pub(crate) async fn run(session: Session, verb: ModelVerb) -> Result<(), Failure
     }
 }
 
-/// Installs a model; Ctrl-C stops it and keeps what can be resumed.
+/// Installs a model. A signal stops it and keeps what can be resumed.
 pub(crate) async fn pull(
     session: &Session,
     store: &Store,
     known: &'static KnownModel,
     source: Source,
 ) -> Result<Installed, Failure> {
-    let cancel = Cancel::new();
-    let progress = output::progress(session);
-    let (store, on_thread) = (store.clone(), cancel.clone());
-    let mut work = tokio::task::spawn_blocking(move || {
-        store.pull(known, &source, progress.as_ref(), &on_thread)
+    let store = store.clone();
+    on_thread(session, move |progress, cancel| {
+        store
+            .pull(known, &source, progress, cancel)
+            .map_err(|e| Failure::new(e.kind(), e.to_string()))
+    })
+    .await
+}
+
+/// Does what blocks, on a thread of its own, until it is done or this process is told to end.
+/// However this is left, the work is cancelled and its end awaited: it has child processes.
+async fn on_thread<T: Send + 'static>(
+    session: &Session,
+    work: impl FnOnce(&dyn Progress, &Cancel) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let (progress, cancel) = (output::progress(session), Cancel::new());
+    let on_thread = cancel.clone();
+    // Nothing is ever sent: the thread's end is dropped with the thread.
+    let (alive, ended) = sync_channel(1);
+    let attended = Attended { cancel, ended };
+    let mut thread = tokio::task::spawn_blocking(move || {
+        let _alive: SyncSender<()> = alive;
+        work(progress.as_ref(), &on_thread)
     });
     let done = tokio::select! {
-        done = &mut work => done,
-        _ = tokio::signal::ctrl_c() => {
-            cancel.cancel();
-            work.await
+        done = &mut thread => done,
+        told = signals::told_to_end() => {
+            attended.cancel.cancel();
+            match tokio::time::timeout(LAST_WORDS, thread).await {
+                // What was done at that moment is done.
+                Ok(Ok(Ok(done))) => return Ok(done),
+                _ => return Err(told),
+            }
         }
     };
     done.map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?
-        .map_err(|e| Failure::new(e.kind(), e.to_string()))
+}
+
+/// Cancels work on another thread and waits for its end, also where a future is dropped.
+struct Attended {
+    cancel: Cancel,
+    ended: Receiver<()>,
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        let _ = self.ended.recv_timeout(LAST_WORDS);
+    }
 }
 
 fn known(name: &str) -> Result<&'static KnownModel, Failure> {
@@ -240,18 +287,13 @@ async fn verify(session: &Session, store: &Store, name: Option<String>) -> Resul
     let mut values = Vec::new();
     let mut lines = Vec::new();
     for name in names {
-        let (store, progress, on_thread) = (
-            store.clone(),
-            Arc::clone(&output::progress(session)),
-            name.clone(),
-        );
-        let done = tokio::task::spawn_blocking(move || {
-            store.verify(&on_thread, progress.as_ref(), &Cancel::new())
-        });
-        let verified = done
-            .await
-            .map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?
-            .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+        let (store, wanted) = (store.clone(), name.clone());
+        let verified = on_thread(session, move |progress, cancel| {
+            store
+                .verify(&wanted, progress, cancel)
+                .map_err(|e| Failure::new(e.kind(), e.to_string()))
+        })
+        .await?;
         values.push(json!({ "name": name, "files": verified.files, "bytes": verified.bytes }));
         lines.push(format!(
             "{name}: {} files, {}, every checksum right",

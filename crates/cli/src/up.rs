@@ -1,11 +1,11 @@
 //! `polymath up`: a node in the foreground.
 
-use std::{io::Write, net::SocketAddr, os::unix::process::CommandExt, process::Command, sync::Arc};
+use std::{io::Write, net::SocketAddr, os::unix::process::CommandExt, process::Command};
 
 use polymath_blobs::Store;
 use polymath_node::{End, Node, Options, config::Config, experts};
 use polymath_proto::v1;
-use polymath_types::{ErrorKind, ExpertCard, Failure};
+use polymath_types::{ErrorKind, Failure};
 use tokio::{
     io::AsyncReadExt,
     net::TcpListener,
@@ -107,12 +107,12 @@ fn flags(up: &args::Up) -> Table {
     all
 }
 
-/// Cards of the experts to host; missing models are fetched behind the open API.
-async fn cards(config: &Config, store: &Store) -> Result<Vec<Arc<ExpertCard>>, Failure> {
+/// Cards of the experts to host; models are fetched and files imported behind the open API.
+async fn cards(config: &Config, store: &Store) -> Result<Vec<experts::Card>, Failure> {
     let (names, store) = (config.experts.clone(), store.clone());
-    // A file of the person's own is copied into the store and hashed: off the async threads.
+    // Headers of files are read: off the async threads.
     let cards = tokio::task::spawn_blocking(move || {
-        let card = |name: &String| experts::card(experts::find(name)?, &store);
+        let card = |name: &String| experts::prepare(experts::find(name)?, &store);
         names.iter().map(card).collect()
     });
     cards

@@ -279,7 +279,7 @@ mod tests {
                 right += u32::from(first == language);
             }
         }
-        assert_eq!((trigrams, both), (75, 83), "figures of ARCHITECTURE.md");
+        assert_eq!((trigrams, both), (75, 82), "figures of ARCHITECTURE.md");
         let share = f64::from(right) / f64::from(heard);
         assert!((share - SHORT_TEXT).abs() < 0.02, "{right} of {heard}");
     }

@@ -63,8 +63,13 @@ fn ours(host: &str, address: SocketAddr) -> bool {
     let Ok(authority) = host.parse::<Authority>() else {
         return false;
     };
-    let port = authority.port_u16().unwrap_or(80);
-    if port != address.port() || authority.as_str().contains('@') {
+    let digits = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+    let port = match authority.port() {
+        Some(port) if digits(port.as_str()) => Some(port.as_u16()),
+        Some(_) => None,
+        None => Some(80),
+    };
+    if port != Some(address.port()) || authority.as_str().contains('@') {
         return false;
     }
     let name = authority.host();

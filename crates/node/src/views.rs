@@ -7,7 +7,10 @@ use polymath_proto::v1;
 use polymath_rpc as rpc;
 use polymath_types::PeerId;
 
-use crate::{AGENT, Node, hosted::State};
+use crate::{
+    AGENT, Node,
+    hosted::{Listed, State},
+};
 
 impl Node {
     /// The node at a glance.
@@ -44,17 +47,18 @@ impl Node {
             hosted: inner
                 .service
                 .hosted
-                .all()
+                .listed()
                 .into_iter()
-                .map(|(id, card, state)| {
+                .map(|Listed { id, card, state }| {
                     let (state, detail) = match state {
                         State::Loading => ("loading", String::new()),
+                        State::Pulling if id.is_none() => ("importing", String::new()),
                         State::Pulling => ("pulling", String::new()),
                         State::Ready => ("ready", String::new()),
                         State::Failed(why) => ("failed", why),
                     };
                     v1::HostedExpert {
-                        id: id.to_string(),
+                        id: id.map(|id| id.to_string()).unwrap_or_default(),
                         name: card.name.clone(),
                         kind: card.kind.to_string(),
                         model: card.model.name.clone(),

