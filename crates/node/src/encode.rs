@@ -205,9 +205,12 @@ impl Encoder {
     /// `index`, and those that questions miss, one by one ahead of the questions. Only a node that
     /// wants no embedder sees this return.
     pub(crate) async fn prepare(&self, index: &ArcSwap<Index>) {
+        if self.mode == "static" {
+            return;
+        }
         let mut seen: Option<Arc<Index>> = None;
         let (mut rest, mut look) = (LOOK, Instant::now());
-        while self.mode != "static" {
+        loop {
             let _ = timeout(rest, self.hurry.notified()).await;
             rest = LOOK;
             let now = index.load_full();

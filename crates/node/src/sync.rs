@@ -365,8 +365,8 @@ impl Keeper {
         let mut index = false;
         for action in actions {
             match action {
-                Action::Store { name, bytes } => self.to_write(name, Some(bytes.into())),
-                Action::Remove { name } => self.to_write(name, None),
+                Action::Store { name, bytes } => self.enqueue(name, Some(bytes.into())),
+                Action::Remove { name } => self.enqueue(name, None),
                 Action::Send { peer, frame } => sends.push((peer, frame)),
                 Action::IndexChanged => index = true,
                 _ => {}
@@ -396,7 +396,7 @@ impl Keeper {
         }
     }
 
-    fn to_write(&mut self, name: String, bytes: Option<Arc<[u8]>>) {
+    fn enqueue(&mut self, name: String, bytes: Option<Arc<[u8]>>) {
         self.unwritten.retain(|(earlier, _)| *earlier != name);
         self.unwritten.push_back((name, bytes));
     }
