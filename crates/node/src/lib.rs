@@ -232,7 +232,13 @@ impl Node {
             stopped.cancelled().await;
             cancel.cancel();
         });
-        tasks.spawn(hosted.load_all(store, progress, stop, fetching));
+        tasks.spawn(hosted.load_all(store, progress, stop.clone(), fetching));
+        let describing = node.clone();
+        tasks.spawn(async move {
+            let inner = &describing.inner;
+            let prepare = inner.encoder.prepare(&inner.index);
+            stop.run_until_cancelled(prepare).await;
+        });
         Ok(node)
     }
 

@@ -70,7 +70,7 @@ pub(crate) fn experts<'a>(
             out.longest_context = out.longest_context.max(card.model.context_length);
             tally.add(expert, None, Reason::Context, || {
                 format!(
-                    "about {wanted} tokens are needed, its context has {}",
+                    "at least {wanted} tokens are needed, its context has {}",
                     card.model.context_length
                 )
             });

@@ -11,7 +11,7 @@ pub struct Features {
     pub encoder: String,
     /// The query's vector, L2-normalised; empty when no encoder is at hand.
     pub vector: Vec<f32>,
-    /// Estimated length of the rendered prompt, tokens.
+    /// Tokens the rendered prompt has at least: who is excluded by it could not take the prompt.
     pub prompt_tokens: u32,
     /// ISO 639-1 code, only where it is confidently known.
     pub language: Option<String>,
