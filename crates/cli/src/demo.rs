@@ -244,7 +244,7 @@ async fn put(
 ) -> Result<Answered, Failure> {
     let mut question = daemon::question(kind, text);
     question.labels = labels.iter().map(|l| (*l).to_owned()).collect();
-    question.sampling = Some(v1::Sampling {
+    question.sampling = (kind == "generate").then(|| v1::Sampling {
         max_tokens: Some(MAX_TOKENS),
         ..v1::Sampling::default()
     });

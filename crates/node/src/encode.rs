@@ -43,10 +43,14 @@ const ABSENT: Duration = Duration::from_secs(2);
 const BROKEN: Duration = Duration::from_secs(60);
 /// How long a question waits for the embedder while it is being loaded.
 const LOADING: Duration = Duration::from_secs(5);
-/// How long a question waits for the last descriptors of its candidates.
+/// How long a question waits for descriptors of its candidates.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// The same where the embedder was asked for by name.
+/// The same where few texts are missing, as in a small mesh, or the embedder was asked for by name.
 const MORE_PATIENCE: Duration = Duration::from_secs(3);
+/// Texts that count as few.
+const FEW: usize = 128;
+/// Texts of cards that are embedded without a pause: those of a small mesh.
+const BURST: usize = 64;
 /// Longest pause between the descriptors of two cards.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Most bytes of a word that one token covers, taken generously.
@@ -63,6 +67,14 @@ enum Embedder {
     Ready(ExpertId),
 }
 
+/// A card that has no descriptor yet.
+#[derive(Debug)]
+struct Wanted {
+    card: Arc<ExpertCard>,
+    /// A question waits that lacks few texts.
+    urgent: bool,
+}
+
 /// Encodes questions and cards.
 #[derive(Debug)]
 pub(crate) struct Encoder {
@@ -76,7 +88,7 @@ pub(crate) struct Encoder {
     by_embedder: Mutex<Descriptors>,
     /// Counts the descriptors that were added.
     described: watch::Sender<u64>,
-    wanted: Mutex<HashMap<ExpertId, Arc<ExpertCard>>>,
+    wanted: Mutex<HashMap<ExpertId, Wanted>>,
     /// A question waits.
     hurry: Notify,
 }
@@ -154,8 +166,9 @@ impl Encoder {
         }
         let mut described = self.described.subscribe();
         let all = self.descriptors(cards);
+        let few = self.missing_texts(cards) <= FEW;
         if all.is_none() {
-            self.want(cards.iter());
+            self.want(cards.iter(), few);
             self.hurry.notify_one();
         }
         let mut embedder = self.embedder.subscribe();
@@ -166,9 +179,10 @@ impl Encoder {
         if let Some(all) = all {
             return Some((id, all));
         }
-        let patience = match self.mode.as_str() {
-            "embedder" => MORE_PATIENCE,
-            _ => PATIENCE,
+        let patience = if few || self.mode == "embedder" {
+            MORE_PATIENCE
+        } else {
+            PATIENCE
         };
         let rest = async {
             loop {
@@ -190,13 +204,22 @@ impl Encoder {
             .collect()
     }
 
+    fn missing_texts(&self, cards: &[(ExpertId, Arc<ExpertCard>)]) -> usize {
+        let done = lock(&self.by_embedder);
+        let missing = cards.iter().filter(|(id, _)| !done.contains_key(id));
+        missing.map(|(_, card)| texts(card)).sum()
+    }
+
     /// Asks for descriptors of the cards that have none.
-    fn want<'a>(&self, cards: impl Iterator<Item = &'a (ExpertId, Arc<ExpertCard>)>) {
+    fn want<'a>(&self, cards: impl Iterator<Item = &'a (ExpertId, Arc<ExpertCard>)>, urgent: bool) {
         let done = lock(&self.by_embedder);
         let mut wanted = lock(&self.wanted);
-        for (id, card) in cards {
-            if wanted.len() < MOST_WANTED && !done.contains_key(id) {
-                wanted.insert(*id, Arc::clone(card));
+        for (id, card) in cards.filter(|(id, _)| !done.contains_key(id)) {
+            if let Some(wanted) = wanted.get_mut(id) {
+                wanted.urgent |= urgent;
+            } else if wanted.len() < MOST_WANTED {
+                let card = Arc::clone(card);
+                wanted.insert(*id, Wanted { card, urgent });
             }
         }
     }
@@ -209,7 +232,7 @@ impl Encoder {
             return;
         }
         let mut seen: Option<Arc<Index>> = None;
-        let (mut rest, mut look) = (LOOK, Instant::now());
+        let (mut rest, mut look, mut embedded) = (LOOK, Instant::now(), 0);
         loop {
             let _ = timeout(rest, self.hurry.notified()).await;
             rest = LOOK;
@@ -219,11 +242,21 @@ impl Encoder {
                 seen = Some(now);
             }
             if lock(&self.wanted).is_empty() {
+                embedded = 0;
                 continue;
             }
             let found = *self.embedder.borrow();
             match found {
-                Embedder::Ready(id) => rest = self.describe_next(&id).await,
+                Embedder::Ready(id) => {
+                    let begun = Instant::now();
+                    embedded += self.describe_next(&id).await;
+                    // Strangers' cards take half of the engine's time at most, unless a question
+                    // waits for them.
+                    rest = match embedded {
+                        ..=BURST => Duration::ZERO,
+                        _ => begun.elapsed().min(LONGEST_REST),
+                    };
+                }
                 _ if Instant::now() < look => {}
                 _ => match self.load().await {
                     Ok(id) => {
@@ -244,9 +277,14 @@ impl Encoder {
         }
     }
 
-    /// Wants what questions over this index will need, and no longer what is not in it.
+    /// Wants what questions over this index will need, and no longer what is not in it. A lone
+    /// expert is no choice; two of different kinds are described although neither is one yet, so
+    /// that the embedder is loaded and little is left to do when the others come.
     fn want_all(&self, index: &Index) {
-        lock(&self.wanted).clear();
+        lock(&self.wanted).retain(|_, w| w.urgent);
+        if index.experts().nth(1).is_none() {
+            return;
+        }
         for kind in [
             ExpertKind::Generate,
             ExpertKind::Embed,
@@ -257,8 +295,8 @@ impl Encoder {
                 .map(|e| (e.id, Arc::clone(&e.card)))
                 .take(MOST_EMBEDDED + 1)
                 .collect();
-            if (2..=MOST_EMBEDDED).contains(&cards.len()) {
-                self.want(cards.iter());
+            if cards.len() <= MOST_EMBEDDED {
+                self.want(cards.iter(), false);
             }
         }
     }
@@ -288,35 +326,35 @@ impl Encoder {
         })
     }
 
-    /// Describes the shortest of the wanted cards, so that no author's many or long ones keep the
-    /// others' waiting. Returns the pause due after it: strangers' cards take half of the engine's
-    /// time at most, unless a question waits.
-    async fn describe_next(&self, id: &ExpertId) -> Duration {
+    /// Describes one of the wanted cards. Returns how many texts were embedded.
+    async fn describe_next(&self, id: &ExpertId) -> usize {
         let Some((expert, card)) = self.next_wanted() else {
-            return LOOK;
+            return 0;
         };
-        let begun = Instant::now();
-        let mut texts = vec![description(&card)];
-        texts.extend(card.examples.iter().cloned());
-        let Some(vectors) = self.vectors(id, texts).await else {
-            return LONGEST_REST;
-        };
-        if let [described, examples @ ..] = &vectors[..] {
+        let mut all = vec![description(&card)];
+        all.extend(card.examples.iter().cloned());
+        if let Some(vectors) = self.vectors(id, all).await
+            && let [described, examples @ ..] = &vectors[..]
+        {
             let descriptor = Arc::new(Descriptor::new(described, examples));
             let mut cache = lock(&self.by_embedder);
             make_room(&mut cache);
             cache.insert(expert, descriptor);
+            drop(cache);
+            self.described.send_modify(|n| *n += 1);
         }
-        self.described.send_modify(|n| *n += 1);
-        begun.elapsed().min(LONGEST_REST)
+        texts(&card)
     }
 
+    /// The urgent before the others and the short before the long, so that no author's many or long
+    /// cards keep the others' waiting.
     fn next_wanted(&self) -> Option<(ExpertId, Arc<ExpertCard>)> {
         let mut wanted = lock(&self.wanted);
-        let length = |card: &ExpertCard| card.examples.len();
-        let next = wanted.iter().min_by_key(|(id, card)| (length(card), **id));
+        let next = wanted
+            .iter()
+            .min_by_key(|(id, w)| (!w.urgent, texts(&w.card), **id));
         let id = *next?.0;
-        wanted.remove_entry(&id)
+        wanted.remove(&id).map(|w| (id, w.card))
     }
 
     /// Vectors of texts. The engine's queue may be full of others' work; choosing by another encoder
@@ -342,6 +380,11 @@ fn least_tokens(text: &str) -> usize {
     text.split_whitespace()
         .map(|word| word.len().div_ceil(LONGEST_TOKEN))
         .sum()
+}
+
+/// Texts of a card that are embedded.
+fn texts(card: &ExpertCard) -> usize {
+    1 + card.examples.len()
 }
 
 /// A card without a description is described by its name.

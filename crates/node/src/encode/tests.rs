@@ -136,19 +136,25 @@ async fn an_embedder_that_comes_after_the_first_question_serves_the_later_ones()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cards_of_an_index_are_described_before_the_first_question() {
+async fn cards_are_described_as_they_come_before_the_first_question() {
     let (_dir, encoder) = encoder();
     pull_embedder(&encoder.store);
-    let names = ["assistant", "chef", "coder", "geographer", "physician"];
-    let index = Arc::new(index(&built_in(&names, &encoder.store)));
-    let swap = ArcSwap::from(Arc::clone(&index));
+    let mut names = vec!["embedder", "chef"];
+    let swap = ArcSwap::from_pointee(index(&built_in(&names, &encoder.store)));
     let mut described = encoder.described.subscribe();
-    let all = described.wait_for(|n| *n == names.len() as u64);
+    let grows = async {
+        // Two of different kinds are no choice, but the beginning of one.
+        described.wait_for(|n| *n == 2).await.unwrap();
+        names.extend(["assistant", "coder", "geographer", "physician"]);
+        swap.store(Arc::new(index(&built_in(&names, &encoder.store))));
+        described.wait_for(|n| *n == 6).await.unwrap();
+    };
     tokio::select! {
         () = encoder.prepare(&swap) => unreachable!(),
-        all = timeout(WITHIN, all) => drop(all.unwrap().unwrap()),
+        grown = timeout(WITHIN, grows) => grown.unwrap(),
     }
     // Nobody prepares any more: all that is needed is there.
+    let index = swap.load_full();
     let asked = encoder.encode(&query(ExpertKind::Generate), &index).await;
     assert!(!is_static(&asked.0));
 }
