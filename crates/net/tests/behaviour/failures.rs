@@ -62,6 +62,24 @@ async fn one_host_with_many_unfinished_connections_does_not_lock_others_out() {
 }
 
 #[tokio::test]
+async fn one_host_has_a_share_of_the_connections_and_no_more() {
+    let mesh = Mesh::new("share");
+    let them = mesh.limited(|l| l.connections_per_source = 2).await;
+    let guests = [mesh.guest().await, mesh.guest().await, mesh.guest().await];
+    for guest in &guests[..2] {
+        guest.dial(addr_of(&them), SOON).await.unwrap();
+    }
+    guests[2].dial(addr_of(&them), SOON).await.unwrap_err();
+    assert!(them.counters().connections_refused > 0);
+    // A place that becomes free is there for the next.
+    guests[0].shutdown().await;
+    until("the third gets in", async || {
+        guests[2].dial(addr_of(&them), SOON).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_address_where_nobody_listens_is_unreachable_at_once() {
     let mesh = Mesh::new("nobody");
     let us = mesh.guest().await;
