@@ -95,7 +95,7 @@ pub(crate) fn experts<'a>(
 /// Tokens that must fit the context; 0 where the expert alone can tell.
 ///
 /// Only a length the caller asked for is reserved: a card's default may end at the context's end.
-/// Texts to embed or classify are taken one by one and cut by their model.
+/// Texts to embed or classify are taken one by one, and refused by their model where they are too long.
 pub(crate) fn tokens_wanted(request: &Request<'_>) -> u64 {
     if request.query.kind != ExpertKind::Generate {
         return 0;

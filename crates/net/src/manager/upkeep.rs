@@ -81,8 +81,8 @@ impl Manager {
         let (all, inbound) = (limits.connections as usize, limits.inbound() as usize);
         let connections = || self.peers.values().flat_map(|p| &p.connections);
         let excess = |count: usize, limit: usize| count.saturating_sub(limit - limit / 8);
-        let of_all = excess(connections().count(), all);
-        let of_inbound = excess(connections().filter(|c| c.inbound).count(), inbound);
+        let mut of_all = excess(connections().count(), all);
+        let mut of_inbound = excess(connections().filter(|c| c.inbound).count(), inbound);
         if of_all == 0 && of_inbound == 0 {
             return;
         }
@@ -94,23 +94,12 @@ impl Manager {
             .map(|(c, id)| (c.used_at, id, c.link.clone(), c.inbound))
             .collect();
         idle.sort_by_key(|(used_at, ..)| *used_at);
-        let inbound_first = idle
-            .iter()
-            .filter(|(.., inbound)| *inbound)
-            .take(of_inbound);
-        let mut chosen: Vec<_> = inbound_first
-            .map(|(_, id, link, _)| (*id, link.clone()))
-            .collect();
-        let others = idle
-            .iter()
-            .filter(|(_, _, link, _)| chosen.iter().all(|(_, l)| l.id != link.id));
-        let missing = of_all.saturating_sub(chosen.len());
-        let others: Vec<_> = others
-            .take(missing)
-            .map(|(_, id, link, _)| (*id, link.clone()))
-            .collect();
-        chosen.extend(others);
-        for (id, link) in chosen {
+        for (_, id, link, inbound) in idle {
+            if of_all == 0 && !(inbound && of_inbound > 0) {
+                continue;
+            }
+            of_all = of_all.saturating_sub(1);
+            of_inbound = of_inbound.saturating_sub(usize::from(inbound));
             self.shared.counters.connections_trimmed.up();
             self.give_up(id, &link);
         }
