@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use libp2p::Multiaddr;
-use polymath_types::{Genesis, NodeKey};
+use polymath_types::{Genesis, MeshSecret, NodeKey};
 
 /// Whether others may rely on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,18 @@ pub struct NetConfig {
     pub role: Role,
     /// Whether to announce this node on the local network and to dial members announced there.
     pub local_discovery: bool,
+    /// Whether to serve others as bootstrap, DHT server, relay and dial-back server, come what may.
+    /// Without it a node offers the same as soon as it was dialled back on a global address.
+    pub anchor: bool,
+    /// Addresses under which others reach this node, on the word of whoever runs it.
+    pub announce: Vec<Multiaddr>,
+    /// The secret of a closed mesh. With it nobody gets past the connection's first bytes who
+    /// cannot prove to know it.
+    pub secret: Option<MeshSecret>,
+    /// Whether to ask the gateway for a port by UPnP.
+    pub upnp: bool,
+    /// `host:port` of an HTTP proxy to dial through (CONNECT).
+    pub proxy: Option<String>,
     /// Program and version, told to peers; at most 128 bytes are sent.
     pub agent: String,
     /// Bounds.
@@ -42,6 +54,11 @@ impl NetConfig {
             listen,
             role: Role::Server,
             local_discovery: false,
+            anchor: false,
+            announce: Vec::new(),
+            secret: None,
+            upnp: false,
+            proxy: None,
             agent: concat!("polymath/", env!("CARGO_PKG_VERSION")).to_owned(),
             limits: NetLimits::default(),
         }

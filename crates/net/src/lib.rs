@@ -30,6 +30,7 @@ mod names;
 mod net;
 mod peers;
 mod provider_store;
+mod report;
 mod sources;
 mod streams;
 mod swarm;
@@ -42,4 +43,8 @@ pub use hello::Hello;
 pub use libp2p::{Multiaddr, PeerId};
 pub use net::Net;
 pub use peers::{Membership, NetEvent, PeerInfo};
+pub use report::{
+    AddressReport, AddressSource, Filtering, Mapping, NetReport, RelayReport, RelayState, Scope,
+    TransportReport, UpnpReport, Verdict,
+};
 pub use streams::{Incoming, MeshStream};

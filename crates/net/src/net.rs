@@ -20,6 +20,7 @@ use crate::{
     manager::{Command, Manager, Need, Shared},
     names::{HELLO, Names},
     peers::{NetEvent, PeerInfo},
+    report::NetReport,
     streams::{Incoming, MeshStream, OpenRequest, Registry},
     swarm,
 };
@@ -404,6 +405,11 @@ impl Net {
             }
         })
         .await;
+    }
+
+    /// What this node knows of its own place in the network.
+    pub fn report(&self) -> NetReport {
+        NetReport::default()
     }
 
     /// What was refused or given up so far.

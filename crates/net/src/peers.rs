@@ -37,6 +37,12 @@ pub struct PeerInfo {
     pub connections: usize,
     /// When the oldest of them was established.
     pub since: Instant,
+    /// Bytes received from it on the connections it has now, below all protocols.
+    pub received: u64,
+    /// Bytes sent to it, likewise.
+    pub sent: u64,
+    /// The relay that carries the best connection, if one does.
+    pub relay: Option<PeerId>,
     /// Whether it is one of us.
     pub membership: Membership,
 }

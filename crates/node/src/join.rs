@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use polymath_net::{Hello, Net, NetConfig, NetLimits, Role};
+use polymath_net::{Hello, Net, NetConfig, Role};
 use polymath_types::{ErrorKind, Failure, Genesis, MeshId, NodeKey, PeerId};
 
 use crate::{AGENT, End, Home, HomeLock, Membership, Node, parse_address};
@@ -34,13 +34,9 @@ pub async fn join(home: &Home, lock: &HomeLock, address: &str) -> Result<Joined,
             .map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?,
     };
     let net = Net::start(NetConfig {
-        key: key.clone(),
-        genesis,
-        listen: Vec::new(),
         role: Role::Client,
-        local_discovery: false,
         agent: AGENT.to_owned(),
-        limits: NetLimits::default(),
+        ..NetConfig::new(key.clone(), genesis, Vec::new())
     })
     .await
     .map_err(|e| Failure::new(e.kind(), e.to_string()))?;

@@ -29,7 +29,7 @@ use arc_swap::ArcSwap;
 use polymath_blobs::{Cancel, Progress, Store};
 use polymath_catalog::{Catalog, CatalogConfig};
 use polymath_engine::{Engine, EngineConfig};
-use polymath_net::{Multiaddr, Net, NetConfig, NetLimits, Role};
+use polymath_net::{Multiaddr, Net, NetConfig, Role};
 use polymath_proto::v1::{catalog_server::CatalogServer, expert_server::ExpertServer};
 use polymath_router::{Router, RouterConfig};
 use polymath_rpc::{Admission, Clients, MAX_MESSAGE};
@@ -169,13 +169,10 @@ impl Node {
             Role::Server
         };
         let net = Net::start(NetConfig {
-            key: key.clone(),
-            genesis: membership.genesis.clone(),
-            listen,
             role,
             local_discovery: config.net.local_discovery,
             agent: AGENT.to_owned(),
-            limits: NetLimits::default(),
+            ..NetConfig::new(key.clone(), membership.genesis.clone(), listen)
         })
         .await
         .map_err(|e| Failure::new(e.kind(), e.to_string()))?;

@@ -24,7 +24,7 @@ pub use error::{Attempt, ErrorKind, Failure};
 pub use identity::{IdentityError, NodeKey};
 pub use index::{Index, IndexedExpert, PeerOffer, Replica};
 pub use libp2p_identity::{Keypair, PeerId, PublicKey};
-pub use mesh::{Genesis, GenesisError, MeshId};
+pub use mesh::{Genesis, GenesisError, MeshId, MeshSecret};
 pub use path::{PathKind, Transport};
 pub use query::{Constraints, Message, Query, RequestId, Role, SamplingOverrides};
 pub use version::{Format, VersionMismatch};

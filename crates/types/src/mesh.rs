@@ -55,6 +55,28 @@ impl FromStr for MeshId {
     }
 }
 
+/// The shared secret of a closed mesh. Never shown, logged or sent but to a peer let in by it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MeshSecret([u8; 32]);
+
+impl MeshSecret {
+    /// From raw bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Raw bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for MeshSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MeshSecret(..)")
+    }
+}
+
 /// What a mesh is founded on. Immutable; its hash is the [`MeshId`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -337,6 +337,9 @@ impl Manager {
                 .map(|c| c.since)
                 .min()
                 .unwrap_or(best.since),
+            received: 0,
+            sent: 0,
+            relay: None,
             membership: peer.membership(),
         };
         self.shared.peers().insert(id, info);
