@@ -209,7 +209,7 @@ impl Manager {
             relay::Status::Disable
         };
         if let Some(relay) = self.swarm.behaviour_mut().relay_server.as_mut() {
-            relay.set_status(Some(status));
+            relay.inner.set_status(Some(status));
         }
         // The registry holds whether dial-backs are offered.
         let _ = self.shared.serving.send_replace(serves);
@@ -337,6 +337,11 @@ impl Manager {
             anchor: self.serves,
             dht_server: self.dht_server,
             routed: self.routed(),
+            connections: self
+                .swarm
+                .network_info()
+                .connection_counters()
+                .num_established() as usize,
             age: self.begun.elapsed(),
         }
     }

@@ -54,7 +54,11 @@ async fn an_address_is_announced_once_another_peer_has_dialled_it_back_and_not_b
     let mut announced = node.announced();
     soon(
         "both addresses to be confirmed",
-        announced.wait_for(|a| a.len() == 2),
+        announced.wait_for(|a| {
+            a.len() == 2
+                && a.iter()
+                    .all(|a| a.iter().all(|p| p != Protocol::P2pCircuit))
+        }),
     )
     .await
     .unwrap();
@@ -72,22 +76,13 @@ async fn an_address_is_announced_once_another_peer_has_dialled_it_back_and_not_b
     assert!(anchor.counters().dial_backs >= 2);
     until("one connection with each other", async || {
         let count = |net: &Net| net.peers().iter().map(|p| p.connections).sum::<usize>();
-        let all = |net: &Net| net.counters();
-        let _ = all(&anchor);
         count(&anchor) == 1 && count(&node) == 1
     })
     .await;
+    // And gone for good, not only hidden: their limits count them.
     sleep(Duration::from_secs(6)).await;
-    assert_eq!(
-        anchor
-            .report()
-            .await
-            .transports
-            .iter()
-            .map(|t| t.peers)
-            .sum::<usize>(),
-        1
-    );
+    let open = anchor.report().await.connections;
+    assert_eq!(open, 1, "dial-backs leak");
 }
 
 #[tokio::test]
@@ -154,7 +149,7 @@ async fn two_hidden_nodes_reach_each_other_through_an_anchor() {
         anchor.counters().relayed_bytes > 12 << 20,
         "in and out, both ways"
     );
-    assert_eq!(anchor.counters().circuits_granted, 1);
+    assert!(anchor.counters().circuits_granted > 0);
 }
 
 #[tokio::test]
