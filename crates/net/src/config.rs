@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use libp2p::Multiaddr;
-use polymath_types::{Genesis, MeshSecret, NodeKey};
+use polymath_types::{Genesis, NodeKey};
+
+use crate::door::Door;
 
 /// Whether others may rely on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +34,9 @@ pub struct NetConfig {
     pub anchor: bool,
     /// Addresses under which others reach this node, on the word of whoever runs it.
     pub announce: Vec<Multiaddr>,
-    /// The secret of a closed mesh. With it nobody gets past the connection's first bytes who
-    /// cannot prove to know it.
-    pub secret: Option<MeshSecret>,
+    /// The door of a closed mesh. With it nobody gets past the connection's first bytes who cannot
+    /// prove to be a member or to be invited.
+    pub door: Option<Door>,
     /// Whether to ask the gateway for a port by UPnP.
     pub upnp: bool,
     /// `host:port` of an HTTP proxy to dial through (CONNECT).
@@ -56,7 +58,7 @@ impl NetConfig {
             local_discovery: false,
             anchor: false,
             announce: Vec::new(),
-            secret: None,
+            door: None,
             upnp: false,
             proxy: None,
             agent: concat!("polymath/", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -22,6 +22,8 @@ mod address_book;
 mod config;
 mod counters;
 mod discovery;
+#[allow(dead_code)] // knock and answer wait for the transports
+mod door;
 mod error;
 mod hello;
 mod link;
@@ -38,6 +40,7 @@ mod swarm;
 pub use address::worth_telling;
 pub use config::{NetConfig, NetLimits, Role};
 pub use counters::NetCounters;
+pub use door::{Door, Doorkeeper, Refused};
 pub use error::{AcceptError, DhtError, DialError, HelloError, OpenError, StartError};
 pub use hello::Hello;
 pub use libp2p::{Multiaddr, PeerId};
