@@ -12,8 +12,9 @@
 //! * answer: `version`, `0`, proof (32) to a member, proof (32) and secret (32) to a guest; or
 //!   `version` and the code of a [`Refused`].
 //!
-//! This file decides who is let in and what is said. When it is asked, and how long one may
-//! dither, is the transport's business.
+//! This file decides who is let in and what is said; [`passage`] puts it in a connection's way.
+
+mod passage;
 
 use std::{
     fmt, io,
@@ -303,15 +304,22 @@ impl Door {
             return Err(Refused::Busy);
         };
         let knock = receive(&mut stream).await?;
-        let judged = self.judge(secret, &knock, me, them).await;
-        let answer = match &judged {
-            Ok(welcome) => [&[version(), WELCOME][..], welcome].concat(),
-            Err(refused) => vec![version(), refused.code()],
-        };
-        // Whoever is refused may be gone already; the refusal stands.
-        let sent = send(&mut stream, &answer).await;
-        judged?;
-        sent
+        match self.judge(secret, &knock, me, them).await {
+            Ok(welcome) => send(&mut stream, &[&[version(), WELCOME], &welcome[..]].concat()).await,
+            // To whoever does not speak of doors there is nothing to say.
+            Err(Refused::NoDoor(why)) => Err(Refused::NoDoor(why)),
+            Err(refused) => {
+                if send(&mut stream, &[version(), refused.code()])
+                    .await
+                    .is_ok()
+                {
+                    // The connection ends with this; the refusal must be read first.
+                    let _ = stream.close().await;
+                    let _ = stream.read(&mut [0]).await;
+                }
+                Err(refused)
+            }
+        }
     }
 
     async fn judge(
@@ -568,8 +576,10 @@ mod tests {
         );
         let (mut near, far) = pipe();
         send(&mut near, &knock.unwrap()).await.unwrap();
-        let answered = guard.answer(far, listener, thief).await;
+        let told = async { receive(&mut { near }).await };
+        let (answered, told) = tokio::join!(guard.answer(far, listener, thief), told);
         assert_eq!(answered, Err(Refused::Stranger));
+        assert_eq!(told.unwrap(), [version(), Refused::Stranger.code()]);
     }
 
     #[tokio::test]
@@ -599,11 +609,13 @@ mod tests {
         let member = Door::member(MESH, secret(1), None);
         let (mut near, far) = pipe();
         send(&mut near, &[9, MEMBER]).await.unwrap();
+        let told = async { receive(&mut { near }).await };
         let answered = member.answer(far, PeerId::random(), PeerId::random());
-        let Err(Refused::Version(mismatch)) = answered.await else {
+        let (answered, told) = tokio::join!(answered, told);
+        let Err(Refused::Version(mismatch)) = answered else {
             panic!("it was let in");
         };
         assert_eq!((mismatch.found, mismatch.supported), (9, 1));
-        assert_eq!(receive(&mut near).await.unwrap()[0], version());
+        assert_eq!(told.unwrap()[0], version());
     }
 }

@@ -22,7 +22,7 @@ mod address_book;
 mod config;
 mod counters;
 mod discovery;
-#[allow(dead_code)] // knock and answer wait for the transports
+#[allow(dead_code)] // `Door::pass` waits for the transports
 mod door;
 mod error;
 mod hello;
