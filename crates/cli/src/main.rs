@@ -8,6 +8,7 @@ mod daemon;
 mod demo;
 mod join;
 mod logs;
+mod mesh;
 mod model;
 mod output;
 mod session;
@@ -71,6 +72,7 @@ async fn run(session: Session, verb: Verb) -> Result<(), Failure> {
         Verb::Up(up) => up::run(session, up).await,
         Verb::Ask(ask) => ask::run(session, ask).await,
         Verb::Join(join) => join::run(session, join).await,
+        Verb::Mesh { verb } => mesh::run(session, verb).await,
         Verb::Status => views::status(session).await,
         Verb::Peers => views::peers(session).await,
         Verb::Experts => views::experts(session).await,

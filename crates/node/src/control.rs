@@ -10,7 +10,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, transport::Channel};
 
-use crate::{End, Home, Node, home::io_failure};
+use crate::{End, Entrance, Home, InviteTerms, Node, home::io_failure};
 
 /// Time a running daemon gets to answer at all.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -137,15 +137,47 @@ impl control_server::Control for Service {
         request: Request<v1::JoinRequest>,
     ) -> Result<Response<v1::JoinResponse>, Status> {
         check(request.get_ref().version)?;
-        let joined = self
+        let request = request.get_ref();
+        let outcome = async {
+            let entrance = Entrance::parse(&request.address)?;
+            self.node.join(&entrance, request.accept_public).await
+        };
+        let outcome = outcome.await.map_err(|f| rpc::status(&f))?;
+        Ok(Response::new(outcome.into()))
+    }
+
+    async fn invite(
+        &self,
+        request: Request<v1::InviteRequest>,
+    ) -> Result<Response<v1::InviteResponse>, Status> {
+        let request = request.into_inner();
+        check(request.version)?;
+        let terms = InviteTerms {
+            expires_in: Some(request.expires_s).filter(|s| *s != 0),
+            uses: Some(request.uses).filter(|n| *n != 0),
+        };
+        let invite = self.node.invite(terms).map_err(|f| rpc::status(&f))?;
+        Ok(Response::new(v1::InviteResponse {
+            invite: invite.to_string(),
+            expires: invite.claims().expires.unwrap_or(0),
+            uses: invite.claims().uses.unwrap_or(0),
+            addresses: invite.addresses().to_vec(),
+        }))
+    }
+
+    async fn sign_anchors(
+        &self,
+        request: Request<v1::SignAnchorsRequest>,
+    ) -> Result<Response<v1::SignAnchorsResponse>, Status> {
+        let request = request.into_inner();
+        check(request.version)?;
+        let expires_in = Some(request.expires_s).filter(|s| *s != 0);
+        let list = self
             .node
-            .join(&request.get_ref().address)
-            .await
+            .sign_anchors(request.addresses, expires_in)
             .map_err(|f| rpc::status(&f))?;
-        Ok(Response::new(v1::JoinResponse {
-            mesh_id: joined.mesh.to_string(),
-            mesh_name: joined.name,
-            peer: joined.peer.to_string(),
+        Ok(Response::new(v1::SignAnchorsResponse {
+            list: list.to_bytes().into(),
         }))
     }
 

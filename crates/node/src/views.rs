@@ -71,6 +71,7 @@ impl Node {
             load: Some(rpc::load_to_proto(inner.service.engine.load_report())),
             pid: std::process::id(),
             generated_tokens: inner.service.engine.generated_tokens(),
+            mesh: Some(self.mesh_view()),
         }
     }
 

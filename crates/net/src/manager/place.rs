@@ -320,8 +320,17 @@ impl Manager {
         self.better_path(id);
     }
 
-    /// What this node knows of its own place.
-    pub(super) fn report(&self) -> NetReport {
+    /// Writes down what this node knows of its own place.
+    pub(super) fn publish_report(&self) {
+        let report = self.report();
+        *self
+            .shared
+            .report
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = report;
+    }
+
+    fn report(&self) -> NetReport {
         let members = |t: Transport| {
             let over = |p: &&super::table::Peer| {
                 p.is_member() && p.best().is_some_and(|c| c.link.transport == t)

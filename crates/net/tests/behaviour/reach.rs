@@ -62,7 +62,7 @@ async fn an_address_is_announced_once_another_peer_has_dialled_it_back_and_not_b
     )
     .await
     .unwrap();
-    let report = node.report().await;
+    let report = node.report();
     for row in &report.addresses {
         assert_eq!(
             row.verdict,
@@ -81,7 +81,7 @@ async fn an_address_is_announced_once_another_peer_has_dialled_it_back_and_not_b
     .await;
     // And gone for good, not only hidden: their limits count them.
     sleep(Duration::from_secs(6)).await;
-    let open = anchor.report().await.connections;
+    let open = anchor.report().connections;
     assert_eq!(open, 1, "dial-backs leak");
 }
 
@@ -110,7 +110,7 @@ async fn two_hidden_nodes_reach_each_other_through_an_anchor() {
         node.dial(addr_of(&anchor), SOON).await.unwrap();
         until("a circuit", async || !circuits(node).is_empty()).await;
     }
-    let report = b.report().await;
+    let report = b.report();
     assert!(
         report
             .relays
@@ -231,7 +231,7 @@ async fn the_death_of_a_relay_leaves_a_node_reachable_through_another() {
         }
     }
     until("circuits through both", async || {
-        let report = b.report().await;
+        let report = b.report();
         report
             .relays
             .iter()
@@ -304,7 +304,7 @@ async fn only_nodes_that_strangers_can_reach_offer_to_relay() {
     let anchor = anchor(&mesh).await;
     let node = Net::start(lab(&mesh, &[TCP], |_| {})).await.unwrap();
     node.dial(addr_of(&anchor), SOON).await.unwrap();
-    until("it serves too", async || node.report().await.anchor).await;
+    until("it serves too", async || node.report().anchor).await;
     let guest = hidden(&mesh).await;
     guest.dial(addr_of(&node), SOON).await.unwrap();
     until("a circuit through it", async || {
@@ -313,8 +313,8 @@ async fn only_nodes_that_strangers_can_reach_offer_to_relay() {
             .any(|a| a.iter().any(|p| p == Protocol::P2p(node.local_peer())))
     })
     .await;
-    assert!(!guest.report().await.anchor);
-    assert_eq!(guest.report().await.upnp, UpnpReport::Off);
+    assert!(!guest.report().anchor);
+    assert_eq!(guest.report().upnp, UpnpReport::Off);
 }
 
 #[tokio::test]

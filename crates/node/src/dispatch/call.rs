@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use polymath_net::OpenError;
 use polymath_proto::v1::{self, ask_event::Event, generate_event::Event as Step};
 use polymath_router::{Candidate, Served};
 use polymath_rpc as rpc;
@@ -268,9 +269,17 @@ impl Asked {
             .clients
             .expert(peer, patience.min(attempt.left()))
             .await
-            .map_err(|e| match e.kind() {
-                ErrorKind::DeadlineExceeded => Failure::new(ErrorKind::Unavailable, e.to_string()),
-                kind => Failure::new(kind, e.to_string()),
+            .map_err(|e| {
+                let why = match &e {
+                    rpc::ConnectError::Open(OpenError::Dial(dial)) => {
+                        self.node.why_not_reached(&peer, dial)
+                    }
+                    _ => e.to_string(),
+                };
+                match e.kind() {
+                    ErrorKind::DeadlineExceeded => Failure::new(ErrorKind::Unavailable, why),
+                    kind => Failure::new(kind, why),
+                }
             })?;
         let info = inner.net.peers().into_iter().find(|p| p.peer == peer);
         let (path, transport) = info.map_or((PathKind::Direct, Transport::Tcp), |p| {

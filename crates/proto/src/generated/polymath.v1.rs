@@ -1406,6 +1406,75 @@ pub struct StatusResponse {
     /// since the start, by this node's engine
     #[prost(uint64, tag = "16")]
     pub generated_tokens: u64,
+    #[prost(message, optional, tag = "17")]
+    pub mesh: ::core::option::Option<MeshView>,
+}
+/// The mesh of a home.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MeshView {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// open, closed
+    #[prost(string, tag = "3")]
+    pub access: ::prost::alloc::string::String,
+    /// peer ids
+    #[prost(string, repeated, tag = "4")]
+    pub founders: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// the home came to it; otherwise it founded it
+    #[prost(bool, tag = "5")]
+    pub joined: bool,
+    /// false while an invite into a closed mesh is not redeemed
+    #[prost(bool, tag = "6")]
+    pub inside: bool,
+    /// why not
+    #[prost(string, tag = "7")]
+    pub waiting: ::prost::alloc::string::String,
+    /// absent: no list is known
+    #[prost(message, optional, tag = "8")]
+    pub anchors: ::core::option::Option<AnchorsView>,
+    /// of a running node
+    #[prost(message, repeated, tag = "9")]
+    pub sources: ::prost::alloc::vec::Vec<DiscoverySource>,
+}
+/// The list of anchors in force.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnchorsView {
+    #[prost(uint64, tag = "1")]
+    pub serial: u64,
+    /// Unix seconds
+    #[prost(uint64, tag = "2")]
+    pub issued: u64,
+    /// Unix seconds; 0: never
+    #[prost(uint64, tag = "3")]
+    pub expires: u64,
+    #[prost(string, repeated, tag = "4")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// where it came from
+    #[prost(string, tag = "5")]
+    pub from: ::prost::alloc::string::String,
+}
+/// A way members are found, and what came of it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiscoverySource {
+    /// local network, addresses, address book, anchors, dht, catalog
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// off, idle, ok, failed
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    /// times somebody was met by it
+    #[prost(uint64, tag = "3")]
+    pub reached: u64,
+    #[prost(uint64, tag = "4")]
+    pub failed: u64,
+    /// why it is off, idle or failed
+    #[prost(string, tag = "5")]
+    pub detail: ::prost::alloc::string::String,
+    /// since the last outcome
+    #[prost(uint64, tag = "6")]
+    pub age_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostedExpert {
@@ -1494,9 +1563,12 @@ pub struct ListedExpert {
 pub struct JoinRequest {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    /// multiaddr with /p2p/
+    /// multiaddr, or an invite
     #[prost(string, tag = "2")]
     pub address: ::prost::alloc::string::String,
+    /// That anybody can read in an open mesh is understood.
+    #[prost(bool, tag = "3")]
+    pub accept_public: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinResponse {
@@ -1504,8 +1576,55 @@ pub struct JoinResponse {
     pub mesh_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub mesh_name: ::prost::alloc::string::String,
+    /// empty: nobody was met yet
     #[prost(string, tag = "3")]
     pub peer: ::prost::alloc::string::String,
+    /// Not empty: nothing was done. This is to be understood first, and then asked again.
+    #[prost(string, tag = "4")]
+    pub notice: ::prost::alloc::string::String,
+    /// why nobody was met yet
+    #[prost(string, tag = "5")]
+    pub trouble: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InviteRequest {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// from now; 0: never
+    #[prost(uint64, tag = "2")]
+    pub expires_s: u64,
+    /// 0: any number
+    #[prost(uint32, tag = "3")]
+    pub uses: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InviteResponse {
+    #[prost(string, tag = "1")]
+    pub invite: ::prost::alloc::string::String,
+    /// Unix seconds; 0: never
+    #[prost(uint64, tag = "2")]
+    pub expires: u64,
+    #[prost(uint32, tag = "3")]
+    pub uses: u32,
+    #[prost(string, repeated, tag = "4")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignAnchorsRequest {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// empty: this node's own
+    #[prost(string, repeated, tag = "2")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// from now; 0: never
+    #[prost(uint64, tag = "3")]
+    pub expires_s: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignAnchorsResponse {
+    /// canonical JSON
+    #[prost(bytes = "bytes", tag = "1")]
+    pub list: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShutdownRequest {
@@ -1698,6 +1817,51 @@ pub mod control_client {
             req.extensions_mut().insert(GrpcMethod::new("polymath.v1.Control", "Join"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn invite(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InviteRequest>,
+        ) -> std::result::Result<tonic::Response<super::InviteResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/Invite",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "Invite"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn sign_anchors(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SignAnchorsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SignAnchorsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/SignAnchors",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "SignAnchors"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn shutdown(
             &mut self,
             request: impl tonic::IntoRequest<super::ShutdownRequest>,
@@ -1763,6 +1927,17 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::JoinRequest>,
         ) -> std::result::Result<tonic::Response<super::JoinResponse>, tonic::Status>;
+        async fn invite(
+            &self,
+            request: tonic::Request<super::InviteRequest>,
+        ) -> std::result::Result<tonic::Response<super::InviteResponse>, tonic::Status>;
+        async fn sign_anchors(
+            &self,
+            request: tonic::Request<super::SignAnchorsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SignAnchorsResponse>,
+            tonic::Status,
+        >;
         async fn shutdown(
             &self,
             request: tonic::Request<super::ShutdownRequest>,
@@ -2050,6 +2225,94 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = JoinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/Invite" => {
+                    #[allow(non_camel_case_types)]
+                    struct InviteSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::InviteRequest>
+                    for InviteSvc<T> {
+                        type Response = super::InviteResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InviteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::invite(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InviteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/SignAnchors" => {
+                    #[allow(non_camel_case_types)]
+                    struct SignAnchorsSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::SignAnchorsRequest>
+                    for SignAnchorsSvc<T> {
+                        type Response = super::SignAnchorsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SignAnchorsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::sign_anchors(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SignAnchorsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
