@@ -54,6 +54,11 @@ impl Session {
         failure
     }
 
+    /// The home as it is, or is not: for verbs that only look.
+    pub(crate) fn unopened_home(&self) -> Result<Home, Failure> {
+        Ok(Home::at(Home::locate(self.global.home.as_deref())?))
+    }
+
     pub(crate) fn home(&self) -> Result<Home, Failure> {
         Home::open(Home::locate(self.global.home.as_deref())?)
     }
@@ -93,6 +98,14 @@ impl Session {
         Ok(config)
     }
 
+    /// Logs begun, with settings that need not be valid.
+    pub(crate) fn begin_anyway(&self) -> Result<(), Failure> {
+        match self.begin(Table::new()) {
+            Ok(_) => Ok(()),
+            Err(_) => self.begin_apart(),
+        }
+    }
+
     /// Logs begun by the global flags alone: for verbs that start nodes of their own and must not
     /// depend on the settings of this one.
     pub(crate) fn begin_apart(&self) -> Result<(), Failure> {
@@ -117,8 +130,7 @@ impl Session {
 
     /// The running node, if there is one. Looking for it leaves no trace.
     pub(crate) async fn daemon(&self) -> Result<Option<Control>, Failure> {
-        let home = Home::at(Home::locate(self.global.home.as_deref())?);
-        polymath_node::connect(&home).await
+        polymath_node::connect(&self.unopened_home()?).await
     }
 
     /// The running node, or what to do.

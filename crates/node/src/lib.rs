@@ -8,6 +8,7 @@ pub mod config;
 mod control;
 mod discover;
 mod dispatch;
+pub mod doctor;
 mod encode;
 pub mod experts;
 mod home;
@@ -15,8 +16,10 @@ mod hosted;
 mod join;
 mod loads;
 mod members;
+mod misses;
 mod serve;
 mod sync;
+mod unused;
 mod views;
 
 use std::{
@@ -116,6 +119,8 @@ pub(crate) struct Inner {
     pub(crate) discovered: discover::Discovered,
     pub(crate) gateway: Mutex<String>,
     pub(crate) loads: loads::Loads,
+    /// Why peers were not reached.
+    pub(crate) misses: misses::Misses,
     /// A place for each question at work.
     pub(crate) questions: Semaphore,
     pub(crate) begun: Instant,
@@ -163,7 +168,7 @@ impl Node {
         })
         .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
         // Whoever can be reached keeps its part of the DHT, experts or not: others may join through it.
-        let role = if listen.is_empty() {
+        let role = if listen.is_empty() || passing {
             Role::Client
         } else {
             Role::Server
@@ -208,6 +213,7 @@ impl Node {
             discovered: discover::Discovered::default(),
             gateway: Mutex::default(),
             loads: loads::Loads::default(),
+            misses: misses::Misses::default(),
             questions: Semaphore::new(MOST_QUESTIONS),
             begun: Instant::now(),
             end: watch::Sender::new(None),

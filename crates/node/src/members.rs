@@ -8,7 +8,9 @@ use polymath_net::{DialError, Multiaddr, Net, NetEvent, worth_telling};
 use polymath_types::{Constraints, ExpertKind, PeerId};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::{AGENT, Node, discover, parse_address, random, sync::SyncHandle};
+use crate::{
+    AGENT, Node, discover, misses, parse_address, random, sync::SyncHandle, unused::Unused,
+};
 
 /// Time for one dial.
 const DIAL: Duration = Duration::from_secs(10);
@@ -97,6 +99,9 @@ pub(crate) async fn meet(node: Node) {
                             break;
                         }
                     }
+                    Ok(NetEvent::Foreign { peer, belongs }) => {
+                        inner.misses.failed(peer, Unused::ForeignMesh, belongs);
+                    }
                     Err(RecvError::Closed) => return,
                     _ => {}
                 }
@@ -132,7 +137,23 @@ async fn dial(node: &Node, target: Target) -> (Target, Result<(), DialError>) {
             net.connect(*peer, DIAL).await
         }
     };
+    note(node, &target, &dialled);
     (target, dialled)
+}
+
+/// Remembers what came of a dial, for whoever asks why a peer is not used.
+fn note(node: &Node, target: &Target, dialled: &Result<(), DialError>) {
+    let misses = &node.inner.misses;
+    let names = match target {
+        Target::Address(address) => [Some(address.to_string()), peer_of(address).map(|p| p.to_string())],
+        Target::Author(peer) => [None, Some(peer.to_string())],
+    };
+    for name in names.into_iter().flatten() {
+        match dialled {
+            Ok(()) => misses.met(name),
+            Err(e) => misses.failed(name, misses::of_dial(e), e),
+        }
+    }
 }
 
 /// Whom to dial in this round.
