@@ -123,12 +123,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(
-        area: Area,
-        state: State,
-        found: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Self {
+    fn new(area: Area, state: State, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             area,
             subject: String::new(),
@@ -324,7 +319,7 @@ pub struct Network {
     pub members: Vec<Member>,
     /// Addresses known to lead into the mesh, each with what came of the last try that failed.
     pub bootstrap: Vec<(String, Option<String>)>,
-    /// Other nodes that offer something.
+    /// Other nodes that offer something and whose id none of those addresses names.
     pub offers: usize,
     /// Whether the mesh was founded by this home.
     pub founded_here: bool,

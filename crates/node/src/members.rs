@@ -99,6 +99,7 @@ pub(crate) async fn meet(node: Node) {
                             break;
                         }
                     }
+                    Ok(NetEvent::Identified { peer, .. }) => inner.misses.met(peer),
                     Ok(NetEvent::Foreign { peer, belongs }) => {
                         inner.misses.failed(peer, Unused::ForeignMesh, belongs);
                     }
@@ -145,7 +146,10 @@ async fn dial(node: &Node, target: Target) -> (Target, Result<(), DialError>) {
 fn note(node: &Node, target: &Target, dialled: &Result<(), DialError>) {
     let misses = &node.inner.misses;
     let names = match target {
-        Target::Address(address) => [Some(address.to_string()), peer_of(address).map(|p| p.to_string())],
+        Target::Address(address) => [
+            Some(address.to_string()),
+            peer_of(address).map(|p| p.to_string()),
+        ],
         Target::Author(peer) => [None, Some(peer.to_string())],
     };
     for name in names.into_iter().flatten() {

@@ -60,6 +60,7 @@ pub(crate) struct Known<'a> {
 pub(crate) fn why(known: &Known<'_>) -> Option<(Unused, String)> {
     let miss = known.miss;
     let of_itself = |m: &&Miss| m.reason != Unused::NotConnected;
+    let refuses = |m: &&Miss| matches!(m.reason, Unused::Refused | Unused::VersionMismatch);
     match known.membership {
         None => Some(match (miss, &known.reach) {
             (Some(m), _) if of_itself(&m) => (m.reason, m.what.clone()),
@@ -81,7 +82,8 @@ pub(crate) fn why(known: &Known<'_>) -> Option<(Unused, String)> {
             Unused::Unidentified,
             "has not said yet who it is".to_owned(),
         )),
-        Some(Membership::Member) => match (miss.filter(of_itself), &known.left_alone) {
+        // What it was taken for before it said that it is one of us is settled.
+        Some(Membership::Member) => match (miss.filter(refuses), &known.left_alone) {
             (Some(m), _) => Some((m.reason, m.what.clone())),
             (None, Some(why)) => Some((Unused::FailedLately, why.clone())),
             (None, None) if known.experts == 0 => {
@@ -144,13 +146,15 @@ mod tests {
             why(&refused),
             Some((Unused::Refused, "not on its list".into()))
         );
-        // An old failure to connect says nothing of a peer that is connected now.
-        let before = miss(Unused::NotConnected, "no answer");
-        let now = Known {
-            miss: Some(&before),
-            ..member()
-        };
-        assert_eq!(why(&now), None);
+        // What was before it connected and told its mesh says nothing of a member.
+        for before in [Unused::NotConnected, Unused::ForeignMesh] {
+            let before = miss(before, "no answer");
+            let now = Known {
+                miss: Some(&before),
+                ..member()
+            };
+            assert_eq!(why(&now), None);
+        }
     }
 
     #[test]

@@ -170,6 +170,13 @@ impl Node {
         let me = inner.net.local_peer();
         let bootstrap = inner.config.net.bootstrap.iter();
         let addresses: BTreeSet<&String> = bootstrap.chain(&membership.bootstrap).collect();
+        let index = self.index();
+        let named = |peer: &PeerId| {
+            let end = format!("/p2p/{peer}");
+            addresses.iter().any(|a| a.ends_with(&end))
+        };
+        let offers = index.peers().keys();
+        let offers = offers.filter(|p| **p != me && !named(p)).count();
         let listen = inner.net.listen_addrs().borrow().clone();
         let member = |p: polymath_net::PeerInfo| {
             (p.membership == Standing::Member).then_some(Member {
@@ -188,7 +195,7 @@ impl Node {
                 .take(MOST)
                 .map(|a| (a.clone(), inner.misses.of(a).map(|m| m.what)))
                 .collect(),
-            offers: self.index().peers().keys().filter(|p| **p != me).count(),
+            offers,
             founded_here: !membership.joined,
             uptime: self.elapsed(),
         }
@@ -208,7 +215,10 @@ impl Node {
             let mut client = self.inner.clients.expert(peer, ANSWER).await.ok()?;
             let version = Format::Wire.current();
             let (sent, before) = (SystemTime::now(), Instant::now());
-            let told = client.describe(v1::DescribeRequest { version }).await.ok()?;
+            let told = client
+                .describe(v1::DescribeRequest { version })
+                .await
+                .ok()?;
             let here = since_1970(sent) + before.elapsed() / 2;
             let here = i64::try_from(here.as_millis()).ok()?;
             match told.into_inner().unix_ms {

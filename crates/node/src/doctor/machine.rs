@@ -7,8 +7,8 @@ use super::{Area, Disk, Finding, IdentityFile, Machine, Port, State};
 /// No build of this code is older: 2026-11-01. A clock before it is wrong.
 const OLDEST: Duration = Duration::from_secs(1_793_491_200);
 /// Offsets of the clock, milliseconds. Invitations and leases expire by the clock.
-const OFF: i64 = 30_000;
-const FAR_OFF: i64 = 300_000;
+const OFF: u64 = 30_000;
+const FAR_OFF: u64 = 300_000;
 /// Free space: less than this is told, less than that stops the catalog from being kept.
 const SCARCE: u64 = 1 << 30;
 const FULL: u64 = 64 << 20;
@@ -34,7 +34,9 @@ fn home(machine: &Machine) -> Finding {
             Area::Home,
             State::Failing,
             format!("{dir} cannot be written: {why}"),
-            format!("give this user the folder (`chown -R $USER {dir}`), or keep state elsewhere with --home DIR"),
+            format!(
+                "give this user the folder (`chown -R $USER {dir}`), or keep state elsewhere with --home DIR"
+            ),
         ),
     }
 }
@@ -126,7 +128,7 @@ fn clock(machine: &Machine) -> Finding {
     let ahead = machine
         .last_written
         .and_then(|at| at.checked_sub(machine.now))
-        .filter(|ahead| ahead.as_millis() > u128::from(FAR_OFF.unsigned_abs()));
+        .filter(|ahead| ahead.as_millis() > u128::from(FAR_OFF));
     let Some(offset) = median(&machine.offsets_ms) else {
         return match ahead {
             Some(ahead) => Finding::new(
@@ -145,9 +147,9 @@ fn clock(machine: &Machine) -> Finding {
         };
     };
     let members = count(machine.offsets_ms.len(), "member");
-    let state = match offset.abs() {
-        ..=OFF => State::Ok,
-        ..=FAR_OFF => State::Warning,
+    let state = match offset.unsigned_abs() {
+        0..=OFF => State::Ok,
+        n if n <= FAR_OFF => State::Warning,
         _ => State::Failing,
     };
     let found = if state == State::Ok {
@@ -195,18 +197,21 @@ fn dns(machine: &Machine) -> Vec<Finding> {
     let all_fail = machine.names.iter().all(|(_, found)| found.is_err());
     let finding = |(name, found): &(String, Result<usize, String>)| {
         let finding = match found {
-            Ok(n) => Finding::ok(
-                Area::Dns,
-                format!("{name} has {}", count_es(*n, "address")),
-            ),
+            Ok(n) => Finding::ok(Area::Dns, format!("{name} has {}", count_es(*n, "address"))),
             Err(why) => Finding::new(
                 Area::Dns,
-                if all_fail { State::Failing } else { State::Warning },
+                if all_fail {
+                    State::Failing
+                } else {
+                    State::Warning
+                },
                 format!("{name} has no address: {why}"),
                 if servers.is_empty() {
                     "set a name server in /etc/resolv.conf, or give peers by IP address: --bootstrap /ip4/…".to_owned()
                 } else {
-                    format!("check the name and the name server ({servers}), or give peers by IP address: --bootstrap /ip4/…")
+                    format!(
+                        "check the name and the name server ({servers}), or give peers by IP address: --bootstrap /ip4/…"
+                    )
                 },
             ),
         };
@@ -235,7 +240,10 @@ fn ports(ports: &[Port]) -> Vec<Finding> {
         .iter()
         .map(|p| format!("{} {}", p.protocol, p.socket))
         .collect();
-    vec![Finding::ok(Area::Ports, format!("free: {}", all.join(", ")))]
+    vec![Finding::ok(
+        Area::Ports,
+        format!("free: {}", all.join(", ")),
+    )]
 }
 
 /// `1 member`, `3 members`.

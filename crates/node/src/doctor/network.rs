@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use polymath_net::{
-    AddressReport, AddressSource, Filtering, Mapping, Multiaddr, PeerId, RelayState, Scope, TransportReport, UpnpReport, Verdict,
+    AddressReport, AddressSource, Filtering, Mapping, Multiaddr, PeerId, RelayState, Scope,
+    TransportReport, UpnpReport, Verdict,
 };
 use polymath_types::{PathKind, Transport};
 
@@ -168,7 +169,11 @@ fn peers(network: &Network) -> Finding {
             .collect();
         return Finding::ok(
             Area::Peers,
-            format!("{} connected: {}", count(met.len(), "member"), ways.join(", ")),
+            format!(
+                "{} connected: {}",
+                count(met.len(), "member"),
+                ways.join(", ")
+            ),
         )
         .with("connected", met.len());
     }
@@ -208,9 +213,11 @@ fn outgoing(network: &Network) -> Finding {
     let used = |transport| {
         let over = |p: &Member| p.transport == transport && p.path != PathKind::Relayed;
         network.members.iter().any(over)
-            || network.report.transports.iter().any(|t| {
-                t.transport == transport && (t.peers > 0 || !t.observed.is_empty())
-            })
+            || network
+                .report
+                .transports
+                .iter()
+                .any(|t| t.transport == transport && (t.peers > 0 || !t.observed.is_empty()))
     };
     let (tcp, quic) = (used(Transport::Tcp), used(Transport::Quic));
     let finding = if !tcp && !quic {
@@ -228,7 +235,15 @@ fn outgoing(network: &Network) -> Finding {
     } else if quic && tcp {
         Finding::ok(Area::Outgoing, "TCP and UDP both leave this network")
     } else if quic {
-        Finding::ok(Area::Outgoing, "UDP leaves this network; TCP was not needed")
+        Finding::ok(
+            Area::Outgoing,
+            "UDP leaves this network; TCP was not needed",
+        )
+    } else if network.members.iter().all(near) {
+        Finding::ok(
+            Area::Outgoing,
+            "TCP works; QUIC was not needed, and nobody outside is connected",
+        )
     } else if web_only(network) {
         Finding::new(
             Area::Outgoing,
@@ -248,6 +263,12 @@ fn outgoing(network: &Network) -> Finding {
         )
     };
     finding.with("tcp", tcp).with("udp", quic)
+}
+
+/// Whether it is on this network.
+fn near(member: &Member) -> bool {
+    let global = |a: &Multiaddr| scope(a) == Scope::Global;
+    member.path != PathKind::Relayed && !member.addresses.iter().any(global)
 }
 
 /// Whether every connection runs to port 443 while other addresses were tried in vain.
@@ -305,7 +326,9 @@ fn listening(network: &Network) -> Vec<Finding> {
             Area::Ports,
             State::Warning,
             format!("{listened}, not on {what}"),
-            format!("`polymath up` with {flag} too: networks that block the one may pass the other"),
+            format!(
+                "`polymath up` with {flag} too: networks that block the one may pass the other"
+            ),
         ),
         None => Finding::ok(Area::Ports, listened),
     }]
@@ -585,7 +608,10 @@ fn upnp(network: &Network) -> Finding {
             let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             (
                 "mapped",
-                Finding::ok(Area::Upnp, format!("the gateway forwards {}", list.join(", "))),
+                Finding::ok(
+                    Area::Upnp,
+                    format!("the gateway forwards {}", list.join(", ")),
+                ),
             )
         }
     };
@@ -619,12 +645,19 @@ fn relay(network: &Network) -> Finding {
         Finding::new(
             Area::Relay,
             State::Unknown,
-            format!("{} has been asked and has not answered yet", asked.join(", ")),
+            format!(
+                "{} has been asked and has not answered yet",
+                asked.join(", ")
+            ),
             "",
         )
     } else {
         let needed = network.shut() && !network.promised();
-        let state = if needed { State::Failing } else { State::Unknown };
+        let state = if needed {
+            State::Failing
+        } else {
+            State::Unknown
+        };
         let (found, fix) = match failed {
             Some((peer, why)) => (
                 format!("{peer} gave none: {why}"),
@@ -647,10 +680,7 @@ fn relay(network: &Network) -> Finding {
 pub(super) fn verdict(network: &Network) -> (Reach, String) {
     let answer = |reach, text: &str| (reach, text.to_owned());
     if network.client {
-        return answer(
-            Reach::AsksOnly,
-            "this node only asks: nobody need reach it",
-        );
+        return answer(Reach::AsksOnly, "this node only asks: nobody need reach it");
     }
     if network.confirmed() {
         return answer(Reach::Direct, "others reach this node directly");
@@ -701,7 +731,6 @@ pub(super) fn verdict(network: &Network) -> (Reach, String) {
             format!("others reach this node not at all: {why}"),
         );
     }
-    let near = |p: &Member| p.addresses.iter().all(|a| scope(a) != Scope::Global);
     if network.members.is_empty() {
         answer(
             Reach::Unknown,

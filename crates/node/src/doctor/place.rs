@@ -167,7 +167,8 @@ pub fn reachability(own: &Place, other: &Place) -> Reachability {
     }
     let punched = punch(own, other);
     if other.relayed {
-        const FIX: &str = "its relay may be down or full: try again, or run `polymath doctor` on both sides";
+        const FIX: &str =
+            "its relay may be down or full: try again, or run `polymath doctor` on both sides";
         return match punched {
             _ if own.open => answer(
                 Way::HolePunching,
@@ -196,16 +197,20 @@ pub fn reachability(own: &Place, other: &Place) -> Reachability {
         );
     }
     match punched {
-        Some(true) => return answer(
-            Way::None,
-            "and this node are behind NATs through which holes could be punched, but no relay makes the first contact",
-            ANCHOR,
-        ),
-        Some(false) => return answer(
-            Way::None,
-            "and this node are behind NATs that choose a new port for each destination, and there is no relay between them",
-            ANCHOR,
-        ),
+        Some(true) => {
+            return answer(
+                Way::None,
+                "and this node are behind NATs through which holes could be punched, but no relay makes the first contact",
+                ANCHOR,
+            );
+        }
+        Some(false) => {
+            return answer(
+                Way::None,
+                "and this node are behind NATs that choose a new port for each destination, and there is no relay between them",
+                ANCHOR,
+            );
+        }
         None => {}
     }
     if other.private {
