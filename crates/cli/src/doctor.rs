@@ -26,7 +26,7 @@ pub(crate) async fn run(session: Session, doctor: args::Doctor) -> Result<(), Fa
             format!("--timeout takes seconds from 0 to {LONGEST}"),
         ));
     }
-    session.begin_anyway()?;
+    session.clone().begin_quietly()?;
     let within = Duration::from_secs_f64(doctor.timeout);
     let mut passing = None;
     let diagnosis = tokio::select! {
@@ -37,7 +37,13 @@ pub(crate) async fn run(session: Session, doctor: args::Doctor) -> Result<(), Fa
         node.shut_down().await;
     }
     let diagnosis = diagnosis?;
-    output::print(&session, &to_json(&diagnosis), || text(&diagnosis));
+    if session.json {
+        output::print(&session, &to_json(&diagnosis), String::new);
+    } else {
+        // Commands name the home before lines are broken, not afterwards.
+        let hint = |text: &str| session.hint(text);
+        output::raw(format!("{}\n", text(&diagnosis, &hint)).as_bytes());
+    }
     if diagnosis.findings.iter().any(|f| f.state == FAILING) {
         output::end_with(ErrorKind::FailedPrecondition);
     }
@@ -74,12 +80,9 @@ async fn examine(
     // Before the node takes them.
     let ports = machine.ports.clone();
     let without = |why| Ok(look::without_network(machine, why).to_proto());
-    let config = match config {
-        Ok(config) => config,
-        Err(_) => {
-            let why = "the settings are not valid".to_owned();
-            return without(NoNetwork::Failed(why));
-        }
+    let Ok(config) = config else {
+        let why = "the settings are not valid".to_owned();
+        return without(NoNetwork::Failed(why));
     };
     match home.membership() {
         Ok(Some(_)) => {}
@@ -155,7 +158,7 @@ fn to_json(d: &v1::Diagnosis) -> Value {
 }
 
 /// One finding a line, what to do about it below, the verdict last.
-fn text(d: &v1::Diagnosis) -> String {
+fn text(d: &v1::Diagnosis, hint: &dyn Fn(&str) -> String) -> String {
     let label = |f: &v1::Finding| format!("{} {}", f.area, f.subject).trim_end().to_owned();
     // A long subject, such as a name, must not push all others aside.
     let widest = d.findings.iter().map(|f| label(f).chars().count());
@@ -172,10 +175,10 @@ fn text(d: &v1::Diagnosis) -> String {
         let width = indent - 4;
         lines.push(format!(
             "{mark} {label:<width$}  {}",
-            screen::wrapped(&f.found, indent)
+            screen::wrapped(&hint(&f.found), indent)
         ));
         if !f.fix.is_empty() {
-            let fix = screen::wrapped(&format!("fix: {}", f.fix), indent);
+            let fix = screen::wrapped(&format!("fix: {}", hint(&f.fix)), indent);
             lines.push(format!("{:indent$}{fix}", ""));
         }
     }

@@ -93,7 +93,15 @@ fn text(peers: &[v1::Peer]) -> String {
     let rows: Vec<Vec<String>> = peers.iter().map(|p| row(p, &ids)).collect();
     screen::table(
         &[
-            "PEER", "PATH", "TRANSPORT", "RTT", "IN/OUT", "AGE", "VERSION", "EXPERTS", "NOTE",
+            "PEER",
+            "PATH",
+            "TRANSPORT",
+            "RTT",
+            "IN/OUT",
+            "AGE",
+            "VERSION",
+            "EXPERTS",
+            "NOTE",
         ],
         &rows,
     )
@@ -114,7 +122,10 @@ fn row(p: &v1::Peer, ids: &Ids) -> Vec<String> {
         },
         connected(format!("{}/{}", size(p.received), size(p.sent))),
         connected(age(Duration::from_millis(p.age_ms))),
-        p.agent.strip_prefix("polymath/").unwrap_or(&p.agent).to_owned(),
+        p.agent
+            .strip_prefix("polymath/")
+            .unwrap_or(&p.agent)
+            .to_owned(),
         experts(&p.experts),
         ids.shortened(&p.note),
     ]

@@ -63,7 +63,7 @@ pub(crate) fn wrapped(text: &str, indent: usize) -> String {
 fn wrap(text: &str, width: usize, indent: usize) -> String {
     let mut lines = vec![String::new()];
     let mut used = 0;
-    for word in text.split(' ') {
+    for word in words(text, width) {
         let length = word.chars().count();
         if used > 0 && used + 1 + length > width {
             lines.push(String::new());
@@ -74,11 +74,39 @@ fn wrap(text: &str, width: usize, indent: usize) -> String {
                 line.push(' ');
                 used += 1;
             }
-            line.push_str(word);
+            line.push_str(&word);
             used += length;
         }
     }
     lines.join(&format!("\n{:indent$}", ""))
+}
+
+/// Words, of which a command between backticks is one where it fits a line: it is there to be copied.
+fn words(text: &str, width: usize) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for (i, part) in text.split('`').enumerate() {
+        let command = i % 2 == 1;
+        let quoted = if command {
+            format!("`{part}`")
+        } else {
+            part.to_owned()
+        };
+        let whole = command && quoted.chars().count() <= width;
+        let mut pieces = if whole {
+            vec![quoted]
+        } else {
+            quoted.split(' ').map(str::to_owned).collect()
+        };
+        // Nothing stands between the last word and what follows without a space.
+        if i > 0
+            && let (Some(last), Some(first)) = (words.last_mut(), pieces.first_mut())
+        {
+            last.push_str(first);
+            pieces.remove(0);
+        }
+        words.extend(pieces);
+    }
+    words
 }
 
 /// A table whose last column, free text, goes below its row where the screen is too narrow for all.
@@ -134,6 +162,8 @@ mod tests {
         assert_eq!(wrap("one two three", 7, 2), "one two\n  three");
         assert_eq!(wrap("one", 2, 2), "one");
         assert_eq!(wrap("", 10, 2), "");
+        assert_eq!(wrap("run `a b c`, then", 9, 0), "run\n`a b c`,\nthen");
+        assert_eq!(wrap("run `a long b`", 6, 0), "run `a\nlong\nb`");
     }
 
     #[test]

@@ -98,14 +98,6 @@ impl Session {
         Ok(config)
     }
 
-    /// Logs begun, with settings that need not be valid.
-    pub(crate) fn begin_anyway(&self) -> Result<(), Failure> {
-        match self.begin(Table::new()) {
-            Ok(_) => Ok(()),
-            Err(_) => self.begin_apart(),
-        }
-    }
-
     /// Logs begun by the global flags alone: for verbs that start nodes of their own and must not
     /// depend on the settings of this one.
     pub(crate) fn begin_apart(&self) -> Result<(), Failure> {
@@ -117,6 +109,14 @@ impl Session {
             log.level.clone_from(level);
         }
         logs::begin(&log)
+    }
+
+    /// The same for a verb that itself says what others log: without being asked to, nothing is
+    /// logged but errors.
+    pub(crate) fn begin_quietly(mut self) -> Result<(), Failure> {
+        let level = self.global.log_level.take();
+        self.global.log_level = Some(level.unwrap_or_else(|| "error".to_owned()));
+        self.begin_apart()
     }
 
     pub(crate) fn store(&self, config: &Config) -> Result<Store, Failure> {
