@@ -1,10 +1,6 @@
 //! Every peer, how it is connected, and why it is not used if it is not.
 
-use std::{
-    cmp::Reverse,
-    collections::BTreeMap,
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use polymath_net::{Membership, OpenError, PeerInfo};
 use polymath_proto::v1;
@@ -14,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     Node,
-    doctor::{Place, Reachability, Way, reachability},
+    doctor::{Place, Reachability, reachability},
     misses::{self, Miss},
     unused::{self, Known, Unused},
 };
@@ -71,7 +67,10 @@ impl Node {
     /// Why the router asks none of the peer's experts now, if it does not.
     fn left_alone(&self, peer: &PeerId, offer: &PeerOffer) -> Option<String> {
         let (now, router) = (self.elapsed(), self.router());
-        let mut whys = offer.experts.iter().map(|e| router.left_alone(now, *e, *peer));
+        let mut whys = offer
+            .experts
+            .iter()
+            .map(|e| router.left_alone(now, *e, *peer));
         let first = whys.next()??;
         whys.all(|why| why.is_some()).then_some(first)
     }
@@ -155,14 +154,9 @@ fn explained(mut peer: v1::Peer, known: &Known<'_>) -> v1::Peer {
         peer.note = format!("not used: {detail}");
         peer.detail = detail;
     } else if peer.path == PathKind::Relayed.to_string() {
-        let through = if peer.relay.is_empty() {
-            "through a relay".to_owned()
-        } else {
-            format!("through {}", peer.relay)
-        };
-        peer.note = match &known.reach {
-            Some(r) if r.way == Way::Relayed => format!("{through}: it {}", r.why),
-            _ => through,
+        peer.note = match peer.relay.as_str() {
+            "" => "through a relay".to_owned(),
+            relay => format!("through {relay}"),
         };
     }
     peer
