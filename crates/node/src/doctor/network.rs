@@ -184,10 +184,7 @@ fn peers(network: &Network) -> Finding {
         Finding::new(
             Area::Peers,
             State::Failing,
-            format!(
-                "none of the {} known here answers{why}",
-                count(tried, "peer")
-            ),
+            format!("nobody answers of {} known here{why}", count(tried, "peer")),
             "check that they run; join through another: `polymath join ADDR`, ADDR as `polymath status` prints it there",
         )
     } else if network.founded_here {

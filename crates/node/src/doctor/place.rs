@@ -34,13 +34,13 @@ pub struct Place {
     pub relayed: bool,
     /// It tells an address of a private network.
     pub private: bool,
-    /// It tells an address of its own machine.
+    /// It tells an address of its own machine; or, of the own node, it listens nowhere else.
     pub loopback: bool,
 }
 
 impl Place {
-    /// A node's own place.
-    pub fn own(report: &NetReport) -> Self {
+    /// A node's own place; `listen` are the addresses it listens on.
+    pub fn own(report: &NetReport, listen: &[Multiaddr]) -> Self {
         let mut place = Self {
             nats: report
                 .transports
@@ -59,7 +59,8 @@ impl Place {
                 .relays
                 .iter()
                 .any(|r| r.state == RelayState::Reserved),
-            ..Self::default()
+            loopback: listen.iter().all(|a| scope(a) == Scope::Loopback),
+            private: listen.iter().any(|a| scope(a) == Scope::Private),
         };
         for a in &report.addresses {
             match a.scope {
@@ -68,9 +69,8 @@ impl Place {
                         || (a.source == AddressSource::Announced
                             && !matches!(a.verdict, Verdict::Failed(_)));
                 }
-                Scope::Private => place.private = true,
-                Scope::Loopback => place.loopback = true,
                 Scope::Circuit => place.relayed |= a.announced,
+                Scope::Private | Scope::Loopback => {}
             }
         }
         place
@@ -218,6 +218,12 @@ pub fn reachability(own: &Place, other: &Place) -> Reachability {
             Way::Unknown,
             "tells only addresses of a private network: it is reached from there alone, for it has no relay",
             ANCHOR,
+        )
+    } else if other.loopback && own.loopback {
+        answer(
+            Way::Direct,
+            "is open to its own machine only, so if that is this one it is down",
+            "check that it runs",
         )
     } else if other.loopback {
         answer(

@@ -807,18 +807,26 @@ mod between {
     }
 
     #[test]
+    fn on_one_machine_loopback_is_no_obstacle() {
+        let here = Place::own(&NetReport::default(), &[addr("/ip4/127.0.0.1/tcp/1")]);
+        let found = reachability(&here, &Place::told(["/ip4/127.0.0.1/tcp/2"]));
+        assert_eq!(found.way, Way::Direct);
+        assert!(found.why.contains("down"), "{found:?}");
+    }
+
+    #[test]
     fn the_own_place_is_read_off_the_report() {
         let mut report = NetReport::default();
         report.transports = both(EndpointIndependent, Restricted);
         report.relays = relayed(RelayState::Asked);
-        let place = Place::own(&report);
+        let place = Place::own(&report, &network().listen);
         assert_eq!(
             (place.open, place.relayed, place.nats.len()),
             (false, false, 2)
         );
         report.relays = relayed(RelayState::Reserved);
         report.addresses = vec![global(OUTSIDE_TCP, Verdict::Confirmed(PeerId::random()))];
-        let place = Place::own(&report);
+        let place = Place::own(&report, &network().listen);
         assert!(place.open && place.relayed);
     }
 }

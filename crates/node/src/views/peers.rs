@@ -25,7 +25,7 @@ impl Node {
         let inner = &self.inner;
         let me = inner.net.local_peer();
         let (index, misses) = (self.index(), inner.misses.all());
-        let own = Place::own(&inner.net.report());
+        let own = self.place();
         let mut peers: BTreeMap<PeerId, v1::Peer> = BTreeMap::new();
         let mut known: BTreeMap<PeerId, Known<'_>> = BTreeMap::new();
         for p in inner.net.peers() {
@@ -64,6 +64,12 @@ impl Node {
         v1::PeersResponse { peers }
     }
 
+    /// This node's own place in the network.
+    fn place(&self) -> Place {
+        let net = &self.inner.net;
+        Place::own(&net.report(), &net.listen_addrs().borrow())
+    }
+
     /// Why the router asks none of the peer's experts now, if it does not.
     fn left_alone(&self, peer: &PeerId, offer: &PeerOffer) -> Option<String> {
         let (now, router) = (self.elapsed(), self.router());
@@ -92,7 +98,7 @@ impl Node {
         let index = inner.index.load();
         let message = match index.peers().get(&peer) {
             Some(offer) if reason == Unused::NotConnected && !connected() => {
-                let own = Place::own(&inner.net.report());
+                let own = self.place();
                 let Reachability { why, fix, .. } =
                     reachability(&own, &Place::told(&offer.addresses));
                 format!("{error}; the peer {why}: {fix}")
