@@ -13,6 +13,10 @@ Exit codes: 0 done · 1 internal fault · 2 wrong usage or configuration · 3 no
 8 something must be done first (home or port in use, other mesh) · 9 other version · 10 a limit was reached · \
 11 not allowed · 130 interrupted";
 
+const DOCTOR: &str = "\
+Exit codes: 0 nothing must be put right (warnings allowed) · 8 something must be, as its line says. \
+Without a running node a passing one is started for the time of the examination.";
+
 /// A peer-to-peer mesh of expert models.
 #[derive(Debug, Parser)]
 #[command(name = "polymath", version = crate::VERSION, after_help = EXIT_CODES, max_term_width = 100)]
@@ -63,8 +67,11 @@ pub(crate) enum Verb {
     },
     /// Show the running node
     Status,
-    /// Show the peers the running node knows
-    Peers,
+    /// Show the peers the running node knows: how each is connected, and why it is not used if not
+    Peers(Peers),
+    /// Examine this machine and its place in the network, with what to do about each fault
+    #[command(after_help = DOCTOR)]
+    Doctor(Doctor),
     /// Show the experts the running node knows
     Experts,
     /// Stop the running node
@@ -273,6 +280,25 @@ fn lifetime(text: &str) -> Result<Lifetime, String> {
         Some(total) if total > 0 => Ok(Lifetime(Some(total))),
         _ => Err(wrong()),
     }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Peers {
+    /// Show again every so many seconds [default: 2], until interrupted
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    pub(crate) watch: Option<f64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Doctor {
+    /// Seconds to wait for what is not known yet: dial-backs, the gateway, relays
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 8.0,
+        allow_negative_numbers = true
+    )]
+    pub(crate) timeout: f64,
 }
 
 #[derive(Debug, Subcommand)]

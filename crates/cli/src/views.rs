@@ -1,4 +1,4 @@
-//! `polymath status|peers|experts|down`.
+//! `polymath status|experts|down`.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const fn version() -> u32 {
     Format::Control.current()
 }
 
-fn failed(status: polymath_node::Status) -> Failure {
+pub(crate) fn failed(status: polymath_node::Status) -> Failure {
     Node::control_failure(&status)
 }
 
@@ -136,60 +136,6 @@ pub(crate) async fn status(session: Session) -> Result<(), Failure> {
             .map(|(k, v)| format!("{k:<10} {v}"))
             .collect::<Vec<_>>()
             .join("\n")
-    });
-    Ok(())
-}
-
-pub(crate) async fn peers(session: Session) -> Result<(), Failure> {
-    let request = v1::PeersRequest { version: version() };
-    let peers = session
-        .running()
-        .await?
-        .peers(request)
-        .await
-        .map_err(failed)?
-        .into_inner()
-        .peers;
-    let value: Vec<Value> = peers
-        .iter()
-        .map(|p| {
-            json!({
-                "id": p.id, "connected": p.connected, "path": p.path, "transport": p.transport, "rtt_ms": p.rtt_ms,
-                "agent": p.agent, "experts": p.experts, "addresses": p.addresses, "note": p.note,
-            })
-        })
-        .collect();
-    output::print(&session, &json!({ "peers": value }), || {
-        if peers.is_empty() {
-            return "no peers yet: `polymath status` prints the address others join by".into();
-        }
-        let rows: Vec<Vec<String>> = peers
-            .iter()
-            .map(|p| {
-                let path = if p.connected {
-                    format!("{} {}", p.path, p.transport)
-                } else {
-                    "-".into()
-                };
-                let rtt = if p.rtt_ms > 0.0 {
-                    format!("{:.1} ms", p.rtt_ms)
-                } else {
-                    "-".into()
-                };
-                vec![
-                    p.id.clone(),
-                    path,
-                    rtt,
-                    p.agent.clone(),
-                    p.experts.join(", "),
-                    p.note.clone(),
-                ]
-            })
-            .collect();
-        output::table(
-            &["PEER", "PATH", "RTT", "VERSION", "EXPERTS", "NOTE"],
-            &rows,
-        )
     });
     Ok(())
 }

@@ -15,6 +15,9 @@ use crate::{End, Entrance, Home, InviteTerms, Node, home::io_failure};
 /// Time a running daemon gets to answer at all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Longest wait for facts on their way to a diagnosis.
+const LONGEST_DIAGNOSIS: Duration = Duration::from_secs(120);
+
 /// A client of a running daemon.
 pub type Control = ControlClient<Channel>;
 
@@ -179,6 +182,18 @@ impl control_server::Control for Service {
         Ok(Response::new(v1::SignAnchorsResponse {
             list: list.to_bytes().into(),
         }))
+    }
+
+    type DoctorStream = Pin<Box<dyn Stream<Item = Result<v1::DoctorEvent, Status>> + Send>>;
+
+    async fn doctor(
+        &self,
+        request: Request<v1::DoctorRequest>,
+    ) -> Result<Response<Self::DoctorStream>, Status> {
+        check(request.get_ref().version)?;
+        let within = Duration::from_millis(request.get_ref().timeout_ms).min(LONGEST_DIAGNOSIS);
+        let events = self.node.examined(within, Vec::new());
+        Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
     }
 
     async fn shutdown(

@@ -223,10 +223,32 @@ impl Home {
     pub fn identity(&self, _lock: &HomeLock) -> Result<NodeKey, Failure> {
         let path = self.dir.join("identity.key");
         let config = |what: String| Failure::new(ErrorKind::Config, what);
+        match self.identity_file()? {
+            Some((_, mode)) if mode & 0o077 != 0 => Err(config(format!(
+                "{} can be read by others (mode {mode:o}): whoever has it is this node. Run `chmod 600 {}`, or delete it to become a new node",
+                path.display(),
+                path.display()
+            ))),
+            Some((key, _)) => Ok(key),
+            None => {
+                let key = NodeKey::generate();
+                let text = key.to_text().map_err(|e| config(e.to_string()))?;
+                write_atomic(&path, text.as_bytes())?;
+                Ok(key)
+            }
+        }
+    }
+
+    /// The key in the home, if there is one, and the permissions of its file.
+    pub(crate) fn identity_file(&self) -> Result<Option<(NodeKey, u32)>, Failure> {
+        let path = self.dir.join("identity.key");
         match fs::read(&path) {
             Ok(bytes) => {
-                private(&path, "is this node", "delete it to become a new node")?;
-                NodeKey::from_text(&String::from_utf8_lossy(&bytes)).map_err(|e| match e {
+                let mode = fs::metadata(&path)
+                    .map(|m| m.permissions().mode() & 0o777)
+                    .unwrap_or(0o600);
+                let key = NodeKey::from_text(&String::from_utf8_lossy(&bytes));
+                let key = key.map_err(|e| match e {
                     polymath_types::IdentityError::Version(v) => Failure::new(
                         ErrorKind::VersionMismatch,
                         format!("{}: {v}", path.display()),
@@ -238,14 +260,10 @@ impl Home {
                             path.display()
                         ),
                     ),
-                })
+                })?;
+                Ok(Some((key, mode)))
             }
-            Err(e) if e.kind() == IoKind::NotFound => {
-                let key = NodeKey::generate();
-                let text = key.to_text().map_err(|e| config(e.to_string()))?;
-                write_atomic(&path, text.as_bytes())?;
-                Ok(key)
-            }
+            Err(e) if e.kind() == IoKind::NotFound => Ok(None),
             Err(e) => Err(io_failure("read the identity", &path, &e)),
         }
     }

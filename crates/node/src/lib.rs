@@ -9,6 +9,7 @@ pub mod config;
 mod control;
 mod discover;
 mod dispatch;
+pub mod doctor;
 mod encode;
 pub mod experts;
 mod home;
@@ -18,11 +19,12 @@ mod join;
 mod loads;
 mod members;
 mod mesh;
+mod misses;
 mod remembered;
 mod serve;
 mod sources;
 mod sync;
-mod unreachable;
+mod unused;
 mod views;
 
 use std::{
@@ -131,6 +133,8 @@ pub(crate) struct Inner {
     pub(crate) discovered: discover::Discovered,
     pub(crate) gateway: Mutex<String>,
     pub(crate) loads: loads::Loads,
+    /// Why peers were not reached.
+    pub(crate) misses: misses::Misses,
     /// A place for each question at work.
     pub(crate) questions: Semaphore,
     pub(crate) begun: Instant,
@@ -155,7 +159,7 @@ impl Node {
         let key = home.identity(&lock)?;
         let mut membership = membership(&home, &key, passing)?;
         let client = config.client || passing;
-        let outside = membership.joined || mesh::founded_on_purpose(&key, &membership);
+        let outside = goes_outside(&key, &membership, &config);
         let listen = listen_addresses(&config, &mut membership, client, outside)?;
         if !passing {
             home.save_membership(&membership)?;
@@ -179,7 +183,7 @@ impl Node {
         })
         .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
         // Whoever can be reached keeps its part of the DHT, experts or not: others may join through it.
-        let role = if listen.is_empty() {
+        let role = if listen.is_empty() || passing {
             Role::Client
         } else {
             Role::Server
@@ -238,6 +242,7 @@ impl Node {
             sources: sources::Sources::default(),
             gateway: Mutex::default(),
             loads: loads::Loads::default(),
+            misses: misses::Misses::default(),
             questions: Semaphore::new(MOST_QUESTIONS),
             begun: Instant::now(),
             end: watch::Sender::new(None),
@@ -431,6 +436,15 @@ pub(crate) fn door(membership: &Membership, invites: Option<&invites::Invites>) 
             Some(Door::guest(mesh, invite.claims().clone(), key, keeper))
         }
     }
+}
+
+/// Whether a mesh is one that others are meant to be in.
+pub(crate) fn goes_outside(
+    key: &NodeKey,
+    membership: &Membership,
+    config: &config::Config,
+) -> bool {
+    membership.joined || config.net.anchor || mesh::founded_on_purpose(key, membership)
 }
 
 /// Where to listen: as configured; else on the home's own port, for this machine only unless the

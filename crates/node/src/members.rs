@@ -9,8 +9,8 @@ use polymath_types::{Constraints, ExpertKind, PathKind, PeerId};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
-    AGENT, MeshKey, Node, discover, parse_address, random, sources::Kind, sync::SyncHandle,
-    unreachable,
+    AGENT, MeshKey, Node, discover, misses, parse_address, random, sources::Kind, sync::SyncHandle,
+    unused::Unused,
 };
 
 /// Time for one dial.
@@ -28,6 +28,8 @@ const A_ROUND: usize = 8;
 const AT_ONCE: usize = 4;
 /// Addresses in an offer; the catalog takes no more.
 const MOST_ADDRESSES: usize = 16;
+/// Changes of this node's addresses within this time are told as one.
+const GATHER: Duration = Duration::from_millis(400);
 /// When provider records that the DHT did not take are tried again.
 const PROVIDE_AGAIN: Duration = Duration::from_secs(60);
 /// How often experts are looked for when the catalog is not exchanged.
@@ -104,6 +106,7 @@ pub(crate) async fn meet(node: Node) {
                 () = tokio::time::sleep_until(until) => break,
                 event = events.recv() => match event {
                     Ok(NetEvent::Identified { peer, addresses, .. }) => {
+                        inner.misses.met(peer);
                         let relayed = |p: &polymath_net::PeerInfo| {
                             p.peer == peer && p.path == PathKind::Relayed
                         };
@@ -117,6 +120,9 @@ pub(crate) async fn meet(node: Node) {
                             pause = FIRST_PAUSE;
                             break;
                         }
+                    }
+                    Ok(NetEvent::Foreign { peer, belongs }) => {
+                        inner.misses.failed(peer, Unused::ForeignMesh, belongs);
                     }
                     Err(RecvError::Closed) => return,
                     _ => {}
@@ -159,6 +165,7 @@ async fn dial(node: &Node, target: Target) -> (Target, Result<(), DialError>) {
             net.connect(*peer, DIAL).await
         }
     };
+    note(node, &target, &dialled);
     (target, dialled)
 }
 
@@ -176,8 +183,26 @@ fn why(node: &Node, target: &Target, error: &DialError) -> String {
         .and_then(polymath_net::Door::refusal);
     match (refusal, &target.who) {
         (Some((by, refused)), _) if Some(by) == peer => refused.to_string(),
-        (_, Who::Peer(peer)) => node.why_not_reached(peer, error),
+        (_, Who::Peer(peer)) => node.why_unreached(peer, error),
         (_, Who::At(_)) => error.to_string(),
+    }
+}
+
+/// Remembers what came of a dial, for whoever asks why a peer is not used.
+fn note(node: &Node, target: &Target, dialled: &Result<(), DialError>) {
+    let misses = &node.inner.misses;
+    let names = match &target.who {
+        Who::At(address) => [
+            Some(address.to_string()),
+            peer_of(address).map(|p| p.to_string()),
+        ],
+        Who::Peer(peer) => [None, Some(peer.to_string())],
+    };
+    for name in names.into_iter().flatten() {
+        match dialled {
+            Ok(()) => misses.met(name),
+            Err(e) => misses.failed(name, misses::of_dial(e), e),
+        }
     }
 }
 
@@ -349,11 +374,11 @@ fn peer_of(address: &Multiaddr) -> Option<PeerId> {
 pub(crate) async fn announce(node: Node, sync: SyncHandle) {
     let inner = &node.inner;
     let hosted = &inner.service.hosted;
-    let (mut changes, mut listening) = (hosted.changes(), inner.net.listen_addrs());
+    let (mut changes, mut place) = (hosted.changes(), inner.net.announced());
     let mut provided: HashSet<Vec<u8>> = HashSet::new();
     loop {
         changes.mark_unchanged();
-        let addresses = worth_telling(listening.borrow_and_update().clone(), MOST_ADDRESSES)
+        let addresses = worth_telling(place.borrow_and_update().clone(), MOST_ADDRESSES)
             .iter()
             .map(ToString::to_string)
             .collect();
@@ -376,7 +401,13 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
         tokio::select! {
             () = inner.cancel.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
-            changed = listening.changed() => if changed.is_err() { return },
+            changed = place.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                // Addresses are found out one by one; each change of an offer costs all others.
+                tokio::time::sleep(GATHER).await;
+            }
             () = tokio::time::sleep(PROVIDE_AGAIN), if !all_taken => {}
         }
     }
@@ -409,20 +440,6 @@ async fn provide(net: &Net, provided: &mut HashSet<Vec<u8>>, keys: &HashSet<Vec<
 }
 
 impl Node {
-    /// Why `peer` is not reached, on whose side that lies, and what helps.
-    pub(crate) fn why_not_reached(&self, peer: &PeerId, error: &DialError) -> String {
-        let inner = &self.inner;
-        let index = inner.index.load();
-        let offered = index.peers().get(peer).map(|offer| &offer.addresses);
-        let addresses: Vec<Multiaddr> = offered
-            .into_iter()
-            .flatten()
-            .filter_map(|a| a.parse().ok())
-            .collect();
-        let anchors = inner.anchors.addresses().len();
-        unreachable::explain(error, &addresses, &inner.net.report(), anchors)
-    }
-
     /// Waits until some expert is known and a peer is connected, or `within` has passed.
     pub async fn meet(&self, within: Duration) {
         let met = async {
