@@ -41,6 +41,12 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_PAUSE: Duration = Duration::from_millis(500);
 /// A member must have told where it is by then.
 const TELLING: Duration = Duration::from_secs(10);
+/// Pauses before a hidden peer is tried once more.
+const AGAIN: [Duration; 3] = [
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+];
 /// Between looks at whether a port is free again.
 const PORT_CHECK: Duration = Duration::from_millis(20);
 
@@ -428,7 +434,27 @@ impl Net {
             })
     }
 
+    /// A peer that has just come up may not have its reservation yet, nor told of it: it is tried
+    /// again for a while, unless it has an address at which it should have answered.
     async fn reach(&self, peer: PeerId) -> Result<(), DialError> {
+        let mut outcome = self.reach_once(peer).await;
+        for pause in AGAIN {
+            let hidden = {
+                let reach = self.shared.reach();
+                let global = |a: &Multiaddr| reach.scope(a) == Scope::Global;
+                reach.abroad() && !self.shared.addresses(&peer).iter().any(global)
+            };
+            match &outcome {
+                Err(error) if hidden && error.another_address_may_help() => {}
+                _ => break,
+            }
+            sleep(pause).await;
+            outcome = self.reach_once(peer).await;
+        }
+        outcome
+    }
+
+    async fn reach_once(&self, peer: PeerId) -> Result<(), DialError> {
         let Err(error) = self.connect_anywhere(peer).await else {
             return Ok(());
         };

@@ -302,13 +302,14 @@ impl Reach {
     }
 
     /// Whether members beyond this machine and its network were met.
-    fn abroad(&self) -> bool {
+    pub(crate) fn abroad(&self) -> bool {
         self.world == Some(Scope::Global)
     }
 
-    /// Whether circuits are needed for others to get here.
+    /// Whether circuits are needed for others to get here. A dial-back is no proof that they are not:
+    /// it comes from a host that was contacted, and some NATs let those in on every port.
     pub(crate) fn needs_relay(&self) -> bool {
-        self.abroad() && !self.is_public()
+        self.abroad() && !self.serves()
     }
 
     /// What strangers may be told: proven global addresses and granted circuits; in a world that is
@@ -486,14 +487,13 @@ mod tests {
         );
         reach.confirmed(&addr(OUTER), PeerId::random(), now);
         assert_eq!(reach.announced(), [addr(OUTER)]);
-        assert!(!reach.needs_relay());
-        // One that only lets those in whom it has contacted is no relay for others.
-        assert!(!reach.serves());
+        // One that only lets those in whom it has contacted needs a relay, and is none.
+        assert!(reach.needs_relay() && !reach.serves());
         reach.contacted(&anchor);
         reach.dialled_from(&addr("/ip4/11.0.0.1/tcp/50000"));
         assert!(!reach.serves());
         reach.dialled_from(&addr("/ip4/11.9.9.9/tcp/50000"));
-        assert!(reach.serves());
+        assert!(reach.serves() && !reach.needs_relay());
     }
 
     #[test]
