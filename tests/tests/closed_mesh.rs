@@ -30,7 +30,11 @@ fn a_guest_is_let_in_by_an_invite_and_each_use_counts() {
     let founder = vault(&lab);
     let once = invite(&founder, &["--uses", "1"]);
     // No notice: nobody but invited members is there.
-    let joined = lab.cli("guest", &["join", &once, "--json"]).run().ok().json();
+    let joined = lab
+        .cli("guest", &["join", &once, "--json"])
+        .run()
+        .ok()
+        .json();
     assert_eq!(joined["peer"], founder.peer());
     let secret = |home: &str| fs::read_to_string(lab.home(home).join("mesh.json")).unwrap();
     assert!(secret("guest").contains("\"secret\""));
@@ -84,7 +88,10 @@ fn a_stranger_with_everything_but_the_secret_gets_nothing() {
     let file = fs::read_to_string(lab.home("founder").join("mesh.json")).unwrap();
     let at = file.find("\"secret\": \"").unwrap() + 11;
     let forged = format!("{}{}{}", &file[..at], "ab".repeat(32), &file[at + 64..]);
-    let forged = forged.replace("\"bootstrap\": []", &format!("\"bootstrap\": [\"{address}\"]"));
+    let forged = forged.replace(
+        "\"bootstrap\": []",
+        &format!("\"bootstrap\": [\"{address}\"]"),
+    );
     let path = lab.home("forger").join("mesh.json");
     fs::write(&path, &forged).unwrap();
     use std::os::unix::fs::PermissionsExt as _;
@@ -95,7 +102,12 @@ fn a_stranger_with_everything_but_the_secret_gets_nothing() {
         let tried = mesh["sources"].as_array().unwrap().clone();
         tried
             .iter()
-            .any(|s| s["detail"].as_str().unwrap().contains("this mesh is closed"))
+            .any(|s| {
+                s["detail"]
+                    .as_str()
+                    .unwrap()
+                    .contains("this mesh is closed")
+            })
             .then_some(())
     });
     assert!(forger.experts().is_empty());
@@ -104,7 +116,9 @@ fn a_stranger_with_everything_but_the_secret_gets_nothing() {
     let none = file.replace(&file[at - 11..at + 65], "\"x\": \"\"");
     fs::create_dir_all(lab.home("none")).unwrap();
     fs::write(lab.home("none").join("mesh.json"), none).unwrap();
-    lab.cli("none", &["mesh", "show"]).run().fails(7, &["damaged"]);
+    lab.cli("none", &["mesh", "show"])
+        .run()
+        .fails(7, &["damaged"]);
     assert_eq!(founder.ask(&QUESTION)["peer"], founder.peer());
 }
 
@@ -118,7 +132,10 @@ fn a_node_told_to_join_unattended_waits_at_the_door_with_its_api_open() {
     founder.kill();
     let guest = lab.up_with("guest", &["--client"], &[("POLYMATH_INVITE", &invite)]);
     let mesh = guest.status()["mesh"].clone();
-    assert_eq!((&mesh["name"], &mesh["inside"]), (&"vault".into(), &false.into()));
+    assert_eq!(
+        (&mesh["name"], &mesh["inside"]),
+        (&"vault".into(), &false.into())
+    );
     guest
         .cli(&["mesh", "invite"])
         .run()

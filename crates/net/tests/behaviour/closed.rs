@@ -8,9 +8,7 @@ use polymath_net::{Door, Multiaddr, Net, PeerId};
 use polymath_types::{Access, Genesis, MeshSecret, NodeKey};
 use tokio::time::sleep;
 
-use crate::support::{
-    Mesh, QUIC, SOON, TCP, addr_of, echo, is_member, serve_echo, soon, until,
-};
+use crate::support::{Mesh, QUIC, SOON, TCP, addr_of, echo, is_member, serve_echo, soon, until};
 
 /// For what must not happen.
 const NEVER: Duration = Duration::from_secs(3);
@@ -68,8 +66,14 @@ async fn nobody_but_members_by(listen: &str) {
     let address = addr_of(&inside);
     let friend = node(&mesh, door(&mesh, 1), &[], false).await;
     friend.dial(address.clone(), SOON).await.unwrap();
-    let stream = friend.open(inside.local_peer(), "echo", SOON).await.unwrap();
-    assert_eq!(soon("echo", echo(stream, b"hello")).await.unwrap(), b"hello");
+    let stream = friend
+        .open(inside.local_peer(), "echo", SOON)
+        .await
+        .unwrap();
+    assert_eq!(
+        soon("echo", echo(stream, b"hello")).await.unwrap(),
+        b"hello"
+    );
     let found = friend.providers(b"treasure", SOON).await.unwrap();
     assert_eq!(found, [inside.local_peer()]);
 
@@ -80,8 +84,14 @@ async fn nobody_but_members_by(listen: &str) {
         soon("shutdown", stranger.shutdown()).await;
     }
     // All of that was nothing to those inside.
-    let stream = friend.open(inside.local_peer(), "echo", SOON).await.unwrap();
-    assert_eq!(soon("echo", echo(stream, b"still")).await.unwrap(), b"still");
+    let stream = friend
+        .open(inside.local_peer(), "echo", SOON)
+        .await
+        .unwrap();
+    assert_eq!(
+        soon("echo", echo(stream, b"still")).await.unwrap(),
+        b"still"
+    );
 }
 
 #[tokio::test]
@@ -130,7 +140,8 @@ async fn nobody_but_members_by_local_discovery() {
         sleep(NEVER).await;
         let met: Vec<_> = stranger.peers();
         assert!(
-            met.iter().all(|p| p.peer != a.local_peer() && p.peer != b.local_peer()),
+            met.iter()
+                .all(|p| p.peer != a.local_peer() && p.peer != b.local_peer()),
             "{met:?}"
         );
         soon("shutdown", stranger.shutdown()).await;
