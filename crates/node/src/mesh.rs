@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use polymath_net::{NetReport, worth_telling};
+use polymath_net::worth_telling;
 use polymath_proto::v1;
 use polymath_types::{
     Access, AnchorList, ErrorKind, Failure, Genesis, Invite, MeshSecret, NodeKey,
@@ -277,11 +277,9 @@ impl Node {
     fn told(&self) -> Vec<String> {
         let inner = &self.inner;
         let me = inner.net.local_peer().to_string();
-        let NetReport { addresses, .. } = inner.net.report();
-        let reported = addresses
+        let announced = inner.net.announced().borrow().clone();
+        let reported = announced
             .into_iter()
-            .filter(|a| a.announced)
-            .map(|a| a.address)
             .chain(inner.net.listen_addrs().borrow().clone())
             .collect();
         let mut told: Vec<String> = inner
