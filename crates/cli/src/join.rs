@@ -35,10 +35,10 @@ pub(crate) async fn run(session: Session, join: args::Join) -> Result<(), Failur
     });
     output::print(&session, &value, || {
         let name = &joined.mesh_name;
-        let through = if joined.peer.is_empty() {
-            format!("; no member was met yet: {}", joined.trouble)
-        } else {
-            format!(" through {}", joined.peer)
+        let through = match (joined.peer.as_str(), joined.trouble.as_str()) {
+            ("", "") => String::new(),
+            ("", trouble) => format!("; no member was met yet: {trouble}"),
+            (peer, _) => format!(" through {peer}"),
         };
         let next = if running {
             ""

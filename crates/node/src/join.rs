@@ -10,7 +10,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use polymath_net::{Door, Hello, HelloError, Net, NetConfig, Role};
 use polymath_proto::v1;
 use polymath_types::{
-    Access, ErrorKind, Failure, Genesis, Invite, MeshId, MeshSecret, NodeKey, PeerId,
+    Access, AnchorList, ErrorKind, Failure, Genesis, Invite, MeshId, MeshSecret, NodeKey, PeerId,
 };
 
 use crate::{
@@ -369,6 +369,8 @@ async fn first(net: &Net, addresses: &[String]) -> Result<PeerId, String> {
 struct Entered {
     joined: Joined,
     membership: Membership,
+    /// The list that came with an invite.
+    anchors: Option<AnchorList>,
 }
 
 impl Entered {
@@ -402,6 +404,13 @@ fn settle(
         crate::home::write_atomic(&notice_file(home, entered.joined.mesh), b"")?;
     }
     home.save_membership(&entered.membership)?;
+    if let Some(list) = &entered.anchors {
+        let dir = home.mesh_dir(entered.joined.mesh);
+        let kept = anchors::Anchors::open(&entered.membership.genesis, &dir);
+        if let Err(e) = kept.offer(list, "an invite") {
+            tracing::warn!("the invite's list of anchors is not used: {e}");
+        }
+    }
     Ok(Outcome::Joined(entered.joined))
 }
 
@@ -452,12 +461,7 @@ fn enter_by_invite(
     if genesis.access() == Access::Closed && !known {
         entered.membership.key = MeshKey::Invite(Box::new(invite.clone()));
     }
-    if let Some(list) = invite.anchors() {
-        let kept = anchors::Anchors::open(genesis, &home.mesh_dir(genesis.id()));
-        if let Err(e) = kept.offer(list, "an invite") {
-            tracing::warn!("the invite's list of anchors is not used: {e}");
-        }
-    }
+    entered.anchors = invite.anchors().cloned();
     Ok(entered)
 }
 
@@ -507,6 +511,7 @@ fn enter(
             port,
             key: mesh_key,
         },
+        anchors: None,
     })
 }
 

@@ -49,7 +49,7 @@ struct Outcome {
     at: Option<Instant>,
     reached: u64,
     failed: u64,
-    /// Of the last failure, if no success came after it.
+    /// Of the last failure.
     error: String,
 }
 
@@ -67,10 +67,7 @@ impl Sources {
         let noted = &mut self.lock()[kind as usize];
         noted.at = Some(Instant::now());
         match outcome {
-            Ok(()) => {
-                noted.reached += 1;
-                noted.error.clear();
-            }
+            Ok(()) => noted.reached += 1,
             Err(e) => {
                 noted.failed += 1;
                 noted.error = e;
@@ -92,7 +89,8 @@ impl Sources {
             let (state, detail) = match (off(kind), outcome.at) {
                 (Some(why), None) => ("off", why),
                 (_, None) => ("idle", idle(kind)),
-                (_, Some(_)) if outcome.error.is_empty() => ("ok", String::new()),
+                // One that leads to some and not to others works.
+                (_, Some(_)) if outcome.reached > 0 => ("ok", outcome.error.clone()),
                 (_, Some(_)) => ("failed", outcome.error.clone()),
             };
             v1::DiscoverySource {

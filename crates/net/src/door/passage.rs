@@ -186,9 +186,18 @@ mod tests {
                 }
             }
         };
+        // As a swarm would, so that the welcome leaves.
+        let answer = async {
+            let (_, mut muxer) = answer.await?;
+            tokio::spawn(poll_fn(move |cx| match drive(&mut muxer, cx) {
+                Ok(()) => Poll::Pending,
+                Err(_) => Poll::Ready(()),
+            }));
+            Ok(())
+        };
         let both = async { tokio::join!(dial, answer) };
         let (dialled, answered) = timeout(Duration::from_secs(20), both).await.unwrap();
-        (dialled.map(drop), answered.map(drop))
+        (dialled.map(drop), answered)
     }
 
     const WAYS: [(fn(&Keypair) -> Boxed<Connected>, &str); 2] = [
