@@ -1,27 +1,57 @@
+//! `natlab`: real polymath daemons behind real NATs, in network namespaces.
+//!
+//! Pure: what an access does ([`nat`]), what is possible between two ([`theory`]), which cells there are
+//! ([`cell`]), the rules in nftables' words ([`ruleset`]), a simulated line ([`line`]), and what falls
+//! short ([`tally`]). Effects: the lab's own corner of the machine ([`sandbox`]), namespaces
+//! ([`netns`], [`wire`], [`topology`]), daemons ([`daemon`], [`mesh`]), and what is done with them:
+//! [`selftest`], [`trial`], [`scenario`].
+
+#[cfg(target_os = "linux")]
+mod args;
+#[cfg(target_os = "linux")]
+mod cell;
+#[cfg(target_os = "linux")]
+mod daemon;
+#[cfg(target_os = "linux")]
+mod lab;
+#[cfg(target_os = "linux")]
 mod line;
+#[cfg(target_os = "linux")]
+mod mesh;
+#[cfg(target_os = "linux")]
 mod nat;
+#[cfg(target_os = "linux")]
 mod netns;
+#[cfg(target_os = "linux")]
+mod report;
+#[cfg(target_os = "linux")]
 mod ruleset;
+#[cfg(target_os = "linux")]
 mod sandbox;
+#[cfg(target_os = "linux")]
+mod scenario;
+#[cfg(target_os = "linux")]
 mod selftest;
+#[cfg(target_os = "linux")]
+mod tally;
+#[cfg(target_os = "linux")]
 mod theory;
+#[cfg(target_os = "linux")]
 mod topology;
+#[cfg(target_os = "linux")]
+mod trial;
+#[cfg(target_os = "linux")]
 mod wire;
 
-fn main() -> anyhow::Result<std::process::ExitCode> {
-    if std::env::args().nth(1).as_deref() != Some(sandbox::INSIDE) {
-        return sandbox::enter();
-    }
-    sandbox::settle()?;
-    for access in nat::Access::ALL {
-        let began = std::time::Instant::now();
-        let m = selftest::measure("t", access)?;
-        println!(
-            "{access:20} {} {} {:?}",
-            m.text(),
-            m == selftest::Measured::expected(access),
-            began.elapsed()
-        );
-    }
-    Ok(std::process::ExitCode::SUCCESS)
+use std::process::ExitCode;
+
+#[cfg(target_os = "linux")]
+fn main() -> ExitCode {
+    lab::main()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() -> ExitCode {
+    eprintln!("natlab: network namespaces are Linux's");
+    ExitCode::FAILURE
 }

@@ -12,7 +12,11 @@
 //! Every wire is a network of its own with the core or the router at `.1`. Outer addresses are of
 //! 11.0.0.0/8, which libp2p takes for the public internet, as it does not 198.18.0.0/15.
 
-use std::net::Ipv4Addr;
+use std::{
+    net::Ipv4Addr,
+    process::Command,
+    sync::atomic::{AtomicU8, Ordering},
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -26,6 +30,8 @@ use crate::{
 
 /// The two anchors, numbered from 0.
 pub(crate) const ANCHORS: usize = 2;
+const ANCHOR_COUNTERS: [&str; ANCHORS] = ["anchor0", "anchor1"];
+const PEER_COUNTER: &str = "peer_side";
 
 /// A side of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,15 +108,18 @@ impl Subnet {
 pub(crate) struct Carried {
     /// The other side's outer addresses.
     pub(crate) peer: u64,
-    /// The anchors.
-    pub(crate) anchors: u64,
+    /// Each anchor.
+    pub(crate) anchors: [u64; ANCHORS],
 }
 
 impl Carried {
     pub(crate) const fn since(self, earlier: Self) -> Self {
         Self {
             peer: self.peer.saturating_sub(earlier.peer),
-            anchors: self.anchors.saturating_sub(earlier.anchors),
+            anchors: [
+                self.anchors[0].saturating_sub(earlier.anchors[0]),
+                self.anchors[1].saturating_sub(earlier.anchors[1]),
+            ],
         }
     }
 }
@@ -120,12 +129,12 @@ impl Carried {
 pub(crate) struct Site {
     side: Side,
     pub(crate) access: Access,
+    /// Cut before the namespaces go.
+    _wires: Vec<Wire>,
     pub(crate) host: Netns,
     /// From the host outwards.
-    routers: Vec<Netns>,
-    uplink: u8,
-    /// Held while the site stands: a simulated line is a running program.
-    wires: Vec<Wire>,
+    pub(crate) routers: Vec<Netns>,
+    uplink: AtomicU8,
 }
 
 impl Site {
@@ -134,33 +143,25 @@ impl Site {
         self.routers.last().unwrap_or(&self.host)
     }
 
-    pub(crate) fn routers(&self) -> &[Netns] {
-        &self.routers
-    }
-
-    /// The address the internet sees.
-    pub(crate) const fn outer(&self) -> Ipv4Addr {
-        self.side.outer(self.uplink).member()
-    }
-
     /// What its edge has carried so far.
     pub(crate) fn carried(&self) -> Result<Carried> {
         let listed = self.edge().within(|| {
-            let mut nft = std::process::Command::new("nft");
+            let mut nft = Command::new("nft");
             tool(nft.args(["--json", "list", "counters"]), "")
         })?;
         let listed: Value = serde_json::from_slice(&listed).context("nft prints other JSON")?;
+        let counters = listed["nftables"].as_array().into_iter().flatten();
         let bytes = |name: &str| {
-            let counters = listed["nftables"].as_array().into_iter().flatten();
-            counters
-                .map(|entry| &entry["counter"])
-                .filter(|c| c["name"].as_str().is_some_and(|n| n.starts_with(name)))
-                .filter_map(|c| c["bytes"].as_u64())
-                .sum()
+            let mut counters = counters.clone().map(|entry| &entry["counter"]);
+            let counter = counters.find(|c| c["name"] == name);
+            counter
+                .and_then(|c| c["bytes"].as_u64())
+                .with_context(|| format!("{} has no counter {name}", self.edge().name()))
         };
+        let [first, second] = ANCHOR_COUNTERS;
         Ok(Carried {
-            peer: bytes("peer"),
-            anchors: bytes("anchor"),
+            peer: bytes(PEER_COUNTER)?,
+            anchors: [bytes(first)?, bytes(second)?],
         })
     }
 
@@ -182,8 +183,7 @@ impl Site {
     pub(crate) fn reboot_nat(&self) -> Result<()> {
         self.load()?;
         for router in &self.routers {
-            router
-                .within(|| tool(std::process::Command::new("conntrack").arg("-F"), "").map(drop))?;
+            router.within(|| tool(Command::new("conntrack").arg("-F"), "").map(drop))?;
         }
         Ok(())
     }
@@ -206,8 +206,9 @@ impl Topology {
         let mut anchors = Vec::with_capacity(ANCHORS);
         for number in (0..).take(ANCHORS) {
             let anchor = Netns::create(format!("{name}-anchor{number}"))?;
-            let line = (core_device("anchor", number), WAN.to_owned());
-            Wire::lay(&Wiring::Plain, &core, &anchor, &line, anchor_subnet(number))?;
+            let device = core_device("anchor", number);
+            let subnet = anchor_subnet(number);
+            Wire::lay(&Wiring::Plain, &core, &anchor, [&device, WAN], subnet)?;
             anchors.push(anchor);
         }
         let a = site(name, Side::A, a, &core, wiring)?;
@@ -231,28 +232,27 @@ impl Topology {
         }
     }
 
-    /// Gives a side another outer address; the former line is cut.
-    pub(crate) fn switch_uplink(&mut self, side: Side) -> Result<()> {
-        let site = match side {
-            Side::A => &mut self.a,
-            Side::B => &mut self.b,
-        };
-        let former = core_device(side.name(), site.uplink);
-        self.core.ip(&format!("link del {former}\n"))?;
-        site.uplink += 1;
-        let line = (core_device(side.name(), site.uplink), WAN.to_owned());
-        let wire = Wire::lay(
+    /// Gives a side another outer address; the former wire is cut.
+    pub(crate) fn switch_uplink(&self, side: Side) -> Result<()> {
+        let site = self.site(side);
+        let former = site.uplink.fetch_add(1, Ordering::Relaxed);
+        let uplink = former.saturating_add(1);
+        self.core
+            .ip(&format!("link del {}\n", core_device(side.name(), former)))?;
+        let device = core_device(side.name(), uplink);
+        let subnet = side.outer(uplink);
+        // A plain wire is nothing to hold.
+        Wire::lay(
             &Wiring::Plain,
             &self.core,
             site.edge(),
-            &line,
-            side.outer(site.uplink),
-        )?;
-        site.wires.push(wire);
-        Ok(())
+            [&device, WAN],
+            subnet,
+        )
+        .map(drop)
     }
 
-    /// Whether traffic between the two sides and between a side and the anchors passes.
+    /// Cuts a side off from everybody, or ends that.
     pub(crate) fn partition(&self, side: Side, cut: bool) -> Result<()> {
         let rules = if cut {
             let networks = side.networks();
@@ -295,24 +295,21 @@ fn site(name: &str, side: Side, access: Access, core: &Netns, wiring: &Wiring) -
             // RFC 6598: between a carrier and its customers.
             (_, false) => Subnet(Ipv4Addr::new(100, 64, side.number(), 0)),
         };
-        let line = (
-            if depth == 0 {
-                core_device(letter, 0)
-            } else {
-                LAN.to_owned()
-            },
-            WAN.to_owned(),
-        );
+        let device = if depth == 0 {
+            core_device(letter, 0)
+        } else {
+            LAN.to_owned()
+        };
         let kind = if last { wiring } else { &Wiring::Plain };
-        wires.push(Wire::lay(kind, outer, inner, &line, subnet)?);
+        wires.push(Wire::lay(kind, outer, inner, [&device, WAN], subnet)?);
     }
     let site = Site {
         side,
         access,
+        _wires: wires,
         host,
         routers,
-        uplink: 0,
-        wires,
+        uplink: AtomicU8::new(0),
     };
     site.load()?;
     let seat = if site.routers.is_empty() {
@@ -320,8 +317,8 @@ fn site(name: &str, side: Side, access: Access, core: &Netns, wiring: &Wiring) -
     } else {
         Seat::Router
     };
-    let mut networks = vec![("peer", side.other().networks())];
-    for (counter, number) in ["anchor0", "anchor1"].into_iter().zip(0..) {
+    let mut networks = vec![(PEER_COUNTER, side.other().networks())];
+    for (counter, number) in ANCHOR_COUNTERS.into_iter().zip(0..) {
         networks.push((counter, format!("{}/32", anchor_subnet(number).member())));
     }
     site.edge().nft(&ruleset::gauge(seat, &networks))?;
