@@ -50,6 +50,8 @@ pub(crate) struct Args {
 pub(crate) enum Part {
     /// Measure that every NAT is what its name says
     SelfTest,
+    /// Punch holes with plain sockets between every two, against theory
+    Punch,
     /// Run cells
     Matrix,
     /// Run scenarios

@@ -22,6 +22,7 @@ use crate::{
     cell::{self, Cell},
     mesh::Place,
     nat::Access,
+    punch::{self, Met},
     report::Report,
     sandbox::{self, HOMES, INSIDE},
     scenario::{self, Scenario},
@@ -56,6 +57,9 @@ fn run(args: &Args) -> Result<ExitCode> {
     let mut report = Report::default();
     if args.wants(Part::SelfTest) {
         lab.self_test(&mut report)?;
+    }
+    if args.wants(Part::Punch) {
+        lab.punch(&mut report)?;
     }
     if args.wants(Part::Matrix) {
         lab.matrix(&mut report);
@@ -145,6 +149,30 @@ impl<'a> Lab<'a> {
         for (access, measured) in Access::ALL.into_iter().zip(measured) {
             let measured = measured.with_context(|| format!("{access} cannot be measured"))?;
             report.accesses.push((access, measured));
+        }
+        Ok(())
+    }
+
+    fn punch(&self, report: &mut Report) -> Result<()> {
+        let mut pairs: Vec<(Access, Access)> = self
+            .cells()
+            .iter()
+            .map(|c| (c.asks.min(c.answers), c.asks.max(c.answers)))
+            .collect();
+        pairs.sort_unstable();
+        pairs.dedup();
+        let met = side_by_side(self.jobs, &pairs, |(a, b)| {
+            let met = punch::attempt(&format!("punch-{a}-{b}"), *a, *b);
+            if let Ok(met) = met {
+                let good = met == Met::expected(*a, *b);
+                let mark = if good { "" } else { "  <-- theory is wrong" };
+                eprintln!("{:<40} {}{mark}", format!("{a}/{b}"), met.text());
+            }
+            met
+        });
+        for ((a, b), met) in pairs.into_iter().zip(met) {
+            let met = met.with_context(|| format!("{a} and {b} cannot be tried"))?;
+            report.punched.push((a, b, met));
         }
         Ok(())
     }

@@ -4,7 +4,8 @@
 //! ([`cell`]), the rules in nftables' words ([`ruleset`]), a simulated line ([`line`]), and what falls
 //! short ([`tally`]). Effects: the lab's own corner of the machine ([`sandbox`]), namespaces
 //! ([`netns`], [`wire`], [`topology`]), daemons ([`daemon`], [`mesh`]), and what is done with them:
-//! [`selftest`], [`trial`], [`scenario`].
+//! plain [`sockets`] measure the NATs ([`selftest`]) and the theory ([`punch`]), daemons run cells
+//! ([`trial`]) and scenarios ([`scenario`]).
 
 #[cfg(target_os = "linux")]
 mod args;
@@ -23,6 +24,8 @@ mod nat;
 #[cfg(target_os = "linux")]
 mod netns;
 #[cfg(target_os = "linux")]
+mod punch;
+#[cfg(target_os = "linux")]
 mod report;
 #[cfg(target_os = "linux")]
 mod ruleset;
@@ -32,6 +35,8 @@ mod sandbox;
 mod scenario;
 #[cfg(target_os = "linux")]
 mod selftest;
+#[cfg(target_os = "linux")]
+mod sockets;
 #[cfg(target_os = "linux")]
 mod tally;
 #[cfg(target_os = "linux")]

@@ -1,18 +1,15 @@
 //! The daemons of one cell: two anchors, and a node on each side.
 
-use std::{
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
-};
+use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
     daemon::{Daemon, Home},
     nat::{Access, Firewall},
+    netns::Netns,
     theory::Transports,
-    topology::{Side, Topology, anchor_address},
+    topology::{ANCHORS, Side, Topology, anchor_address},
 };
 
 /// Everybody's port, but for the web's.
@@ -36,13 +33,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn home<'a>(
-        &'a self,
-        net: &'a Topology,
-        who: &str,
-        host: &'a crate::netns::Netns,
-    ) -> Result<Home<'a>> {
-        let _ = net;
+    fn home<'a>(&'a self, who: &str, host: &'a Netns) -> Result<Home<'a>> {
         Home::create(&self.polymath, host, self.homes.join(who))
     }
 }
@@ -60,8 +51,8 @@ impl<'a> Anchors<'a> {
             daemons: Vec::new(),
             peers: Vec::new(),
         };
-        for number in 0..crate::topology::ANCHORS {
-            let home = place.home(net, &format!("anchor{number}"), net.anchor(number)?)?;
+        for number in 0..ANCHORS {
+            let home = place.home(&format!("anchor{number}"), net.anchor(number)?)?;
             if number > 0 {
                 let first = anchors.address(0, Access::Public, Transports::Tcp)?;
                 joined(&home, &first)?;
@@ -135,7 +126,7 @@ pub(crate) fn start<'a>(
     transports: Transports,
 ) -> Result<Daemon<'a>> {
     let site = net.site(side);
-    let home = place.home(net, side.name(), &site.host)?;
+    let home = place.home(side.name(), &site.host)?;
     joined(&home, &anchors.address(0, site.access, transports)?)?;
     let expert = home.define(expert(side))?;
     let second = anchors.address(1, site.access, transports)?;

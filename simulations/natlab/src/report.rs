@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     cell::Cell,
     nat::Access,
+    punch::Met,
     selftest::Measured,
     tally::{Tallies, Tally, fits, percentile},
     theory::{Reach, Transports},
@@ -35,6 +36,8 @@ pub(crate) struct Report {
     /// Name and value.
     pub(crate) conditions: Vec<(&'static str, Value)>,
     pub(crate) accesses: Vec<(Access, Measured)>,
+    /// Pairs that tried to meet with plain sockets.
+    pub(crate) punched: Vec<(Access, Access, Met)>,
     pub(crate) tallies: Tallies,
     pub(crate) scenarios: Vec<Outcome>,
     pub(crate) seconds: f64,
@@ -55,12 +58,26 @@ impl Report {
                 )
             })
             .collect();
+        found.extend(self.misjudged().map(|(a, b, met)| {
+            let expected = Met::expected(*a, *b).text();
+            format!(
+                "theory is wrong of {a} and {b}: {}, not {expected}",
+                met.text()
+            )
+        }));
         found.extend(self.tallies.shortfalls());
         found.extend(self.scenarios.iter().filter_map(|s| {
             let missing = s.result.as_ref().err()?;
             Some(format!("{}: {missing}", s.scenario))
         }));
         found
+    }
+
+    /// Pairs for which plain sockets contradict theory.
+    fn misjudged(&self) -> impl Iterator<Item = &(Access, Access, Met)> {
+        self.punched
+            .iter()
+            .filter(|(a, b, met)| *met != Met::expected(*a, *b))
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -77,6 +94,13 @@ impl Report {
                 "measured": measured.text(),
             }));
         }
+        for (a, b, met) in &self.punched {
+            let holds = *met == Met::expected(*a, *b);
+            rows.push(json!({
+                "case": format!("{a} and {b}, plain sockets"), "metric": "theory holds",
+                "value": u8::from(holds), "unit": "bool", "measured": met.text(),
+            }));
+        }
         for (cell, tally) in &self.tallies.0 {
             rows.extend(cell_rows(*cell, tally));
         }
@@ -86,6 +110,7 @@ impl Report {
             }
         };
         pooled("connected", self.tallies.connected());
+        pooled("first question answered", self.tallies.answered_at_once());
         pooled("direct where it can be", self.tallies.direct());
         pooled(
             "verdict in time where nothing can be",
@@ -117,6 +142,14 @@ impl Report {
         let mut text = String::new();
         if !self.accesses.is_empty() {
             text += &access_table(&self.accesses);
+        }
+        if !self.punched.is_empty() {
+            let of = self.punched.len();
+            let right = of - self.misjudged().count();
+            let _ = writeln!(
+                text,
+                "Plain sockets punch as theory says: {right} of {of} pairs.\n"
+            );
         }
         for transports in Transports::ALL {
             text += &matrix(&self.tallies, transports);

@@ -6,25 +6,22 @@
 //! Filtering: the host sends to one endpoint, and others try to reach the mapping.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
-    thread,
-    time::{Duration, Instant},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
-use socket2::{Domain, Socket, Type};
 
 use crate::{
     nat::{Access, Behaviour, Filtering, Firewall, Mapping},
     netns::Netns,
+    sockets::{PATIENCE, accepted, connection, datagrams, listener, observed, received},
     theory::Protocol,
     topology::{Side, Topology, anchor_address},
     wire::Wiring,
 };
 
-/// How long a packet that comes at all may take; all is on this machine.
-const PATIENCE: Duration = Duration::from_millis(400);
 /// Ports of the anchors' test servers.
 const FIRST: u16 = 4040;
 const SECOND: u16 = 4041;
@@ -142,30 +139,9 @@ impl Probe<'_> {
         Ok(Filtering::AddressAndPortDependent)
     }
 
-    /// What an anchor's server sees of the host's `port`; `None` when nothing arrives.
     fn observed(&self, port: u16, anchor: usize, server: u16) -> Result<Option<SocketAddr>> {
         let at = SocketAddrV4::new(anchor_address(anchor), server);
-        let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
-        let anchor = self.anchors[anchor];
-        match self.protocol {
-            Protocol::Quic => {
-                let server = anchor.within(|| datagrams(at))?;
-                let client = self.host.within(|| datagrams(from))?;
-                client
-                    .send_to(b"who am I", at)
-                    .context("the host has no route")?;
-                Ok(received(&server)?.map(|(_, source)| source))
-            }
-            Protocol::Tcp => {
-                let server = anchor.within(|| listener(at))?;
-                // Kept open until the answer is there: both ends close afterwards.
-                let client = self.host.within(|| Ok(connection(from, at)))?;
-                let Some(_client) = client else {
-                    return Ok(None);
-                };
-                Ok(accepted(&server)?.map(|(_, source)| source))
-            }
-        }
+        observed(self.protocol, self.host, port, self.anchors[anchor], at)
     }
 
     /// An anchor tries to reach a mapping, from its `port`.
@@ -230,64 +206,5 @@ impl Door {
             }
         }
         Ok(false)
-    }
-}
-
-/// A socket whose port may be shared, as a hole punch needs it.
-fn bound(kind: Type, at: SocketAddrV4) -> Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, kind, None).context("no socket")?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket
-        .bind(&at.into())
-        .with_context(|| format!("cannot bind {at}"))?;
-    Ok(socket)
-}
-
-fn datagrams(at: SocketAddrV4) -> Result<UdpSocket> {
-    let socket = bound(Type::DGRAM, at)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    Ok(socket.into())
-}
-
-fn listener(at: SocketAddrV4) -> Result<TcpListener> {
-    let socket = bound(Type::STREAM, at)?;
-    socket.listen(4)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
-}
-
-/// `None` when the other side cannot be reached in time.
-fn connection(from: SocketAddrV4, to: SocketAddrV4) -> Option<TcpStream> {
-    let socket = bound(Type::STREAM, from).ok()?;
-    // Closing at once, without TIME_WAIT, leaves the pair of ports for the next measurement.
-    socket.set_linger(Some(Duration::ZERO)).ok()?;
-    socket.connect_timeout(&to.into(), PATIENCE).ok()?;
-    Some(socket.into())
-}
-
-fn received(socket: &UdpSocket) -> Result<Option<(Vec<u8>, SocketAddr)>> {
-    let mut buffer = [0; 64];
-    match socket.recv_from(&mut buffer) {
-        Ok((length, source)) => Ok(Some((buffer[..length].to_vec(), source))),
-        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
-        Err(e) => Err(e).context("a datagram socket failed"),
-    }
-}
-
-fn accepted(listener: &TcpListener) -> Result<Option<(TcpStream, SocketAddr)>> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match listener.accept() {
-            Ok((stream, source)) => {
-                stream.set_nonblocking(false)?;
-                return Ok(Some((stream, source)));
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < until => {
-                thread::sleep(Duration::from_millis(5));
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
-            Err(e) => return Err(e).context("a listener failed"),
-        }
     }
 }

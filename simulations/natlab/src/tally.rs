@@ -81,6 +81,12 @@ impl Tallies {
         self.count(|t| t.expected != Reach::Nothing, Tally::connected)
     }
 
+    /// Of the same runs, how many had an answer to the very first question.
+    pub(crate) fn answered_at_once(&self) -> (usize, usize) {
+        let answered = |t: &Tally| t.runs.iter().filter(|r| r.first != Way::None).count();
+        self.count(|t| t.expected != Reach::Nothing, answered)
+    }
+
     /// Runs of the other cells: how many ended with a verdict in time, and of how many.
     pub(crate) fn explained(&self) -> (usize, usize) {
         self.count(|t| t.expected == Reach::Nothing, Tally::fitting)

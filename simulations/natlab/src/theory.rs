@@ -105,10 +105,15 @@ pub(crate) fn reach(a: Access, b: Access, transports: Transports) -> Reach {
     transports
         .protocols()
         .iter()
-        .filter(|p| lets_peers(a, **p) && lets_peers(b, **p))
-        .map(|_| straight(a, b))
+        .map(|protocol| without_relay(a, b, *protocol).unwrap_or(Reach::Relay))
         .min()
         .unwrap_or(Reach::Relay)
+}
+
+/// The best path between `a` and `b` over one protocol and no anchor, if there is one.
+pub(crate) fn without_relay(a: Access, b: Access, protocol: Protocol) -> Option<Reach> {
+    let passes = lets_peers(a, protocol) && lets_peers(b, protocol);
+    passes.then(|| straight(a, b)).flatten()
 }
 
 /// Whether it reaches an anchor; anchors listen on UDP, on TCP and on TCP port 443.
@@ -129,8 +134,8 @@ fn lets_peers(access: Access, protocol: Protocol) -> bool {
     }
 }
 
-/// The best path where firewalls are no matter.
-fn straight(a: Access, b: Access) -> Reach {
+/// The same where firewalls are no matter.
+fn straight(a: Access, b: Access) -> Option<Reach> {
     let known = |x: Access| x.behaviour().mapping == Mapping::EndpointIndependent;
     let dialled = |x: Access| known(x) && x.behaviour().filtering == Filtering::EndpointIndependent;
     let opened = |from: Access, to: Access| {
@@ -141,11 +146,11 @@ fn straight(a: Access, b: Access) -> Reach {
             }
     };
     if dialled(a) || dialled(b) {
-        Reach::Direct
+        Some(Reach::Direct)
     } else if opened(a, b) || opened(b, a) {
-        Reach::Punch
+        Some(Reach::Punch)
     } else {
-        Reach::Relay
+        None
     }
 }
 

@@ -127,7 +127,6 @@ impl Carried {
 /// A host and what lies between it and the core.
 #[derive(Debug)]
 pub(crate) struct Site {
-    side: Side,
     pub(crate) access: Access,
     /// Cut before the namespaces go.
     _wires: Vec<Wire>,
@@ -304,7 +303,6 @@ fn site(name: &str, side: Side, access: Access, core: &Netns, wiring: &Wiring) -
         wires.push(Wire::lay(kind, outer, inner, [&device, WAN], subnet)?);
     }
     let site = Site {
-        side,
         access,
         _wires: wires,
         host,

@@ -199,10 +199,7 @@ impl Lane {
 
     fn take(&self, from: &SyncDevice) {
         let mut buffer = [0; LARGEST];
-        loop {
-            let Ok(length) = from.recv(&mut buffer) else {
-                break;
-            };
+        while let Ok(length) = from.recv(&mut buffer) {
             let packet = buffer.get(..length).unwrap_or_default().to_vec();
             self.state().direction.offer(self.began.elapsed(), packet);
             self.changed.notify_one();
