@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     sync::{
         Mutex, PoisonError,
@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::{
     args::{Args, Part},
     cell::{self, Cell},
-    mesh::Place,
+    mesh::{Place, Polymath},
     nat::Access,
     punch::{self, Met},
     report::Report,
@@ -90,7 +90,7 @@ fn run(args: &Args) -> Result<ExitCode> {
 
 struct Lab<'a> {
     args: &'a Args,
-    polymath: PathBuf,
+    polymath: Polymath,
     jobs: usize,
     cores: usize,
 }
@@ -106,6 +106,7 @@ impl<'a> Lab<'a> {
             "{} is missing: build it, or name another by --polymath",
             polymath.display()
         );
+        let polymath = Polymath::at(polymath)?;
         if let Some(folder) = &args.logs {
             fs::create_dir_all(folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;

@@ -143,13 +143,13 @@ fn stage(
     let cell = scenario.cell();
     let wiring = scenario.wiring(seed)?;
     let net = Topology::build(name, cell.asks, cell.answers, &wiring)?;
-    let anchors = Anchors::start(place, &net, &[])?;
-    let [a, b] = mesh::start_both(place, &net, &anchors, cell.transports);
+    let anchors = Anchors::start(place, &net)?;
+    let [a, b] = mesh::start_both(place, &net, &anchors, cell.transports)?;
     let mut stage = Stage {
         net: &net,
         anchors,
-        a: a?,
-        b: b?,
+        a,
+        b,
         figures,
     };
     stage.settle(cell)?;

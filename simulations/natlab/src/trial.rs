@@ -9,14 +9,14 @@ use anyhow::{Result, bail};
 
 use crate::{
     cell::Cell,
-    daemon::{Daemon, Link, eventually},
+    daemon::{Daemon, Link, eventually, text},
     mesh::{self, Anchors, Place},
     topology::{Carried, Side, Topology},
     wire::Wiring,
 };
 
 /// How long the asking node may take to learn of the other's expert.
-const LEARN: Duration = Duration::from_secs(20);
+const LEARN: Duration = Duration::from_secs(15);
 /// After first contact: by then the path is what it will be.
 const SETTLED: Duration = Duration::from_secs(5);
 /// Between two looks at the path.
@@ -86,16 +86,10 @@ impl Run {
 /// Runs a cell once, in namespaces and homes named `name`. The first of the cell asks the second.
 pub(crate) fn run(place: &Place, name: &str, cell: Cell, wiring: &Wiring) -> Result<Run> {
     let net = Topology::build(name, cell.asks, cell.answers, wiring)?;
-    let anchors = Anchors::start(place, &net, &[])?;
-    let [a, b] = mesh::start_both(place, &net, &anchors, cell.transports);
-    let (a, b) = match (a, b) {
-        (Ok(a), Ok(b)) => (a, b),
-        (Err(e), _) | (_, Err(e)) => return Ok(Run::without_connection(format!("{e:#}"))),
-    };
+    let anchors = Anchors::start(place, &net)?;
+    let [a, b] = mesh::start_both(place, &net, &anchors, cell.transports)?;
     let Some((met, mut link)) = first_contact(&a, &b.peer)? else {
-        return Ok(Run::without_connection(
-            "the two never heard of each other".into(),
-        ));
+        return diagnosed(&a, &b);
     };
     let direct_at_once = link.as_ref().is_some_and(Link::is_direct);
     let mut direct_after = direct_at_once.then(|| met.elapsed());
@@ -122,6 +116,34 @@ pub(crate) fn run(place: &Place, name: &str, cell: Cell, wiring: &Wiring) -> Res
         } else {
             settled.note
         },
+    })
+}
+
+/// What the doctor says of a side that nobody is connected to, or of A if there is none.
+fn diagnosed(a: &Daemon<'_>, b: &Daemon<'_>) -> Result<Run> {
+    let mut patient = a;
+    for node in [b, a] {
+        let status = node.look(&["status"])?.unwrap_or_default();
+        if status["connected_peers"] == 0 {
+            patient = node;
+        }
+    }
+    let began = Instant::now();
+    let reply = patient.run(&["doctor"], "", VERDICT + GRACE)?;
+    let verdict = text(&reply.json["verdict"]);
+    // One that finds nothing wrong has not found what is.
+    let found = reply.json["ok"] == false && !verdict.is_empty();
+    let note = if reply.json.is_null() {
+        format!(
+            "the two never heard of each other, and no doctor: {}",
+            reply.complaint()
+        )
+    } else {
+        verdict
+    };
+    Ok(Run {
+        verdict_after: found.then(|| began.elapsed()),
+        ..Run::without_connection(note)
     })
 }
 
