@@ -4,8 +4,8 @@
 //! ([`cell`]), the rules in nftables' words ([`ruleset`]), a simulated line ([`line`]), and what falls
 //! short ([`tally`]). Effects: the lab's own corner of the machine ([`sandbox`]), namespaces
 //! ([`netns`], [`wire`], [`topology`]), daemons ([`daemon`], [`mesh`]), and what is done with them:
-//! plain [`sockets`] measure the NATs ([`selftest`]) and the theory ([`punch`]), daemons run cells
-//! ([`trial`]) and scenarios ([`scenario`]).
+//! plain [`sockets`] measure the NATs ([`selftest`]), the theory ([`punch`]) and lines ([`echo`]), daemons
+//! run cells ([`trial`]) and scenarios ([`scenario`]).
 
 #[cfg(target_os = "linux")]
 mod args;
@@ -13,6 +13,8 @@ mod args;
 mod cell;
 #[cfg(target_os = "linux")]
 mod daemon;
+#[cfg(target_os = "linux")]
+mod echo;
 #[cfg(target_os = "linux")]
 mod lab;
 #[cfg(target_os = "linux")]

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use crate::{
     cell::Cell,
     daemon::{Daemon, Link, eventually},
+    echo,
     line::Quality,
     mesh::{self, Anchors, Place},
     nat::Access,
@@ -93,7 +94,7 @@ impl Scenario {
         }
     }
 
-    fn wiring(self, seed: u64) -> Result<Wiring> {
+    fn wiring(self, seed: u64) -> Wiring {
         let quality = match self {
             Self::RoughLine => Quality {
                 delay: Duration::from_millis(30),
@@ -110,7 +111,7 @@ impl Scenario {
                 rate: 4_000_000,
                 queue: Duration::from_millis(200),
             },
-            _ => return Ok(Wiring::Plain),
+            _ => return Wiring::Plain,
         };
         Wiring::of(quality, seed)
     }
@@ -141,8 +142,21 @@ fn stage(
     figures: &mut Vec<Figure>,
 ) -> Result<String> {
     let cell = scenario.cell();
-    let wiring = scenario.wiring(seed)?;
+    let wiring = scenario.wiring(seed);
     let net = Topology::build(name, cell.asks, cell.answers, &wiring)?;
+    if !matches!(wiring, Wiring::Plain) {
+        let line = echo::measure(&net)?;
+        figures.push(Figure {
+            metric: "round trip of a datagram, p50",
+            value: seconds(line.median),
+            unit: "s",
+        });
+        figures.push(Figure {
+            metric: "datagrams lost, there and back",
+            value: (line.lost * 1000.0).round() / 10.0,
+            unit: "%",
+        });
+    }
     let anchors = Anchors::start(place, &net)?;
     let [a, b] = mesh::start_both(place, &net, &anchors, cell.transports)?;
     let mut stage = Stage {

@@ -5,7 +5,7 @@
 
 use std::{
     process::Command,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -33,11 +33,12 @@ pub(crate) enum Wiring {
 
 impl Wiring {
     /// A wire of this quality, by whatever there is here to make one.
-    pub(crate) fn of(quality: Quality, seed: u64) -> Result<Self> {
-        if has_netem()? {
-            Ok(Self::Netem(quality))
+    pub(crate) fn of(quality: Quality, seed: u64) -> Self {
+        static NETEM: OnceLock<bool> = OnceLock::new();
+        if *NETEM.get_or_init(|| has_netem().unwrap_or(false)) {
+            Self::Netem(quality)
         } else {
-            Ok(Self::Tun(quality, seed))
+            Self::Tun(quality, seed)
         }
     }
 
