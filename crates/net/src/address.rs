@@ -9,6 +9,8 @@ use std::{
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use polymath_types::{PathKind, Transport};
+
+use crate::report::Scope;
 use socket2::{Domain, Socket, Type};
 
 /// Longest multiaddress kept, bytes.
@@ -35,6 +37,8 @@ pub(crate) fn path_of(address: &Multiaddr) -> PathKind {
 pub(crate) fn transport_of(address: &Multiaddr) -> Transport {
     if address.iter().any(|p| matches!(p, Protocol::QuicV1)) {
         Transport::Quic
+    } else if crate::wss::inside_tls(address).is_some() {
+        Transport::Wss
     } else {
         Transport::Tcp
     }
@@ -49,29 +53,86 @@ pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
+/// How far an address reaches.
+pub(crate) fn scope_of(address: &Multiaddr) -> Scope {
+    if path_of(address) == PathKind::Relayed {
+        return Scope::Circuit;
+    }
+    match ip_of(address) {
+        Some(ip) if ip.is_loopback() => Scope::Loopback,
+        Some(ip) if is_link_local(ip) || is_private(ip) || is_shared(ip) => Scope::Private,
+        _ => Scope::Global,
+    }
+}
+
+/// An interface of a container bridge, by the networks that container engines use unasked:
+/// 172.17 to 172.31 with the host's address ending in .0.1 (Docker), 10.88 (Podman), 10.42, 10.244
+/// (Kubernetes), 192.168.122 (libvirt).
+pub(crate) fn is_container_bridge(address: &Multiaddr) -> bool {
+    let Some(IpAddr::V4(ip)) = ip_of(address) else {
+        return false;
+    };
+    matches!(
+        ip.octets(),
+        [172, 17..=31, 0, 1] | [10, 88, 0, 1] | [10, 42 | 244, _, 0 | 1] | [192, 168, 122, 1]
+    )
+}
+
+/// Carrier-grade NAT's own network (RFC 6598).
+fn is_shared(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V4(ip) if ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64)
+}
+
+/// The relay a circuit address goes through.
+pub(crate) fn relay_of(address: &Multiaddr) -> Option<PeerId> {
+    let mut relay = None;
+    for part in address.iter() {
+        match part {
+            Protocol::P2p(peer) => relay = Some(peer),
+            Protocol::P2pCircuit => return relay,
+            _ => {}
+        }
+    }
+    None
+}
+
 pub(crate) fn is_loopback(address: &Multiaddr) -> bool {
     ip_of(address).is_some_and(|ip| ip.is_loopback())
 }
 
 /// Whether our transports could dial `address`, and nothing in it is absurd.
 pub(crate) fn is_dialable(address: &Multiaddr) -> bool {
-    let mut parts = address.iter();
-    let host = match parts.next() {
+    let parts: Vec<_> = address.iter().collect();
+    let host = match parts.first() {
         Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
         Some(Protocol::Ip6(ip)) => !ip.is_unspecified() && !ip.is_multicast(),
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)) => true,
         _ => false,
     };
-    let transport = match parts.next() {
-        Some(Protocol::Tcp(port)) => port != 0,
-        Some(Protocol::Udp(port)) => port != 0 && matches!(parts.next(), Some(Protocol::QuicV1)),
-        _ => false,
+    let behind = match &parts[..] {
+        [
+            _,
+            Protocol::Tcp(port),
+            Protocol::Tls,
+            Protocol::Ws(_),
+            rest @ ..,
+        ]
+        | [_, Protocol::Tcp(port), Protocol::Wss(_), rest @ ..]
+        | [_, Protocol::Udp(port), Protocol::QuicV1, rest @ ..]
+        | [_, Protocol::Tcp(port), rest @ ..]
+            if *port != 0 =>
+        {
+            rest
+        }
+        _ => return false,
     };
     let end = matches!(
-        (parts.next(), parts.next()),
-        (None | Some(Protocol::P2p(_)), None)
+        behind,
+        [] | [Protocol::P2p(_)]
+            | [Protocol::P2p(_), Protocol::P2pCircuit]
+            | [Protocol::P2p(_), Protocol::P2pCircuit, Protocol::P2p(_)]
     );
-    host && transport && end && address.len() <= MAX_BYTES
+    host && end && address.len() <= MAX_BYTES
 }
 
 /// Drops loopback addresses as soon as there is any other: they mean this machine only.
@@ -168,6 +229,9 @@ mod tests {
             "/ip4/192.0.2.1/tcp/4001",
             "/ip6/2001:db8::1/udp/4001/quic-v1",
             "/dns4/example.org/tcp/1",
+            "/dns4/example.org/tcp/443/tls/ws",
+            "/ip4/192.0.2.1/tcp/443/wss",
+            "/ip4/192.0.2.1/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN/p2p-circuit",
         ] {
             assert!(is_dialable(&addr(good)), "{good}");
         }
@@ -179,6 +243,8 @@ mod tests {
             "/ip4/224.0.0.1/tcp/1",
             "/ip4/192.0.2.1/tcp/1/ws",
             "/memory/7",
+            "/p2p-circuit",
+            "/ip4/192.0.2.1/tcp/1/p2p-circuit",
         ] {
             assert!(!is_dialable(&addr(bad)), "{bad}");
         }

@@ -32,6 +32,8 @@ pub struct NetConfig {
     pub anchor: bool,
     /// Addresses under which others reach this node, on the word of whoever runs it.
     pub announce: Vec<Multiaddr>,
+    /// Whether loopback stands for the internet: for tests of all this on one machine.
+    pub lab: bool,
     /// The secret of a closed mesh. With it nobody gets past the connection's first bytes who
     /// cannot prove to know it.
     pub secret: Option<MeshSecret>,
@@ -56,6 +58,7 @@ impl NetConfig {
             local_discovery: false,
             anchor: false,
             announce: Vec::new(),
+            lab: false,
             secret: None,
             upnp: false,
             proxy: None,
@@ -80,6 +83,15 @@ pub struct NetLimits {
     pub pending_per_source: usize,
     /// Established inbound ones from one such source; many hosts may share an address.
     pub connections_per_source: usize,
+    /// Reservations this node grants as a relay.
+    pub reservations: usize,
+    /// Circuits through this node at once, and those of one peer.
+    pub circuits: usize,
+    /// Circuits of one peer.
+    pub circuits_per_peer: usize,
+    /// Bytes relayed for one peer in an hour, both ways: a few conversations' worth many times over, and
+    /// a model's weights now and then.
+    pub relayed_bytes_per_hour: u64,
     /// Mesh streams on one connection, in each direction.
     pub streams_per_connection: u32,
     /// Inbound streams of one protocol that wait to be accepted; the next is reset.
@@ -110,6 +122,10 @@ impl Default for NetLimits {
             pending_connections: 128,
             pending_per_source: 32,
             connections_per_source: 128,
+            reservations: 1024,
+            circuits: 1024,
+            circuits_per_peer: 64,
+            relayed_bytes_per_hour: 2 << 30,
             streams_per_connection: 256,
             inbound_queue: 256,
             inbound_queue_per_peer: 64,

@@ -47,6 +47,32 @@ counters! {
     addresses_evicted,
     /// Provider records of others not kept.
     provider_records_refused,
+    /// Bytes this node has relayed for others.
+    relayed_bytes,
+    /// Circuits broken because their peer had used up its allowance.
+    circuits_over_quota,
+    /// Reservations granted to others.
+    reservations_granted,
+    /// Reservations refused: too many, or too often.
+    reservations_refused,
+    /// Circuits granted to others.
+    circuits_granted,
+    /// Circuits refused: too many, too often, or no reservation.
+    circuits_refused,
+    /// Dial-backs made for others.
+    dial_backs,
+    /// Dial-backs refused: too many, or to an address out of the asker's scope.
+    dial_backs_refused,
+    /// Addresses told by peers that were not kept: undialable, or private and out of scope.
+    addresses_refused,
+    /// Holes punched.
+    holes_punched,
+    /// Hole punches that failed.
+    punches_failed,
+    /// Times a libp2p behaviour panicked and was replaced.
+    behaviours_restarted,
+    /// Strangers turned away at the door of a closed mesh.
+    strangers_refused,
     /// Announcements on the local network that were malformed or of another mesh.
     local_announcements_ignored,
 }
@@ -60,11 +86,12 @@ impl Counter {
         self.0.fetch_add(n, Relaxed);
     }
 
-    pub(crate) fn up(&self) {
-        self.add(1);
+    /// The number so far.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
     }
 
-    fn get(&self) -> u64 {
-        self.0.load(Relaxed)
+    pub(crate) fn up(&self) {
+        self.add(1);
     }
 }

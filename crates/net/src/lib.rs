@@ -17,23 +17,32 @@
 // Errors carry whole peer ids, 80 bytes each. They are rare; boxing them would burden every match.
 #![allow(clippy::result_large_err)]
 
+mod adapter;
 mod address;
 mod address_book;
 mod config;
 mod counters;
+mod dialback;
 mod discovery;
 mod error;
+mod guard;
 mod hello;
 mod link;
 mod manager;
+mod meter;
 mod names;
 mod net;
 mod peers;
 mod provider_store;
+mod proxy;
+mod reach;
 mod report;
 mod sources;
 mod streams;
 mod swarm;
+mod transports;
+mod whereabouts;
+mod wss;
 
 pub use address::worth_telling;
 pub use config::{NetConfig, NetLimits, Role};

@@ -6,8 +6,13 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use libp2p::{PeerId, swarm::ConnectionId};
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 use polymath_types::{PathKind, Transport};
+
+use crate::{
+    address::{path_of, relay_of, transport_of},
+    meter::Meter,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Shared by the swarm task, the connection's handler and every stream on it.
@@ -15,8 +20,19 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Link {
     pub(crate) peer: PeerId,
     pub(crate) id: ConnectionId,
-    pub(crate) path: PathKind,
+    /// Where the peer is, without its id.
+    pub(crate) remote: Multiaddr,
+    /// The transport under it, a circuit's being that to its relay.
     pub(crate) transport: Transport,
+    /// The relay that carries it.
+    pub(crate) relay: Option<PeerId>,
+    /// Opened from here, and from the port that is listened on: what the peer sees is what others can
+    /// reach, if the NAT lets them.
+    pub(crate) from_listen_port: bool,
+    /// Made for one dial-back: nothing else may use it, and it is closed behind it.
+    pub(crate) passing: AtomicBool,
+    pub(crate) meter: Arc<Meter>,
+    punched: AtomicBool,
     /// Cancelled when the connection is closed or given up. Streams must not rely on the
     /// multiplexer alone: with a frozen peer its orderly close may never end.
     pub(crate) lost: CancellationToken,
@@ -39,20 +55,46 @@ impl Link {
     pub(crate) fn new(
         peer: PeerId,
         id: ConnectionId,
-        path: PathKind,
-        transport: Transport,
+        remote: Multiaddr,
+        from_listen_port: bool,
+        meter: Arc<Meter>,
     ) -> Self {
         Self {
             peer,
             id,
-            path,
-            transport,
+            transport: transport_of(&remote),
+            relay: relay_of(&remote),
+            remote,
+            from_listen_port,
+            passing: AtomicBool::new(false),
+            meter,
+            punched: AtomicBool::new(false),
             lost: CancellationToken::new(),
             keep: AtomicBool::new(false),
             inbound: AtomicU32::new(0),
             outbound: AtomicU32::new(0),
             used: AtomicU64::new(0),
         }
+    }
+
+    /// How it runs, as far as is known now: that a hole was punched turns out after the fact.
+    pub(crate) fn path(&self) -> PathKind {
+        match path_of(&self.remote) {
+            PathKind::Direct if self.punched.load(Relaxed) => PathKind::HolePunched,
+            path => path,
+        }
+    }
+
+    pub(crate) fn is_relayed(&self) -> bool {
+        path_of(&self.remote) == PathKind::Relayed
+    }
+
+    pub(crate) fn punched(&self) {
+        self.punched.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_passing(&self) -> bool {
+        self.passing.load(Relaxed)
     }
 
     /// Claims room for one more stream, of at most `limit` in this direction.

@@ -9,11 +9,16 @@
 //! * [`local`]: members announced on the local network.
 //! * [`upkeep`]: who fell silent, who outstayed, what is idle.
 //! * [`dht`]: the routing table's gate, look-ups, announcements.
+//! * [`place`]: where this node is, who is told, what it does for strangers.
+//! * [`relays`]: reservations. [`paths`]: leaving a relay for a direct path.
 
 mod command;
 mod dht;
 mod dials;
 mod local;
+mod paths;
+mod place;
+mod relays;
 mod table;
 mod upkeep;
 
@@ -31,20 +36,24 @@ use libp2p::{
     identify, ping,
     swarm::{ConnectionId, SwarmEvent},
 };
-use polymath_types::Genesis;
+use polymath_types::{Genesis, PathKind};
+use tokio_util::task::TaskTracker;
+
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
-    address::{prefer_reachable, split_peer, try_bind},
+    address::{path_of, split_peer, try_bind},
     address_book::AddressBook,
     config::{HOUSEKEEPING, NetLimits, Role},
     counters::Counters,
     error::StartError,
     names::Names,
     peers::{NetEvent, PeerInfo},
+    reach::Reach,
+    report::UpnpReport,
     streams::Registry,
     swarm::{Mesh, MeshEvent},
 };
@@ -60,6 +69,10 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) events: broadcast::Sender<NetEvent>,
     pub(crate) listen: watch::Sender<Vec<Multiaddr>>,
+    pub(crate) announced: watch::Sender<Vec<Multiaddr>>,
+    /// Whether this node relays and dials back for strangers.
+    pub(crate) serving: watch::Sender<bool>,
+    reach: Mutex<Reach>,
     book: Mutex<AddressBook>,
     peers: Mutex<HashMap<PeerId, PeerInfo>>,
 }
@@ -72,6 +85,7 @@ impl Shared {
         limits: NetLimits,
         registry: Arc<Registry>,
         counters: Arc<Counters>,
+        reach: Reach,
     ) -> Self {
         Self {
             local,
@@ -81,6 +95,9 @@ impl Shared {
             counters,
             events: broadcast::Sender::new(crate::config::EVENT_QUEUE),
             listen: watch::Sender::new(Vec::new()),
+            announced: watch::Sender::new(Vec::new()),
+            serving: watch::Sender::new(false),
+            reach: Mutex::new(reach),
             book: Mutex::new(AddressBook::new(limits.address_book)),
             peers: Mutex::default(),
             limits,
@@ -89,6 +106,10 @@ impl Shared {
 
     pub(crate) fn peers(&self) -> MutexGuard<'_, HashMap<PeerId, PeerInfo>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn reach(&self) -> MutexGuard<'_, Reach> {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn book(&self) -> MutexGuard<'_, AddressBook> {
@@ -123,8 +144,21 @@ pub(crate) struct Manager {
     dht: dht::Dht,
     /// Members announced on the local network.
     local: HashMap<PeerId, local::LocalMember>,
-    /// Listen addresses told to the DHT as ours.
+    /// Addresses the swarm believes others can reach.
     external: Vec<Multiaddr>,
+    relays: relays::Relays,
+    /// Peers connected through a relay only.
+    upgrades: HashMap<PeerId, paths::Upgrade>,
+    upnp: UpnpReport,
+    dht_server: bool,
+    /// Whether strangers are served.
+    serves: bool,
+    /// Members are to be told where this node is, as soon as the present events are done with.
+    to_tell: bool,
+    /// Whose turn it is among dial-back servers.
+    turn: usize,
+    tasks: TaskTracker,
+    begun: Instant,
     kept_house: Instant,
     /// Refused connections that the log has told of, and when it may tell of more.
     refused_told: u64,
@@ -137,6 +171,8 @@ impl Manager {
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
         role: Role,
+        upnp: UpnpReport,
+        tasks: TaskTracker,
     ) -> Self {
         let mut manager = Self {
             swarm,
@@ -148,6 +184,15 @@ impl Manager {
             dht: dht::Dht::default(),
             local: HashMap::new(),
             external: Vec::new(),
+            relays: relays::Relays::default(),
+            upgrades: HashMap::new(),
+            upnp,
+            dht_server: false,
+            serves: false,
+            to_tell: false,
+            turn: 0,
+            tasks,
+            begun: Instant::now(),
             kept_house: Instant::now(),
             refused_told: 0,
             tell_refused_at: Instant::now(),
@@ -280,6 +325,28 @@ impl Manager {
                 let _ = self.swarm.disconnect_peer_id(peer);
                 answer(reply, ());
             }
+            Command::DialBack {
+                peer,
+                address,
+                reply,
+            } => self.dial_back(peer, address, reply),
+            Command::OpenOn { link, request } => {
+                self.swarm.behaviour_mut().streams.open(&link, request);
+            }
+            Command::NextProbe { reply } => {
+                let next = self.next_probe();
+                answer(reply, next);
+            }
+            Command::Probed {
+                server,
+                address,
+                outcome,
+            } => self.probed(server, &address, outcome),
+            Command::Told { peer, message } => self.told(peer, &message),
+            Command::Report { reply } => {
+                let report = self.report();
+                answer(reply, report);
+            }
             Command::Discovered { peer, addresses } => self.discovered(peer, addresses),
             Command::Shutdown { .. } => {}
             #[cfg(test)]
@@ -324,9 +391,18 @@ impl Manager {
                 }
                 tracing::debug!(%error, "inbound connection failed");
             }
-            SwarmEvent::NewListenAddr { .. }
-            | SwarmEvent::ExpiredListenAddr { .. }
-            | SwarmEvent::ListenerClosed { .. } => self.listeners_changed(),
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                reason,
+                ..
+            } => {
+                let reason = reason.map_or_else(|e| e.to_string(), |()| "it was closed".to_owned());
+                self.reservation_ended(listener_id, &reason);
+                self.listeners_changed();
+            }
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
+                self.listeners_changed();
+            }
             SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "listener"),
             _ => {}
         }
@@ -335,7 +411,12 @@ impl Manager {
     fn on_behaviour_event(&mut self, event: MeshEvent) {
         match event {
             // `Pushed` is not this: it tells what *we* told the peer.
-            MeshEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+            MeshEvent::Identify(identify::Event::Received {
+                peer_id,
+                connection_id,
+                info,
+            }) => {
+                self.observed_by(peer_id, connection_id, &info);
                 self.identified(peer_id, info);
             }
             MeshEvent::Identify(identify::Event::Error { peer_id, error, .. }) => {
@@ -353,6 +434,10 @@ impl Manager {
                 }
             }
             MeshEvent::Kad(event) => self.on_kad_event(event),
+            MeshEvent::Dcutr(event) => self.on_punched(event),
+            MeshEvent::RelayClient(event) => self.on_relay_client(&event),
+            MeshEvent::RelayServer(event) => self.on_relay_server(&event),
+            MeshEvent::Upnp(event) => self.on_upnp(event),
             MeshEvent::Limits(never) | MeshEvent::Sources(never) | MeshEvent::Streams(never) => {
                 match never {}
             }
@@ -364,24 +449,13 @@ impl Manager {
             .swarm
             .listeners()
             .map(|a| split_peer(a.clone()).0)
+            .filter(|a| path_of(a) == PathKind::Direct)
             .collect();
         addresses.sort_by_key(|a| a.to_string());
         addresses.dedup();
-        self.serve_dht(!addresses.is_empty());
-        // Provider records carry the addresses the swarm believes others can reach. A holder of a
-        // record whose routing table has no room for us would otherwise not name us at all.
-        let external = if self.role == Role::Server {
-            prefer_reachable(addresses.clone())
-        } else {
-            Vec::new()
-        };
-        for old in self.external.iter().filter(|a| !external.contains(a)) {
-            self.swarm.remove_external_address(old);
-        }
-        for new in external.iter().filter(|a| !self.external.contains(a)) {
-            self.swarm.add_external_address(new.clone());
-        }
-        self.external = external;
+        self.shared
+            .reach()
+            .set_listen(addresses.clone(), Instant::now());
         self.shared.listen.send_if_modified(|known| {
             let changed = *known != addresses;
             if changed {
@@ -389,6 +463,7 @@ impl Manager {
             }
             changed
         });
+        self.place_changed();
     }
 }
 

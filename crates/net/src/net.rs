@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
+use futures::StreamExt;
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
-use polymath_types::{Genesis, MeshId};
+use polymath_types::{Genesis, MeshId, PathKind};
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     time::{sleep, timeout},
@@ -12,23 +13,29 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     address::in_use,
-    config::{COMMAND_QUEUE, MAX_ADDRESSES, MAX_PROVIDERS, NetConfig},
+    config::{COMMAND_QUEUE, MAX_ADDRESSES, MAX_PROVIDERS, NetConfig, Role},
     counters::{Counters, NetCounters},
+    dialback::{self, Expected, Unconfirmed},
     discovery,
     error::{AcceptError, DhtError, DialError, HelloError, OpenError, OpenRefusal, StartError},
     hello::{self, Hello},
     manager::{Command, Manager, Need, Shared},
     names::{HELLO, Names},
     peers::{NetEvent, PeerInfo},
-    report::NetReport,
+    reach::Reach,
+    report::{NetReport, Scope, UpnpReport},
     streams::{Incoming, MeshStream, OpenRequest, Registry},
-    swarm,
+    swarm, whereabouts,
 };
 
 /// How long the listeners may take to tell their addresses.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the tasks of a swarm may take to end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between looks at whether an address is to be dialled back.
+const PROBE_PAUSE: Duration = Duration::from_millis(500);
+/// A member must have told where it is by then.
+const TELLING: Duration = Duration::from_secs(10);
 /// Between looks at whether a port is free again.
 const PORT_CHECK: Duration = Duration::from_millis(20);
 
@@ -40,6 +47,26 @@ pub struct Net {
     commands: mpsc::Sender<Command>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// A handle that does not keep the swarm running.
+#[derive(Clone)]
+pub(crate) struct WeakNet {
+    shared: Arc<Shared>,
+    commands: mpsc::WeakSender<Command>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl WeakNet {
+    pub(crate) fn upgrade(&self) -> Option<Net> {
+        Some(Net {
+            shared: self.shared.clone(),
+            commands: self.commands.upgrade()?,
+            tasks: self.tasks.clone(),
+            stop: self.stop.clone(),
+        })
+    }
 }
 
 /// The swarm task is gone.
@@ -59,15 +86,23 @@ impl Net {
             config.limits.clone(),
             registry,
             counters,
+            Reach::new(config.anchor, config.lab, config.announce.clone()),
         ));
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
-        let mut manager = Manager::new(swarm, shared.clone(), inbox, config.role);
+        let tasks = TaskTracker::new();
+        let upnp = if config.upnp && config.role == Role::Server {
+            UpnpReport::Searching
+        } else {
+            UpnpReport::Off
+        };
+        let (shared_, tasks_) = (shared.clone(), tasks.clone());
+        let mut manager = Manager::new(swarm, shared_, inbox, config.role, upnp, tasks_);
         manager.listen(&config.listen, LISTEN_TIMEOUT).await?;
 
         let net = Self {
             shared,
             commands,
-            tasks: TaskTracker::new(),
+            tasks,
             stop: CancellationToken::new(),
         };
         net.supervise(manager);
@@ -79,6 +114,8 @@ impl Net {
                 net.tasks.clone(),
             ));
         }
+        net.listen_to_members();
+        net.have_addresses_tested(config.role);
         if config.local_discovery {
             net.tasks.spawn(discovery::run(
                 net.shared.clone(),
@@ -87,6 +124,150 @@ impl Net {
             ));
         }
         Ok(net)
+    }
+
+    /// Takes in where members say they are.
+    fn listen_to_members(&self) {
+        let name = self.shared.names.stream(whereabouts::NAME);
+        let Some(Ok(mut incoming)) = name.map(|n| self.shared.registry.register(n)) else {
+            return;
+        };
+        let (commands, tasks) = (self.commands.downgrade(), self.tasks.clone());
+        self.tasks.spawn(async move {
+            while let Some(stream) = incoming.next().await {
+                let commands = commands.clone();
+                tasks.spawn(async move {
+                    let peer = stream.peer();
+                    let heard = timeout(TELLING, whereabouts::receive(stream)).await;
+                    if let (Ok(Ok(message)), Some(commands)) = (heard, commands.upgrade()) {
+                        let _ = commands.send(Command::Told { peer, message }).await;
+                    }
+                });
+            }
+        });
+    }
+
+    /// Has this node's addresses dialled back, and does so for others while it can.
+    fn have_addresses_tested(&self, role: Role) {
+        if role == Role::Client {
+            return;
+        }
+        let expected = Arc::new(Expected::default());
+        if let Ok(incoming) = self.shared.registry.register(dialback::BACK) {
+            let (expected, tasks) = (expected.clone(), self.tasks.clone());
+            self.tasks
+                .spawn(dialback::receive_all(incoming, expected, tasks));
+        }
+        // Neither may keep the swarm alive once the last handle is gone.
+        let (asker, server) = (self.weak(), self.weak());
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            while stop.run_until_cancelled(sleep(PROBE_PAUSE)).await.is_some() {
+                let Some(net) = asker.upgrade() else { return };
+                if stop
+                    .run_until_cancelled(net.probe(&expected))
+                    .await
+                    .is_none()
+                {
+                    return;
+                }
+            }
+        });
+        let (mut serving, stop) = (self.shared.serving.subscribe(), self.stop.clone());
+        self.tasks.spawn(async move {
+            loop {
+                let wanted = async { serving.wait_for(|s| *s).await.is_ok() };
+                if stop.run_until_cancelled(wanted).await != Some(true) {
+                    return;
+                }
+                let Some(net) = server.upgrade() else { return };
+                let Ok(incoming) = net.shared.registry.register(dialback::REQUEST) else {
+                    return;
+                };
+                let tasks = net.tasks.clone();
+                let serve = dialback::serve(incoming, server.clone(), tasks);
+                drop(net);
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = serve => return,
+                    _ = serving.wait_for(|s| !*s) => {}
+                }
+            }
+        });
+    }
+
+    /// Has one address dialled back, if one is due and somebody would.
+    async fn probe(&self, expected: &Expected) {
+        let next = self.ask(|reply| Command::NextProbe { reply }).await;
+        let Ok(Some((server, address))) = next else {
+            return;
+        };
+        let outcome = match self.request_stream(server, dialback::REQUEST, false).await {
+            Ok(stream) => dialback::ask(stream, &address, expected).await,
+            Err(refusal) => Err(Unconfirmed::NoVerdict(format!("{refusal:?}"))),
+        };
+        let told = Command::Probed {
+            server,
+            address,
+            outcome,
+        };
+        let _ = self.commands.send(told).await;
+    }
+
+    /// Dials `address` of a connected peer once more; the stream is on that very connection, which is
+    /// closed soon after the stream.
+    pub(crate) async fn dial_back(
+        &self,
+        peer: PeerId,
+        address: Multiaddr,
+    ) -> Result<MeshStream, OpenError> {
+        let link = self
+            .ask(|reply| Command::DialBack {
+                peer,
+                address,
+                reply,
+            })
+            .await
+            .map_err(|Gone| OpenError::Stopped)??;
+        let (reply, opened) = oneshot::channel();
+        let request = OpenRequest {
+            protocol: dialback::BACK,
+            reply,
+        };
+        self.commands
+            .send(Command::OpenOn { link, request })
+            .await
+            .map_err(|_| OpenError::Stopped)?;
+        match opened.await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(OpenRefusal::Final(error))) => Err(error),
+            _ => Err(OpenError::ConnectionLost {
+                peer,
+                reason: "it closed".into(),
+            }),
+        }
+    }
+
+    pub(crate) fn scope(&self, address: &Multiaddr) -> Scope {
+        self.shared.reach().scope(address)
+    }
+
+    pub(crate) fn count_dial_back(&self, granted: bool) {
+        let counters = &self.shared.counters;
+        if granted {
+            counters.dial_backs.up();
+        } else {
+            counters.dial_backs_refused.up();
+        }
+    }
+
+    pub(crate) fn weak(&self) -> WeakNet {
+        WeakNet {
+            shared: self.shared.clone(),
+            commands: self.commands.downgrade(),
+            tasks: self.tasks.clone(),
+            stop: self.stop.clone(),
+        }
     }
 
     /// Runs the swarm task and cleans up when it ends, however it ends.
@@ -407,9 +588,22 @@ impl Net {
         .await;
     }
 
-    /// What this node knows of its own place in the network.
-    pub fn report(&self) -> NetReport {
-        NetReport::default()
+    /// What this node knows of its own place in the network; the default once the swarm has ended.
+    pub async fn report(&self) -> NetReport {
+        self.ask(|reply| Command::Report { reply })
+            .await
+            .unwrap_or_default()
+    }
+
+    /// How a new stream to `peer` would run now; none while it is not connected.
+    pub fn path_to(&self, peer: &PeerId) -> Option<PathKind> {
+        self.shared.peers().get(peer).map(|p| p.path)
+    }
+
+    /// Addresses that strangers may be told, best first: global ones that were dialled back, circuits
+    /// of relays, and, in a mesh that is all on one machine or network, those of it.
+    pub fn announced(&self) -> watch::Receiver<Vec<Multiaddr>> {
+        self.shared.announced.subscribe()
     }
 
     /// What was refused or given up so far.
@@ -441,7 +635,6 @@ fn clip(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use futures::StreamExt;
     use polymath_types::NodeKey;
     use tokio::io::AsyncWriteExt;
 

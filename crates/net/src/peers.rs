@@ -70,6 +70,11 @@ pub enum NetEvent {
         /// Where it can be reached, as it says.
         addresses: Vec<Multiaddr>,
     },
+    /// A peer that was reached through a relay is reached directly now.
+    PathChanged {
+        /// Who.
+        peer: PeerId,
+    },
     /// A peer turned out not to belong to this mesh.
     Foreign {
         /// Who.

@@ -1,27 +1,35 @@
 //! The swarm put together: which behaviours, which transports, with which settings.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
 
 use libp2p::{
-    Swarm, SwarmBuilder,
+    Swarm,
     connection_limits::{self, ConnectionLimits},
     core::upgrade::Version,
-    identify, kad, noise, ping,
-    swarm::NetworkBehaviour,
-    tcp, yamux,
+    dcutr, identify, kad, ping, relay,
+    swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
+    upnp,
 };
 
 use crate::{
+    adapter::{Adapter, OwnCandidates, PublicOnly, Unproven},
     config::{
-        CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_AGENT, NetConfig, NetLimits, PING_INTERVAL,
-        PROVIDER_TTL, QUERY_TIMEOUT, REPUBLISH, SILENCE,
+        IDLE_TIMEOUT, MAX_AGENT, NetConfig, NetLimits, PING_INTERVAL, PROVIDER_TTL, QUERY_TIMEOUT,
+        REPUBLISH, Role, SILENCE,
     },
     counters::Counters,
     error::StartError,
+    guard::Guard,
+    meter::Meters,
     names::Names,
     provider_store::ProviderStore,
     sources,
     streams::{self, Registry},
+    transports::{self, Transports},
 };
 
 #[derive(NetworkBehaviour)]
@@ -29,9 +37,13 @@ pub(crate) struct Mesh {
     /// These two first: they may refuse the connection.
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) sources: sources::Behaviour,
-    pub(crate) identify: identify::Behaviour,
+    pub(crate) identify: Adapter<identify::Behaviour, PublicOnly>,
     pub(crate) ping: ping::Behaviour,
     pub(crate) kad: kad::Behaviour<ProviderStore>,
+    pub(crate) relay_client: relay::client::Behaviour,
+    pub(crate) relay_server: Toggle<relay::Behaviour>,
+    pub(crate) dcutr: Adapter<Guard<dcutr::Behaviour>, OwnCandidates>,
+    pub(crate) upnp: Toggle<Adapter<upnp::tokio::Behaviour, Unproven>>,
     /// Last: see [`streams::Behaviour`].
     pub(crate) streams: streams::Behaviour,
 }
@@ -42,59 +54,18 @@ pub(crate) fn build(
     registry: &Arc<Registry>,
     counters: &Arc<Counters>,
 ) -> Result<Swarm<Mesh>, StartError> {
-    let behaviour = behaviour(config, names, registry, counters)?;
-    let limits = &config.limits;
-    // Both directions, and room for libp2p's own protocols: reaching it ends the connection.
-    let yamux_streams = limits
-        .streams_per_connection
-        .saturating_mul(2)
-        .saturating_add(512);
-    let transports = || {
-        SwarmBuilder::with_existing_identity(config.key.keypair().clone())
-            .with_tokio()
-            .with_tcp(
-                tcp::Config::default().nodelay(true),
-                noise::Config::new,
-                || {
-                    let mut yamux = yamux::Config::default();
-                    yamux.set_max_num_streams(yamux_streams as usize);
-                    yamux
-                },
-            )
-            .map(|builder| {
-                builder.with_quic_config(|mut quic| {
-                    quic.max_concurrent_stream_limit =
-                        limits.streams_per_connection.saturating_add(64);
-                    quic
-                })
-            })
-            .map_err(|e| StartError::Setup(e.to_string()))
-    };
-    macro_rules! finish {
-        ($builder:expr) => {
-            $builder
-                .with_behaviour(|_| behaviour)
-                .map_err(|e| StartError::Setup(e.to_string()))?
-                .with_swarm_config(|c| {
-                    c.with_idle_connection_timeout(IDLE_TIMEOUT)
-                        // Saves a round trip for each stream; every protocol here offers one name.
-                        .with_substream_upgrade_protocol_override(Version::V1Lazy)
-                })
-                .with_connection_timeout(CONNECT_TIMEOUT)
-                .build()
-        };
-    }
-    match transports()?.with_dns() {
-        Ok(builder) => Ok(finish!(builder)),
-        Err(error) => {
-            tracing::warn!(%error, "no system name resolution; only numeric addresses can be dialled");
-            let none = libp2p::dns::ResolverConfig::from_parts(None, Vec::new(), Vec::new());
-            Ok(finish!(transports()?.with_dns_config(
-                none,
-                libp2p::dns::ResolverOpts::default()
-            )))
-        }
-    }
+    let meters = Arc::new(Meters::new(
+        config.limits.relayed_bytes_per_hour,
+        counters.clone(),
+    ));
+    let Transports { transport, relay } = transports::build(config, &meters)?;
+    let behaviour = behaviour(config, names, registry, counters, meters, relay)?;
+    let settings = swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(IDLE_TIMEOUT)
+        // Saves a round trip for each stream; every protocol here offers one name.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy);
+    let peer = config.key.peer_id();
+    Ok(Swarm::new(transport, behaviour, peer, settings))
 }
 
 fn behaviour(
@@ -102,6 +73,8 @@ fn behaviour(
     names: &Names,
     registry: &Arc<Registry>,
     counters: &Arc<Counters>,
+    meters: Arc<Meters>,
+    relay_client: relay::client::Behaviour,
 ) -> Result<Mesh, StartError> {
     let peer = config.key.peer_id();
     let store = ProviderStore::new(peer, config.limits.clone(), counters.clone());
@@ -109,23 +82,63 @@ fn behaviour(
     let identify = identify::Config::new(names.identify(), config.key.keypair().public())
         .with_agent_version(agent(&config.agent))
         .with_push_listen_addr_updates(true)
+        // Where this node listens is told by whereabouts, to each as far as it concerns him.
+        .with_hide_listen_addrs(true)
         // The address book does this, bounded by us.
         .with_cache_size(0);
     // Liveness is judged by [`SILENCE`]; ping's own timeout only ends the attempt.
     let ping = ping::Config::new()
         .with_interval(PING_INTERVAL)
         .with_timeout(SILENCE);
+    let serves = config.role == Role::Server;
+    let relay_server = serves.then(|| {
+        let mut relay = relay::Behaviour::new(peer, relay_config(&config.limits));
+        // Until this node is known to be of use to strangers.
+        relay.set_status(Some(relay::Status::Disable));
+        relay
+    });
+    let upnp = (serves && config.upnp).then(|| Adapter::new(upnp::tokio::Behaviour::default()));
     Ok(Mesh {
         limits: connection_limits::Behaviour::new(connection_limits(&config.limits)),
         sources: sources::Behaviour::new(
             config.limits.pending_per_source,
             config.limits.connections_per_source,
         ),
-        identify: identify::Behaviour::new(identify),
+        identify: Adapter::new(identify::Behaviour::new(identify)),
         ping: ping::Behaviour::new(ping),
         kad,
-        streams: streams::Behaviour::new(registry.clone()),
+        relay_client,
+        relay_server: relay_server.into(),
+        dcutr: Adapter::new(Guard::new(
+            move || dcutr::Behaviour::new(peer),
+            counters.clone(),
+        )),
+        upnp: upnp.into(),
+        streams: streams::Behaviour::new(registry.clone(), meters),
     })
+}
+
+/// Sized for inference and for bulk: what a peer may have relayed is bounded by its allowance
+/// ([`crate::meter`]), not by the single circuit, and a circuit lasts as long as a long answer.
+fn relay_config(limits: &NetLimits) -> relay::Config {
+    let often = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+    let second = Duration::from_secs(1);
+    relay::Config {
+        max_reservations: limits.reservations,
+        max_reservations_per_peer: 2,
+        reservation_duration: Duration::from_secs(3600),
+        reservation_rate_limiters: Vec::new(),
+        max_circuits: limits.circuits,
+        max_circuits_per_peer: limits.circuits_per_peer,
+        max_circuit_duration: Duration::from_secs(4 * 3600),
+        max_circuit_bytes: 0,
+        circuit_src_rate_limiters: Vec::new(),
+    }
+    // A burst, and one more each second; a whole office shares an address.
+    .reservation_rate_per_peer(often(16), second * 4)
+    .reservation_rate_per_ip(often(512), second / 8)
+    .circuit_src_per_peer(often(128), second)
+    .circuit_src_per_ip(often(1024), second / 16)
 }
 
 fn kad_config(names: &Names) -> Result<kad::Config, StartError> {

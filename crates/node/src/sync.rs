@@ -15,7 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use futures::{Stream, StreamExt};
 use polymath_catalog::{Action, Catalog, Offer};
-use polymath_net::{Membership, Net};
+use polymath_net::{Membership, Net, NetEvent};
 use polymath_proto::v1::SyncFrame;
 use polymath_rpc::Clients;
 use polymath_types::{ExpertCard, Failure, Index, PeerId};
@@ -218,7 +218,16 @@ impl SyncHandle {
             }
             tokio::select! {
                 () = self.cancel.cancelled() => return,
-                event = events.recv() => if event == Err(RecvError::Closed) { return },
+                event = events.recv() => match event {
+                    Err(RecvError::Closed) => return,
+                    // A stream on a circuit would keep it, and pay for it, for ever.
+                    Ok(NetEvent::PathChanged { peer }) => {
+                        if let Some(task) = open.remove(&peer) {
+                            task.abort();
+                        }
+                    }
+                    _ => {}
+                },
                 () = tokio::time::sleep(TICK) => {}
             }
         }

@@ -9,7 +9,7 @@ use std::{
 use hyper_util::rt::TokioIo;
 use polymath_net::{MeshStream, Net, OpenError};
 use polymath_proto::v1::{catalog_client::CatalogClient, expert_client::ExpertClient};
-use polymath_types::{ErrorKind, PeerId};
+use polymath_types::{ErrorKind, PathKind, PeerId};
 use tokio::{sync::OnceCell, time::Instant};
 use tonic::{
     codegen::http::Uri,
@@ -37,8 +37,15 @@ pub struct Clients {
 struct Pooled {
     /// Empty until the first caller has connected; the others of that moment wait for it, for a
     /// peer admits only a few streams.
-    channel: Arc<OnceCell<Channel>>,
+    channel: Arc<OnceCell<Wired>>,
     used: Instant,
+}
+
+/// A channel, and how its connection ran when it was made.
+#[derive(Debug, Clone)]
+struct Wired {
+    channel: Channel,
+    path: PathKind,
 }
 
 /// Why a peer cannot be called.
@@ -94,8 +101,10 @@ impl Clients {
         peer: PeerId,
         within: Duration,
     ) -> Result<CatalogClient<Channel>, ConnectError> {
-        Ok(CatalogClient::new(connect(&self.net, peer, within).await?)
-            .max_decoding_message_size(MAX_MESSAGE))
+        Ok(
+            CatalogClient::new(connect(&self.net, peer, within).await?.channel)
+                .max_decoding_message_size(MAX_MESSAGE),
+        )
     }
 
     /// Forgets the channel to a peer that went away.
@@ -119,7 +128,7 @@ impl Clients {
             )
         });
         match tokio::time::timeout_at(until, connected).await {
-            Ok(connected) => Ok(connected?.clone()),
+            Ok(connected) => Ok(connected?.channel.clone()),
             // Whoever was first took the time; had it been us, its own error would tell more.
             Err(_) => Err(ConnectError::Open(OpenError::Timeout {
                 peer,
@@ -129,9 +138,19 @@ impl Clients {
         }
     }
 
-    /// The peer's place in the pool.
-    fn pooled(&self, peer: PeerId) -> Arc<OnceCell<Channel>> {
+    /// The peer's place in the pool. A channel through a relay is left to the calls on it as soon as
+    /// there is a better path.
+    fn pooled(&self, peer: PeerId) -> Arc<OnceCell<Wired>> {
         let mut channels = self.lock();
+        let relayed = |p: &Pooled| p.channel.get().is_some_and(|w| w.path == PathKind::Relayed);
+        if channels.get(&peer).is_some_and(relayed)
+            && self
+                .net
+                .path_to(&peer)
+                .is_some_and(|p| p != PathKind::Relayed)
+        {
+            channels.remove(&peer);
+        }
         if let Some(pooled) = channels.get_mut(&peer) {
             pooled.used = Instant::now();
             return Arc::clone(&pooled.channel);
@@ -164,11 +183,13 @@ impl Clients {
 /// so a message is never a whole answer.
 pub const MAX_MESSAGE: usize = 5 << 20;
 
-async fn connect(net: &Net, peer: PeerId, within: Duration) -> Result<Channel, ConnectError> {
+async fn connect(net: &Net, peer: PeerId, within: Duration) -> Result<Wired, ConnectError> {
     let until = Instant::now() + within;
     // The first stream is opened here, so that its failure keeps its own type; later ones are
     // opened by the channel itself when the first breaks.
-    let first = Arc::new(Mutex::new(Some(net.open(peer, GRPC, within).await?)));
+    let first = net.open(peer, GRPC, within).await?;
+    let path = first.path();
+    let first = Arc::new(Mutex::new(Some(first)));
     let net = net.clone();
     let connector = service_fn(move |_: Uri| {
         let ready = first.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -187,7 +208,7 @@ async fn connect(net: &Net, peer: PeerId, within: Duration) -> Result<Channel, C
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10));
     match tokio::time::timeout_at(until, endpoint.connect_with_connector(connector)).await {
-        Ok(Ok(channel)) => Ok(channel),
+        Ok(Ok(channel)) => Ok(Wired { channel, path }),
         Ok(Err(e)) => Err(ConnectError::Handshake {
             peer,
             why: e.to_string(),

@@ -39,6 +39,8 @@ pub enum Transport {
     Tcp,
     /// QUIC v1 over UDP.
     Quic,
+    /// WebSocket inside TLS.
+    Wss,
 }
 
 impl fmt::Display for Transport {
@@ -47,6 +49,7 @@ impl fmt::Display for Transport {
             Self::None => "none",
             Self::Tcp => "tcp",
             Self::Quic => "quic",
+            Self::Wss => "wss",
         })
     }
 }

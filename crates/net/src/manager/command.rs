@@ -1,11 +1,17 @@
 //! What handles ask of the swarm task.
 
+use std::sync::Arc;
+
 use libp2p::{Multiaddr, PeerId, kad::RecordKey};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    dialback::Unconfirmed,
     error::{DhtError, DialError},
+    link::Link,
+    report::NetReport,
     streams::OpenRequest,
+    whereabouts::Whereabouts,
 };
 
 /// When a dial has succeeded.
@@ -54,6 +60,35 @@ pub(crate) enum Command {
         key: RecordKey,
         found: mpsc::Sender<PeerId>,
         reply: oneshot::Sender<Result<(), DhtError>>,
+    },
+    /// Dial an address of a connected peer once more, on a connection of its own.
+    DialBack {
+        peer: PeerId,
+        address: Multiaddr,
+        reply: oneshot::Sender<Result<Arc<Link>, DialError>>,
+    },
+    /// Open a stream on exactly this connection.
+    OpenOn {
+        link: Arc<Link>,
+        request: OpenRequest,
+    },
+    /// An address to have dialled back, and by whom; none while there is nothing to ask.
+    NextProbe {
+        reply: oneshot::Sender<Option<(PeerId, Multiaddr)>>,
+    },
+    /// What came of a probe.
+    Probed {
+        server: PeerId,
+        address: Multiaddr,
+        outcome: Result<(), Unconfirmed>,
+    },
+    /// A member told where it is.
+    Told {
+        peer: PeerId,
+        message: Whereabouts,
+    },
+    Report {
+        reply: oneshot::Sender<NetReport>,
     },
     Disconnect {
         peer: PeerId,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol,
+    Multiaddr, PeerId,
     core::Endpoint,
     kad::{self, GetProvidersOk, QueryId, QueryResult, RecordKey},
     swarm::{ConnectionId, NetworkBehaviour},
@@ -15,8 +15,10 @@ use tokio::{
 
 use super::{Manager, answer};
 use crate::{
+    address::scope_of,
     config::{MAX_PROVIDERS, Role},
     error::DhtError,
+    report::Scope,
 };
 
 /// Announcements under way at once; a node may provide a thousand keys.
@@ -60,8 +62,9 @@ enum Query {
 
 impl Manager {
     /// Answers for the DHT if this node may and can.
-    pub(super) fn serve_dht(&mut self, listening: bool) {
-        let serve = listening && self.role == Role::Server;
+    pub(super) fn serve_dht(&mut self, could: bool) {
+        let serve = could && self.role == Role::Server;
+        self.dht_server = serve;
         let mode = if serve {
             kad::Mode::Server
         } else {
@@ -72,25 +75,29 @@ impl Manager {
         kad.set_mode(Some(mode));
     }
 
-    /// Lets a member into the routing table if it serves the DHT, and out if it does not.
-    pub(super) fn route(
-        &mut self,
-        peer: PeerId,
-        addresses: &[Multiaddr],
-        protocols: &[StreamProtocol],
-    ) {
-        let serves = self
-            .shared
-            .names
-            .kad()
-            .is_some_and(|kad| protocols.contains(&kad));
-        if !serves || addresses.is_empty() {
+    /// Lets a member into the routing table if it serves the DHT where it can be dialled, and out if
+    /// it does not.
+    pub(super) fn route_told(&mut self, peer: PeerId) {
+        let Some(known) = self.peers.get(&peer) else {
+            return;
+        };
+        let mut addresses = known.dialable();
+        // Others are told of them: what only this machine or network can dial is for want of better.
+        if addresses.iter().any(|a| scope_of(a) == Scope::Global) {
+            addresses.retain(|a| scope_of(a) == Scope::Global);
+        }
+        if !known.serves_dht || addresses.is_empty() {
             return self.unroute(&peer);
         }
         let kad = &mut self.swarm.behaviour_mut().kad;
         for address in addresses.iter().take(ROUTED_ADDRESSES) {
             kad.add_address(&peer, address.clone());
         }
+    }
+
+    /// Members in the routing table.
+    pub(super) fn routed(&self) -> usize {
+        self.dht.routed.len()
     }
 
     pub(super) fn unroute(&mut self, peer: &PeerId) {
@@ -288,7 +295,7 @@ impl Manager {
     /// Addresses the routing table and the queries under way know of a peer. Kad tells them to
     /// nobody but dials: its events name providers without their addresses, and forget what a
     /// finished query had learnt.
-    fn dht_addresses(&mut self, peer: PeerId) -> Vec<Multiaddr> {
+    pub(super) fn dht_addresses(&mut self, peer: PeerId) -> Vec<Multiaddr> {
         self.swarm
             .behaviour_mut()
             .kad

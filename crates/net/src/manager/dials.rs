@@ -1,6 +1,6 @@
 //! Connections being made and who waits for them.
 
-use std::error::Error as _;
+use std::{error::Error as _, sync::Arc, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId,
@@ -10,10 +10,19 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
-use tokio::sync::oneshot;
+use polymath_types::PathKind;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{Manager, Need};
-use crate::{address::split_peer, config::WAITERS_PER_PEER, error::DialError};
+use crate::{
+    address::{is_dialable, path_of, relay_of, split_peer},
+    config::WAITERS_PER_PEER,
+    error::DialError,
+    link::Link,
+};
+
+/// How long direct addresses have before a relay is asked as well.
+const HEAD_START: Duration = Duration::from_millis(300);
 
 /// After so many failures in a row a peer leaves the routing table.
 const UNROUTE_AFTER: u32 = 3;
@@ -24,6 +33,10 @@ pub(super) struct Dial {
     /// The address or peer, for error messages.
     target: String,
     pub(super) waiters: Vec<Waiter>,
+    /// Circuits to try if this has not succeeded by then.
+    circuits: Option<(Instant, Vec<Multiaddr>)>,
+    /// Who wants this very connection, for a dial-back.
+    back: Option<oneshot::Sender<Result<Arc<Link>, DialError>>>,
 }
 
 impl Dial {
@@ -33,6 +46,8 @@ impl Dial {
             peer: Some(peer),
             target: peer.to_string(),
             waiters: Vec::new(),
+            circuits: None,
+            back: None,
         }
     }
 }
@@ -84,7 +99,7 @@ impl Manager {
                 .build(),
             None => DialOpts::unknown_peer_id().address(bare).build(),
         };
-        self.start(opts, named, target, waiter);
+        self.start(opts, named, target, vec![waiter]);
     }
 
     /// Connects to a member, wherever it is known to be.
@@ -107,31 +122,102 @@ impl Manager {
             return;
         }
         let mut addresses = self.shared.addresses(&peer);
-        // Loopback of another machine may be told; here it is ours.
-        addresses.retain(|a| !self.shared.listen.borrow().contains(a));
-        // `Always`: the swarm may still count a connection that we have given up.
-        let opts = DialOpts::peer_id(peer)
-            .condition(PeerCondition::Always)
-            .addresses(addresses)
-            .extend_addresses_through_behaviour()
-            .build();
-        self.start(opts, Some(peer), target, waiter);
+        // Loopback of another machine may be told; here it is ours. A circuit through this very node
+        // leads nowhere.
+        let me = self.shared.local;
+        addresses.retain(|a| !self.shared.listen.borrow().contains(a) && relay_of(a) != Some(me));
+        let (circuits, mut direct): (Vec<_>, Vec<_>) = addresses
+            .into_iter()
+            .partition(|a| path_of(a) == PathKind::Relayed);
+        direct.extend(
+            self.dht_addresses(peer)
+                .into_iter()
+                .map(|a| split_peer(a).0)
+                .filter(|a| path_of(a) == PathKind::Direct && is_dialable(a) && !direct.contains(a))
+                .collect::<Vec<_>>(),
+        );
+        if direct.is_empty() {
+            self.start(to(peer, circuits, false), Some(peer), target, vec![waiter]);
+            return;
+        }
+        let behind_nat = !circuits.is_empty();
+        let dial = self.start(
+            to(peer, direct, behind_nat),
+            Some(peer),
+            target,
+            vec![waiter],
+        );
+        if let Some(dial) = dial.filter(|_| behind_nat) {
+            dial.circuits = Some((Instant::now() + HEAD_START, circuits));
+        }
     }
 
-    fn start(&mut self, opts: DialOpts, peer: Option<PeerId>, target: String, waiter: Waiter) {
+    /// Opens circuits to peers whose direct addresses have not answered in time.
+    pub(super) fn keep_dials(&mut self, now: Instant) {
+        let late: Vec<_> = self
+            .dials
+            .values_mut()
+            .filter(|d| d.circuits.as_ref().is_some_and(|(at, _)| *at <= now))
+            .filter_map(|d| Some((d.peer?, d.circuits.take()?.1)))
+            .collect();
+        for (peer, circuits) in late {
+            if !self.peers.contains_key(&peer) {
+                self.start(
+                    to(peer, circuits, false),
+                    Some(peer),
+                    peer.to_string(),
+                    Vec::new(),
+                );
+            }
+        }
+    }
+
+    /// Dials exactly this address, from a fresh port, beside whatever connections there are.
+    pub(super) fn dial_back(
+        &mut self,
+        peer: PeerId,
+        address: Multiaddr,
+        reply: oneshot::Sender<Result<Arc<Link>, DialError>>,
+    ) {
+        let target = address.to_string();
+        let opts = to(peer, vec![address], true);
+        if let Some(dial) = self.start(opts, Some(peer), target, Vec::new()) {
+            dial.back = Some(reply);
+        }
+    }
+
+    pub(super) fn is_dial_back(&self, connection: ConnectionId) -> bool {
+        self.dials
+            .get(&connection)
+            .is_some_and(|d| d.back.is_some())
+    }
+
+    fn start(
+        &mut self,
+        opts: DialOpts,
+        peer: Option<PeerId>,
+        target: String,
+        waiters: Vec<Waiter>,
+    ) -> Option<&mut Dial> {
         let id = opts.connection_id();
         match self.swarm.dial(opts) {
             Ok(()) => {
-                self.dials.insert(
-                    id,
-                    Dial {
-                        peer,
-                        target,
-                        waiters: vec![waiter],
-                    },
-                );
+                let dial = Dial {
+                    peer,
+                    target,
+                    waiters,
+                    circuits: None,
+                    back: None,
+                };
+                Some(self.dials.entry(id).insert_entry(dial).into_mut())
             }
-            Err(error) => waiter.tell(Err(self.explain(error, peer, &target))),
+            Err(error) => {
+                let explained = self.explain(error, peer, &target);
+                for waiter in waiters {
+                    waiter.tell(Err(explained.clone()));
+                }
+                None
+            }
         }
     }
 
@@ -144,12 +230,14 @@ impl Manager {
         }
     }
 
-    pub(super) fn dial_succeeded(&mut self, connection: ConnectionId, peer: PeerId) {
-        let mut waiters = self
-            .dials
-            .remove(&connection)
-            .map(|d| d.waiters)
-            .unwrap_or_default();
+    pub(super) fn dial_succeeded(&mut self, connection: ConnectionId, link: &Arc<Link>) {
+        let peer = link.peer;
+        let done = self.dials.remove(&connection);
+        let (mut waiters, back) = done.map(|d| (d.waiters, d.back)).unwrap_or_default();
+        if let Some(reply) = back {
+            let _ = reply.send(Ok(link.clone()));
+            return;
+        }
         for dial in self.dials.values_mut().filter(|d| d.peer == Some(peer)) {
             waiters.append(&mut dial.waiters);
         }
@@ -172,9 +260,27 @@ impl Manager {
         {
             self.unroute(&peer);
         }
-        let Some(dial) = self.dials.remove(&connection) else {
+        let Some(mut dial) = self.dials.remove(&connection) else {
             return;
         };
+        if let Some(reply) = dial.back {
+            let _ = reply.send(Err(self.explain(error, dial.peer, &dial.target)));
+            return;
+        }
+        if let Some(peer) = dial.peer.filter(|p| !self.peers.contains_key(p)) {
+            // Another way is being tried: whoever waits, waits for that.
+            if let Some((_, circuits)) = dial.circuits.take() {
+                let waiters = std::mem::take(&mut dial.waiters);
+                self.start(
+                    to(peer, circuits, false),
+                    Some(peer),
+                    dial.target.clone(),
+                    waiters,
+                );
+            } else if let Some(other) = self.dials.values_mut().find(|d| d.peer == Some(peer)) {
+                other.waiters.append(&mut dial.waiters);
+            }
+        }
         if let (
             Some(peer),
             swarm::DialError::WrongPeerId { address, .. }
@@ -264,6 +370,21 @@ impl Manager {
                 reason: "it is being dialled already".into(),
             },
         }
+    }
+}
+
+/// `addresses` of `peer`; `Always`, since the swarm may still count a connection that was given up.
+///
+/// A fresh port is for peers behind a NAT: on the port that is listened on, a dial that still waits
+/// would be in the way of a hole punched between the same two ports.
+fn to(peer: PeerId, addresses: Vec<Multiaddr>, fresh_port: bool) -> DialOpts {
+    let opts = DialOpts::peer_id(peer)
+        .condition(PeerCondition::Always)
+        .addresses(addresses);
+    if fresh_port {
+        opts.allocate_new_port().build()
+    } else {
+        opts.build()
     }
 }
 

@@ -6,17 +6,22 @@ use std::{
 };
 
 use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, identify, swarm::ConnectionId};
-use polymath_types::PathKind;
 use tokio::time::Instant;
 
-use super::{Manager, dials::Waiter};
+use super::{
+    Manager,
+    dials::Waiter,
+    place::{self, Told},
+};
 use crate::{
-    address::{ip_of, is_dialable, is_loopback, split_peer},
+    address::{is_dialable, split_peer},
     config::{FOREIGN_GRACE, MAX_ADDRESSES, WAITERS_PER_PEER},
     error::{DialError, OpenError, OpenRefusal},
     link::Link,
     names::{Belongs, HELLO},
     peers::{Membership, NetEvent, PeerInfo},
+    reach::Reach,
+    report::Scope,
     streams::OpenRequest,
     swarm::agent,
 };
@@ -25,13 +30,20 @@ pub(super) struct Peer {
     pub(super) connections: Vec<Connection>,
     pub(super) standing: Standing,
     agent: String,
+    /// It keeps a part of the DHT.
+    pub(super) serves_dht: bool,
+    /// It relays for others.
+    pub(super) relays: bool,
+    /// It dials others back.
+    pub(super) dials_back: bool,
+    /// What it has said of where it is.
+    pub(super) told: Told,
     /// Callers that wait for it to identify itself.
     pub(super) waiters: Vec<Waiter>,
 }
 
 pub(super) struct Connection {
     pub(super) link: Arc<Link>,
-    remote: Multiaddr,
     pub(super) inbound: bool,
     pub(super) since: Instant,
     /// Last pong.
@@ -62,18 +74,77 @@ impl Peer {
     }
 
     /// Direct before relayed, then the shortest round trip, then the oldest.
-    fn best(&self) -> Option<&Connection> {
-        self.connections.iter().min_by_key(|c| {
-            (
-                c.link.path == PathKind::Relayed,
-                c.rtt.unwrap_or(Duration::MAX),
-                c.since,
-            )
-        })
+    pub(super) fn best(&self) -> Option<&Connection> {
+        self.usable()
+            .min_by_key(|c| (c.link.is_relayed(), c.rtt.unwrap_or(Duration::MAX), c.since))
+    }
+
+    /// Connections for everybody's use.
+    pub(super) fn usable(&self) -> impl Iterator<Item = &Connection> {
+        self.connections.iter().filter(|c| !c.link.is_passing())
+    }
+
+    /// The best direct connection's address.
+    pub(super) fn direct_remote(&self) -> Option<Multiaddr> {
+        let best = self.best()?;
+        // What an inbound connection comes from is no address to dial.
+        let dialled = self.usable().find(|c| !c.link.is_relayed() && !c.inbound);
+        let told = || {
+            self.told
+                .addresses
+                .iter()
+                .find(|a| crate::address::relay_of(a).is_none())
+                .cloned()
+        };
+        match dialled {
+            Some(c) => Some(c.link.remote.clone()),
+            None => told().or_else(|| (!best.link.is_relayed()).then(|| best.link.remote.clone())),
+        }
+    }
+
+    /// Where it can be dialled, as far as is proven or told.
+    pub(super) fn dialable(&self) -> Vec<Multiaddr> {
+        let dialled = self.usable().filter(|c| !c.link.is_relayed() && !c.inbound);
+        let mut all: Vec<_> = dialled.map(|c| c.link.remote.clone()).collect();
+        all.extend(
+            self.told
+                .addresses
+                .iter()
+                .filter(|a| !all.contains(a))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
+        all
+    }
+
+    pub(super) fn has_direct(&self) -> bool {
+        self.usable().any(|c| !c.link.is_relayed())
+    }
+
+    pub(super) fn is_inbound(&self, connection: ConnectionId) -> bool {
+        self.connections
+            .iter()
+            .any(|c| c.link.id == connection && c.inbound)
+    }
+
+    pub(super) fn rtt(&self) -> Duration {
+        self.best().and_then(|c| c.rtt).unwrap_or(Duration::MAX)
+    }
+
+    /// The nearest scope it is met in.
+    pub(super) fn scope(&self, reach: &Reach) -> Scope {
+        let scopes = self.usable().map(|c| reach.scope(&c.link.remote));
+        let near = |s: &Scope| match s {
+            Scope::Loopback => 0,
+            Scope::Private => 1,
+            Scope::Global => 2,
+            Scope::Circuit => 3,
+        };
+        scopes.min_by_key(near).unwrap_or(Scope::Circuit)
     }
 
     pub(super) fn is_at(&self, address: &Multiaddr) -> bool {
-        self.connections.iter().any(|c| c.remote == *address)
+        self.usable().any(|c| c.link.remote == *address)
     }
 
     /// What a caller that needs a member is told now; `None` while that is unknown.
@@ -96,9 +167,10 @@ impl Manager {
         let Some(link) = self.swarm.behaviour().streams.link(connection) else {
             return;
         };
-        let (remote, _) = split_peer(endpoint.get_remote_address().clone());
-        if endpoint.is_dialer() {
-            self.shared.learn(id, [remote.clone()]);
+        let passing = self.is_dial_back(connection);
+        link.passing.store(passing, Relaxed);
+        if endpoint.is_dialer() && !passing {
+            self.shared.learn(id, [link.remote.clone()]);
         }
         self.shared.book().reached(&id);
         let now = Instant::now();
@@ -107,13 +179,22 @@ impl Manager {
             connections: Vec::new(),
             standing: Standing::Unidentified,
             agent: String::new(),
+            serves_dht: false,
+            relays: false,
+            dials_back: false,
+            told: Told::default(),
             waiters: Vec::new(),
         });
-        link.keep
-            .store(matches!(peer.standing, Standing::Member), Relaxed);
+        // A direct connection beside a circuit, to a peer that cannot be reached unaided or from one
+        // that this node is not reachable for, went through a hole.
+        let beside_relay = !link.is_relayed() && peer.usable().any(|c| c.link.is_relayed());
+        link.keep.store(
+            matches!(peer.standing, Standing::Member) && !passing,
+            Relaxed,
+        );
+        let member = peer.is_member();
         peer.connections.push(Connection {
-            link,
-            remote,
+            link: link.clone(),
             inbound: endpoint.is_listener(),
             since: now,
             heard: now,
@@ -121,11 +202,44 @@ impl Manager {
             used: 0,
             used_at: now,
         });
+        if beside_relay && !passing {
+            let unaided = match endpoint.is_dialer() {
+                true => {
+                    self.shared.addresses(&id).contains(&link.remote)
+                        && self.announces(id, &link.remote)
+                }
+                false => self.shared.reach().is_public(),
+            };
+            if !unaided {
+                link.punched();
+            }
+        }
+        self.met(endpoint, beside_relay || passing);
+        if member {
+            self.met_member(&link);
+        }
         self.publish(id);
+        self.path_changed(id);
         if first {
             self.shared.emit(NetEvent::Connected { peer: id });
         }
-        self.dial_succeeded(connection, id);
+        self.dial_succeeded(connection, &link);
+    }
+
+    /// Whether a peer has told that it can be dialled at this address.
+    fn announces(&self, id: PeerId, address: &Multiaddr) -> bool {
+        self.peers
+            .get(&id)
+            .is_some_and(|p| p.told.addresses.contains(address))
+    }
+
+    /// How wide the world is, is told by where members are met.
+    fn met_member(&mut self, link: &Link) {
+        let before = self.shared.reach().announced();
+        self.shared.reach().met(&link.remote);
+        if self.shared.reach().announced() != before {
+            self.place_changed();
+        }
     }
 
     pub(super) fn disconnected(&mut self, id: PeerId, connection: ConnectionId) {
@@ -135,6 +249,7 @@ impl Manager {
         peer.connections.retain(|c| c.link.id != connection);
         if !peer.connections.is_empty() {
             self.publish(id);
+            self.path_changed(id);
             return;
         }
         if let Some(peer) = self.peers.remove(&id) {
@@ -143,6 +258,7 @@ impl Manager {
             }
         }
         self.shared.peers().remove(&id);
+        self.path_changed(id);
         self.shared.emit(NetEvent::Disconnected { peer: id });
     }
 
@@ -224,37 +340,35 @@ impl Manager {
     }
 
     fn member(&mut self, id: PeerId, agent: String, info: identify::Info) {
-        let here: Vec<_> = self
-            .shared
-            .listen
-            .borrow()
-            .iter()
-            .filter_map(ip_of)
-            .collect();
+        let kad = self.shared.names.kad();
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
         peer.standing = Standing::Member;
         peer.agent.clone_from(&agent);
-        // Loopback means this machine only if that is where the peer is.
-        let same_machine = peer
-            .connections
-            .iter()
-            .filter_map(|c| ip_of(&c.remote))
-            .any(|ip| ip.is_loopback() || here.contains(&ip));
-        for connection in &peer.connections {
+        peer.serves_dht = kad.is_some_and(|kad| info.protocols.contains(&kad));
+        peer.relays = place::relays(&info);
+        peer.dials_back = place::dials_back(&info);
+        for connection in peer.usable() {
             connection.link.keep.store(true, Relaxed);
         }
+        let links: Vec<_> = peer.usable().map(|c| c.link.clone()).collect();
         let waiters = std::mem::take(&mut peer.waiters);
+        // Foreign implementations tell their addresses here; ours tell by whereabouts what is private.
         let addresses: Vec<_> = info
             .listen_addrs
             .into_iter()
             .map(|a| split_peer(a).0)
-            .filter(|a| is_dialable(a) && (same_machine || !is_loopback(a)))
+            .filter(|a| is_dialable(a))
+            .filter(|a| matches!(self.shared.reach().scope(a), Scope::Global | Scope::Circuit))
             .take(MAX_ADDRESSES)
             .collect();
         self.shared.learn(id, addresses.clone());
-        self.route(id, &addresses, &info.protocols);
+        for link in links {
+            self.met_member(&link);
+        }
+        self.route_told(id);
+        self.tell(id);
         self.publish(id);
         self.shared.emit(NetEvent::Identified {
             peer: id,
@@ -318,28 +432,32 @@ impl Manager {
     }
 
     /// Copies what callers may see of a peer into the shared table.
-    fn publish(&self, id: PeerId) {
+    pub(super) fn publish(&self, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else {
             return;
         };
         let Some(best) = peer.best() else { return };
         let info = PeerInfo {
             peer: id,
-            path: best.link.path,
+            path: best.link.path(),
             transport: best.link.transport,
             rtt: best.rtt,
             agent: peer.agent.clone(),
-            addresses: peer.connections.iter().map(|c| c.remote.clone()).collect(),
-            connections: peer.connections.len(),
+            addresses: peer.usable().map(|c| c.link.remote.clone()).collect(),
+            connections: peer.usable().count(),
             since: peer
                 .connections
                 .iter()
                 .map(|c| c.since)
                 .min()
                 .unwrap_or(best.since),
-            received: 0,
-            sent: 0,
-            relay: None,
+            received: peer
+                .connections
+                .iter()
+                .map(|c| c.link.meter.received())
+                .sum(),
+            sent: peer.connections.iter().map(|c| c.link.meter.sent()).sum(),
+            relay: best.link.relay,
             membership: peer.membership(),
         };
         self.shared.peers().insert(id, info);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use libp2p::PeerId;
 use tokio::time::Instant;
 
-use super::{Manager, dials::Waiter, table::Standing};
+use super::{Manager, dials::Waiter, paths, table::Standing};
 use crate::{
     config::{CONNECT_TIMEOUT, HOUSEKEEPING, REFUSALS_TOLD, SILENCE},
     link::Link,
@@ -24,12 +24,17 @@ impl Manager {
         self.trim();
         self.report_refusals(now);
         self.forget_callers();
+        self.keep_dials(now);
+        self.keep_relays(now);
+        self.keep_paths(now);
+        self.tell_all();
         self.dial_local(now);
         self.keep_dht(now);
     }
 
     fn look_after_connections(&mut self, now: Instant, forgiven: Duration) {
         let (mut silent, mut unwelcome, mut mute) = (Vec::new(), Vec::new(), Vec::new());
+        let mut replaced = Vec::new();
         for (id, peer) in &mut self.peers {
             for c in &mut peer.connections {
                 c.heard += forgiven;
@@ -39,6 +44,14 @@ impl Manager {
                 let used = c.link.used();
                 if used != c.used || c.link.streams() > 0 {
                     (c.used, c.used_at) = (used, now);
+                }
+            }
+            let direct = peer.has_direct();
+            for c in &peer.connections {
+                let unused = c.link.streams() == 0
+                    && now.saturating_duration_since(c.used_at) > paths::LINGER;
+                if unused && (c.link.is_passing() || (direct && c.link.is_relayed())) {
+                    replaced.push((*id, c.link.clone()));
                 }
             }
             match &peer.standing {
@@ -57,6 +70,9 @@ impl Manager {
         for (id, link) in silent {
             tracing::debug!(peer = %id, "no pong for {SILENCE:?}: connection given up");
             self.shared.counters.connections_silent.up();
+            self.give_up(id, &link);
+        }
+        for (id, link) in replaced {
             self.give_up(id, &link);
         }
         for id in unwelcome {

@@ -16,15 +16,19 @@ use libp2p::{
     },
 };
 
+use polymath_types::PathKind;
+
 use super::{OpenRequest, Registry, handler::Handler};
 use crate::{
-    address::{path_of, transport_of},
+    address::{path_of, split_peer},
     link::Link,
+    meter::Meters,
 };
 
 /// Must stand last among composed behaviours: a link is made when all others agreed.
 pub(crate) struct Behaviour {
     registry: Arc<Registry>,
+    meters: Arc<Meters>,
     links: HashMap<ConnectionId, Arc<Link>>,
     /// Emptied by every poll; at most one entry for each command the swarm task has taken.
     wishes: VecDeque<(PeerId, ConnectionId, OpenRequest)>,
@@ -32,9 +36,10 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(registry: Arc<Registry>) -> Self {
+    pub(crate) fn new(registry: Arc<Registry>, meters: Arc<Meters>) -> Self {
         Self {
             registry,
+            meters,
             links: HashMap::new(),
             wishes: VecDeque::new(),
             waker: None,
@@ -54,8 +59,17 @@ impl Behaviour {
         }
     }
 
-    fn connect(&mut self, id: ConnectionId, peer: PeerId, remote: &Multiaddr) -> Handler {
-        let link = Arc::new(Link::new(peer, id, path_of(remote), transport_of(remote)));
+    fn connect(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        remote: &Multiaddr,
+        route: &Multiaddr,
+        from_listen_port: bool,
+    ) -> Handler {
+        let meter = self.meters.fetch(peer, remote);
+        let route = split_peer(route.clone()).0;
+        let link = Arc::new(Link::new(peer, id, route, from_listen_port, meter));
         self.links.insert(id, link.clone());
         Handler::new(link, self.registry.clone())
     }
@@ -75,10 +89,13 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         id: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.connect(id, peer, remote))
+        // An inbound circuit is told by our own address alone.
+        let relayed = path_of(local) == PathKind::Relayed;
+        let route = if relayed { local } else { remote };
+        Ok(self.connect(id, peer, remote, route, false))
     }
 
     fn handle_established_outbound_connection(
@@ -87,9 +104,9 @@ impl NetworkBehaviour for Behaviour {
         peer: PeerId,
         remote: &Multiaddr,
         _: Endpoint,
-        _: PortUse,
+        port: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.connect(id, peer, remote))
+        Ok(self.connect(id, peer, remote, remote, port == PortUse::Reuse))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

@@ -52,7 +52,12 @@ impl MeshStream {
 
     /// How the connection under it runs.
     pub fn path(&self) -> PathKind {
-        self.claim.link().path
+        self.claim.link().path()
+    }
+
+    /// The address of the peer as this connection has it.
+    pub(crate) fn remote(&self) -> &libp2p::Multiaddr {
+        &self.claim.link().remote
     }
 
     /// The transport under it.

@@ -6,5 +6,6 @@ mod discovery;
 mod failures;
 mod lifecycle;
 mod meshes;
+mod reach;
 mod streams;
 mod support;

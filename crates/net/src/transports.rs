@@ -1,0 +1,135 @@
+//! Every way to reach a peer, as one transport: QUIC, TCP, WebSocket inside TLS, and circuits of
+//! relays; names resolved, proxies used, every connection metered and, in a closed mesh, let in.
+
+use std::{io, sync::Arc};
+
+use libp2p::{
+    PeerId, Transport as _,
+    core::{
+        muxing::{StreamMuxerBox, SubstreamBox},
+        transport::{Boxed, timeout::TransportTimeout},
+        upgrade::Version,
+    },
+    dns, identity, noise, quic, relay, tcp, yamux,
+};
+
+use crate::{
+    config::{CONNECT_TIMEOUT, NetConfig},
+    error::StartError,
+    meter::Meters,
+    proxy::Proxied,
+    wss::Wss,
+};
+
+/// A transport, and the behaviour that its circuits belong to.
+pub(crate) struct Transports {
+    pub(crate) transport: Boxed<(PeerId, StreamMuxerBox)>,
+    pub(crate) relay: relay::client::Behaviour,
+}
+
+pub(crate) fn build(config: &NetConfig, meters: &Arc<Meters>) -> Result<Transports, StartError> {
+    let key = config.key.keypair();
+    let limits = &config.limits;
+    // Both directions, and room for libp2p's own protocols: reaching it ends the connection.
+    let streams = limits
+        .streams_per_connection
+        .saturating_mul(2)
+        .saturating_add(512);
+    let mut mux = yamux::Config::default();
+    mux.set_max_num_streams(streams as usize);
+
+    let names = Names::of_the_system();
+    let (circuits, relay) = relay::client::new(config.key.peer_id());
+    let circuits = secured(key, &mux, circuits)?;
+    let wss = secured(key, &mux, Wss::new(names.around(tcp_stream(config))?)?)?;
+    let tcp = secured(key, &mux, tcp_stream(config))?;
+    let mut quic = quic::Config::new(key);
+    quic.max_concurrent_stream_limit = limits.streams_per_connection.saturating_add(64);
+    let quic = quic::tokio::Transport::new(quic)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let plain = quic
+        .or_transport(tcp)
+        .map(|either, _| either.into_inner())
+        .boxed();
+    // Last: resolving takes every address.
+    let any = circuits
+        .or_transport(wss)
+        .map(|either, _| either.into_inner())
+        .or_transport(names.around(plain)?)
+        .map(|either, _| either.into_inner());
+    let meters = meters.clone();
+    let metered = any.and_then(
+        move |(peer, muxer): (PeerId, StreamMuxerBox), endpoint| async move {
+            Ok::<_, io::Error>((peer, meters.measure(peer, &endpoint, muxer)))
+        },
+    );
+    Ok(Transports {
+        transport: TransportTimeout::new(metered, CONNECT_TIMEOUT).boxed(),
+        relay,
+    })
+}
+
+/// TCP, through the proxy where one is configured.
+fn tcp_stream(config: &NetConfig) -> Boxed<SubstreamBox> {
+    Proxied {
+        proxy: config.proxy.clone(),
+    }
+    .or_transport(
+        tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+            .map(|stream, _| SubstreamBox::new(stream)),
+    )
+    .map(|either, _| either.into_inner())
+    .boxed()
+}
+
+/// Noise and yamux over a stream.
+fn secured<T>(
+    key: &identity::Keypair,
+    mux: &yamux::Config,
+    stream: T,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, StartError>
+where
+    T: libp2p::Transport + Send + Unpin + 'static,
+    T::Output: futures::AsyncRead + futures::AsyncWrite + Unpin + Send + 'static,
+    T::Error: Send + Sync + 'static,
+    T::Dial: Send,
+    T::ListenerUpgrade: Send,
+{
+    let noise = noise::Config::new(key).map_err(|e| StartError::Setup(e.to_string()))?;
+    Ok(stream
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(mux.clone())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed())
+}
+
+/// Whether the system can resolve names.
+#[derive(Debug, Clone, Copy)]
+struct Names {
+    resolved: bool,
+}
+
+impl Names {
+    fn of_the_system() -> Self {
+        let tried = dns::tokio::Transport::system(());
+        if let Err(error) = &tried {
+            tracing::warn!(%error, "no system name resolution; only numeric addresses can be dialled");
+        }
+        Self {
+            resolved: tried.is_ok(),
+        }
+    }
+
+    /// `inner`, with names in its addresses resolved first.
+    fn around<O: Send + 'static>(self, inner: Boxed<O>) -> Result<Boxed<O>, StartError> {
+        if !self.resolved {
+            let none = dns::ResolverConfig::from_parts(None, Vec::new(), Vec::new());
+            let opts = dns::ResolverOpts::default();
+            return Ok(dns::tokio::Transport::custom(inner, none, opts).boxed());
+        }
+        dns::tokio::Transport::system(inner)
+            .map(libp2p::Transport::boxed)
+            .map_err(|e| StartError::Setup(format!("name resolution: {e}")))
+    }
+}
