@@ -319,7 +319,9 @@ fn joining_while_running_moves_a_fresh_node() {
         .up("one", &["--expert", &lab.identifier("language")])
         .ready();
     let node = lab.up("fresh", &[]);
-    node.cli(&["join", &one.address()]).run().ok();
+    node.cli(&["join", "--accept-public", &one.address()])
+        .run()
+        .ok();
     polymath_testkit::eventually("it is in the other mesh", || {
         let status = node.cli(&["status", "--json"]).run();
         (status.code == 0 && status.json()["mesh"]["id"] == one.started["mesh"]["id"]).then_some(())

@@ -13,6 +13,10 @@ Exit codes: 0 done · 1 internal fault · 2 wrong usage or configuration · 3 no
 8 something must be done first (home or port in use, other mesh) · 9 other version · 10 a limit was reached · \
 11 not allowed · 130 interrupted";
 
+const DOCTOR: &str = "\
+Exit codes: 0 nothing must be put right (warnings allowed) · 8 something must be, as its line says. \
+Without a running node a passing one is started for the time of the examination.";
+
 /// A peer-to-peer mesh of expert models.
 #[derive(Debug, Parser)]
 #[command(name = "polymath", version = crate::VERSION, after_help = EXIT_CODES, max_term_width = 100)]
@@ -54,12 +58,20 @@ pub(crate) enum Verb {
     Up(Up),
     /// Ask the mesh a question
     Ask(Ask),
-    /// Join the mesh of a peer
+    /// Join a mesh: by the address of a member, or by an invite
     Join(Join),
+    /// Found, join, leave and show the home's mesh; invite others into it
+    Mesh {
+        #[command(subcommand)]
+        verb: MeshVerb,
+    },
     /// Show the running node
     Status,
-    /// Show the peers the running node knows
-    Peers,
+    /// Show the peers the running node knows: how each is connected, and why it is not used if not
+    Peers(Peers),
+    /// Examine this machine and its place in the network, with what to do about each fault
+    #[command(after_help = DOCTOR)]
+    Doctor(Doctor),
     /// Show the experts the running node knows
     Experts,
     /// Stop the running node
@@ -108,6 +120,29 @@ pub(crate) struct Up {
     /// Do not look for peers on the local network
     #[arg(long)]
     pub(crate) no_local_discovery: bool,
+    /// Serve others as bootstrap, relay and dial-back server: for a machine that all can reach
+    #[arg(long)]
+    pub(crate) anchor: bool,
+    /// Others reach this node at this multiaddr, say so; repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(crate) announce: Vec<String>,
+    /// Do not ask the gateway for a port by UPnP
+    #[arg(long)]
+    pub(crate) no_upnp: bool,
+    /// Dial through this HTTP proxy
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) proxy: Option<String>,
+    /// Join by this invite, if the home does not belong to its mesh yet
+    #[arg(
+        long,
+        env = "POLYMATH_INVITE",
+        hide_env_values = true,
+        value_name = "INVITE"
+    )]
+    pub(crate) invite: Option<String>,
+    /// It is understood what others can see in an open mesh
+    #[arg(long)]
+    pub(crate) accept_public: bool,
     /// End when standard input closes: for a parent that must not leave nodes behind
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
@@ -168,8 +203,102 @@ pub(crate) struct Ask {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Join {
-    /// Address of a peer, e.g. /ip4/192.0.2.7/tcp/4040/p2p/12D3KooW...
-    pub(crate) address: String,
+    /// Address of a member, e.g. /ip4/192.0.2.7/tcp/4040/p2p/12D3KooW..., an invite, or `public`
+    #[arg(value_name = "ADDR|INVITE|public")]
+    pub(crate) entrance: String,
+    /// It is understood what others can see in an open mesh
+    #[arg(long)]
+    pub(crate) accept_public: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MeshVerb {
+    /// Found a mesh
+    Create {
+        /// Its name, for people
+        name: String,
+        /// Let in only those who have an invite
+        #[arg(long)]
+        closed: bool,
+    },
+    /// Join a mesh: by the address of a member, or by an invite
+    Join(Join),
+    /// Belong to no mesh any more; the node's identity stays
+    Leave {
+        /// Stop the node that runs on the home first
+        #[arg(long)]
+        stop: bool,
+    },
+    /// Show the mesh, its anchors, and how members are found
+    Show,
+    /// Write an invite into the mesh
+    Invite {
+        /// How long it is good: 30m, 24h, 7d or never
+        #[arg(long, value_name = "TIME", default_value = "7d", value_parser = lifetime)]
+        expires: Lifetime,
+        /// How many may come by it, into a closed mesh; it is then good at this node only
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+        uses: Option<u32>,
+    },
+    /// Sign the list of the mesh's anchors, for a file, a web server or DNS; founders only
+    Anchors {
+        /// An anchor, with /p2p/PEER at its end; repeatable [default: the running node]
+        #[arg(long, value_name = "MULTIADDR")]
+        address: Vec<String>,
+        /// How long the list is good: 24h, 90d or never
+        #[arg(long, value_name = "TIME", default_value = "never", value_parser = lifetime)]
+        expires: Lifetime,
+        /// Print it as the text of a DNS TXT record
+        #[arg(long)]
+        txt: bool,
+    },
+}
+
+/// Seconds from now; none for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lifetime(pub(crate) Option<u64>);
+
+fn lifetime(text: &str) -> Result<Lifetime, String> {
+    if text == "never" {
+        return Ok(Lifetime(None));
+    }
+    let wrong = || "write it like 90s, 30m, 24h, 7d, or never".to_owned();
+    let (number, unit) = text
+        .char_indices()
+        .last()
+        .map(|(at, _)| text.split_at(at))
+        .ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    match number.checked_mul(seconds) {
+        Some(total) if total > 0 => Ok(Lifetime(Some(total))),
+        _ => Err(wrong()),
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Peers {
+    /// Show again every so many seconds [default: 2], until interrupted
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    pub(crate) watch: Option<f64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Doctor {
+    /// Seconds to wait for what is not known yet: dial-backs, the gateway, relays
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 8.0,
+        allow_negative_numbers = true
+    )]
+    pub(crate) timeout: f64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -239,4 +368,18 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "polymath", &mut script);
     script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        assert_eq!(lifetime("24h"), Ok(Lifetime(Some(86_400))));
+        assert_eq!(lifetime("never"), Ok(Lifetime(None)));
+        for bad in ["", "h", "0d", "-1h", "7", "7w", "99999999999999999d", "1é"] {
+            assert!(lifetime(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use polymath_blobs::{Source, Store, known_models};
-use polymath_node::Control;
+use polymath_node::{Control, Entrance};
 use polymath_proto::v1;
 use polymath_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
@@ -233,7 +233,11 @@ pub(crate) async fn join(dir: &Path, entrance: &str) -> Result<(), Failure> {
     }
     let home = polymath_node::Home::open(dir)?;
     let lock = home.lock()?;
-    polymath_node::join(&home, &lock, entrance).await.map(drop)
+    // Both ends are ours: there is nobody else to read along.
+    let entrance = Entrance::parse(entrance)?;
+    polymath_node::join(&home, &lock, &entrance, true)
+        .await
+        .map(drop)
 }
 
 async fn put(

@@ -6,10 +6,14 @@ mod bench;
 mod config;
 mod daemon;
 mod demo;
+mod doctor;
 mod join;
 mod logs;
+mod mesh;
 mod model;
 mod output;
+mod peers;
+mod screen;
 mod session;
 mod signals;
 mod up;
@@ -54,7 +58,7 @@ fn main() -> ExitCode {
     let ended = runtime.block_on(run(session.clone(), args.verb));
     let ended = ended.and_then(|()| output::lost().map_or(Ok(()), Err));
     let code = match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => output::code(),
         Err(failure) => {
             let failure = session.hinted(failure);
             output::print_failure(&failure, session.json);
@@ -71,8 +75,10 @@ async fn run(session: Session, verb: Verb) -> Result<(), Failure> {
         Verb::Up(up) => up::run(session, up).await,
         Verb::Ask(ask) => ask::run(session, ask).await,
         Verb::Join(join) => join::run(session, join).await,
+        Verb::Mesh { verb } => mesh::run(session, verb).await,
         Verb::Status => views::status(session).await,
-        Verb::Peers => views::peers(session).await,
+        Verb::Peers(peers) => peers::run(session, peers).await,
+        Verb::Doctor(doctor) => doctor::run(session, doctor).await,
         Verb::Experts => views::experts(session).await,
         Verb::Down => views::down(session).await,
         Verb::Model { verb } => model::run(session, verb).await,

@@ -3,7 +3,10 @@
 use std::{
     io::{ErrorKind, IsTerminal, Write},
     process::ExitCode,
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{
+        Arc, LazyLock, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use polymath_types::{ErrorKind as Kind, Failure};
@@ -16,6 +19,24 @@ static COLOUR: LazyLock<bool> =
 
 /// The first result that could not be written.
 static LOST: Mutex<Option<Failure>> = Mutex::new(None);
+
+/// Whether standard output takes no more.
+static CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// The exit code of a result that itself says what is wrong.
+static END: Mutex<Option<Kind>> = Mutex::new(None);
+
+/// The exit code of a verb whose printed result says that something is wrong: nothing more is
+/// printed.
+pub(crate) fn end_with(kind: Kind) {
+    *END.lock().unwrap_or_else(PoisonError::into_inner) = Some(kind);
+}
+
+/// The exit code of a verb that has not failed.
+pub(crate) fn code() -> ExitCode {
+    let end = END.lock().unwrap_or_else(PoisonError::into_inner);
+    end.map_or(ExitCode::SUCCESS, |kind| ExitCode::from(kind.exit_code()))
+}
 
 /// Prints a result: JSON if asked for, else what `text` gives.
 pub(crate) fn print(session: &Session, value: &Value, text: impl FnOnce() -> String) {
@@ -31,13 +52,18 @@ pub(crate) fn print(session: &Session, value: &Value, text: impl FnOnce() -> Str
 pub(crate) fn raw(bytes: &[u8]) {
     let mut out = std::io::stdout();
     let written = out.write_all(bytes).and_then(|()| out.flush());
+    let Err(e) = written else { return };
+    CLOSED.store(true, Relaxed);
     // A reader that went away (`| head`) is no fault of ours; a full disk is one of somebody's.
-    if let Err(e) = written
-        && e.kind() != ErrorKind::BrokenPipe
-    {
+    if e.kind() != ErrorKind::BrokenPipe {
         let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
         lost.get_or_insert_with(|| unwritten(&e));
     }
+}
+
+/// Whether nothing more can be written: for verbs that print without end.
+pub(crate) fn closed() -> bool {
+    CLOSED.load(Relaxed)
 }
 
 /// Why a result did not reach standard output, if one did not.

@@ -54,6 +54,11 @@ impl Session {
         failure
     }
 
+    /// The home as it is, or is not: for verbs that only look.
+    pub(crate) fn unopened_home(&self) -> Result<Home, Failure> {
+        Ok(Home::at(Home::locate(self.global.home.as_deref())?))
+    }
+
     pub(crate) fn home(&self) -> Result<Home, Failure> {
         Home::open(Home::locate(self.global.home.as_deref())?)
     }
@@ -106,6 +111,14 @@ impl Session {
         logs::begin(&log)
     }
 
+    /// The same for a verb that itself says what others log: without being asked to, nothing is
+    /// logged but errors.
+    pub(crate) fn begin_quietly(mut self) -> Result<(), Failure> {
+        let level = self.global.log_level.take();
+        self.global.log_level = Some(level.unwrap_or_else(|| "error".to_owned()));
+        self.begin_apart()
+    }
+
     pub(crate) fn store(&self, config: &Config) -> Result<Store, Failure> {
         let dir = if config.models.dir.is_empty() {
             self.home()?.models_dir()
@@ -117,8 +130,7 @@ impl Session {
 
     /// The running node, if there is one. Looking for it leaves no trace.
     pub(crate) async fn daemon(&self) -> Result<Option<Control>, Failure> {
-        let home = Home::at(Home::locate(self.global.home.as_deref())?);
-        polymath_node::connect(&home).await
+        polymath_node::connect(&self.unopened_home()?).await
     }
 
     /// The running node, or what to do.

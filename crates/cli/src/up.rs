@@ -23,6 +23,9 @@ pub(crate) async fn run(session: Session, up: args::Up) -> Result<(), Failure> {
     let config = session.begin(flags(&up))?;
     let home = session.home()?;
     let lock = home.lock()?;
+    if let Some(invite) = up.invite.as_deref().filter(|i| !i.trim().is_empty()) {
+        polymath_node::take_invite(&home, &lock, invite, config.accept_public)?;
+    }
     let store = session.store(&config)?;
     let cards = cards(&config, &store).await?;
     let api = bind_api(&config.api.listen).await?;
@@ -96,6 +99,21 @@ fn flags(up: &args::Up) -> Table {
     if up.no_local_discovery {
         net.insert("local_discovery".into(), false.into());
     }
+    if up.anchor {
+        net.insert("anchor".into(), true.into());
+    }
+    if !up.announce.is_empty() {
+        net.insert("announce".into(), list(&up.announce));
+    }
+    if up.no_upnp {
+        net.insert("upnp".into(), false.into());
+    }
+    if let Some(proxy) = &up.proxy {
+        net.insert("proxy".into(), proxy.clone().into());
+    }
+    if up.accept_public {
+        all.insert("accept_public".into(), true.into());
+    }
     if let Some(listen) = &up.api {
         api.insert("listen".into(), listen.clone().into());
     }
@@ -159,7 +177,9 @@ fn banner(session: &Session, status: &v1::StatusResponse) {
             .iter()
             .find(|a| !a.contains("/127.0.0.1/") && !a.contains("/::1/"));
         let address = outside.or(status.addresses.first()).cloned();
+        let waiting = status.mesh.as_ref().is_some_and(|m| !m.inside);
         let reach = match (&address, status.own_mesh) {
+            _ if waiting => "not let in yet, see `polymath mesh show`",
             (None, _) => "asks only, serves nobody",
             (Some(a), true) if a.contains("/127.0.0.1/") => {
                 "founded here, open to this machine only (--listen opens it)"
@@ -184,7 +204,12 @@ fn banner(session: &Session, status: &v1::StatusResponse) {
                 address.split("/p2p/").next().unwrap_or_default()
             ));
             lines.push(format!("experts  {}", views::hosted(status)));
-            lines.push(format!("join     polymath join {address}"));
+            let closed = status.mesh.as_ref().is_some_and(|m| m.access == "closed");
+            lines.push(if closed {
+                format!("invite   polymath {flag}mesh invite")
+            } else {
+                format!("join     polymath join {address}")
+            });
         }
         if !status.gateway.is_empty() {
             lines.push(format!("API      http://{}/v1", status.gateway));

@@ -1,4 +1,4 @@
-//! `polymath status|peers|experts|down`.
+//! `polymath status|experts|down`.
 
 use std::time::Duration;
 
@@ -16,14 +16,25 @@ const fn version() -> u32 {
     Format::Control.current()
 }
 
-fn failed(status: polymath_node::Status) -> Failure {
+pub(crate) fn failed(status: polymath_node::Status) -> Failure {
     Node::control_failure(&status)
+}
+
+/// The mesh as `mesh show` has it, and whether it is this home's own.
+fn mesh_json(s: &v1::StatusResponse) -> Value {
+    let mut view = s
+        .mesh
+        .as_ref()
+        .map(crate::mesh::view_json)
+        .unwrap_or_default();
+    view["own"] = s.own_mesh.into();
+    view
 }
 
 pub(crate) fn status_json(s: &v1::StatusResponse) -> Value {
     let load = s.load.unwrap_or_default();
     json!({
-        "peer": s.peer, "mesh": { "id": s.mesh_id, "name": s.mesh_name, "own": s.own_mesh },
+        "peer": s.peer, "mesh": mesh_json(s),
         "addresses": s.addresses, "api": s.gateway, "home": s.home, "version": s.version, "pid": s.pid,
         "uptime_ms": s.uptime_ms, "connected_peers": s.connected_peers, "known_experts": s.known_experts,
         "rss_bytes": s.rss_bytes, "generated_tokens": s.generated_tokens,
@@ -67,10 +78,15 @@ pub(crate) async fn status(session: Session) -> Result<(), Failure> {
             (
                 "mesh",
                 format!(
-                    "{} ({}){}",
+                    "{} ({}), {}{}{}",
                     s.mesh_name,
                     &s.mesh_id[..16.min(s.mesh_id.len())],
-                    if s.own_mesh { ", founded here" } else { "" }
+                    s.mesh.as_ref().map_or("", |m| &m.access),
+                    if s.own_mesh { ", founded here" } else { "" },
+                    match &s.mesh {
+                        Some(m) if !m.inside => format!(", waiting to be let in: {}", m.waiting),
+                        _ => String::new(),
+                    }
                 ),
             ),
             (
@@ -124,60 +140,6 @@ pub(crate) async fn status(session: Session) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) async fn peers(session: Session) -> Result<(), Failure> {
-    let request = v1::PeersRequest { version: version() };
-    let peers = session
-        .running()
-        .await?
-        .peers(request)
-        .await
-        .map_err(failed)?
-        .into_inner()
-        .peers;
-    let value: Vec<Value> = peers
-        .iter()
-        .map(|p| {
-            json!({
-                "id": p.id, "connected": p.connected, "path": p.path, "transport": p.transport, "rtt_ms": p.rtt_ms,
-                "agent": p.agent, "experts": p.experts, "addresses": p.addresses, "note": p.note,
-            })
-        })
-        .collect();
-    output::print(&session, &json!({ "peers": value }), || {
-        if peers.is_empty() {
-            return "no peers yet: `polymath status` prints the address others join by".into();
-        }
-        let rows: Vec<Vec<String>> = peers
-            .iter()
-            .map(|p| {
-                let path = if p.connected {
-                    format!("{} {}", p.path, p.transport)
-                } else {
-                    "-".into()
-                };
-                let rtt = if p.rtt_ms > 0.0 {
-                    format!("{:.1} ms", p.rtt_ms)
-                } else {
-                    "-".into()
-                };
-                vec![
-                    p.id.clone(),
-                    path,
-                    rtt,
-                    p.agent.clone(),
-                    p.experts.join(", "),
-                    p.note.clone(),
-                ]
-            })
-            .collect();
-        output::table(
-            &["PEER", "PATH", "RTT", "VERSION", "EXPERTS", "NOTE"],
-            &rows,
-        )
-    });
-    Ok(())
-}
-
 pub(crate) async fn experts(session: Session) -> Result<(), Failure> {
     let request = v1::ExpertsRequest { version: version() };
     let experts = session
@@ -223,6 +185,13 @@ pub(crate) async fn experts(session: Session) -> Result<(), Failure> {
 }
 
 pub(crate) async fn down(session: Session) -> Result<(), Failure> {
+    stop(&session).await?;
+    output::print(&session, &json!({ "stopped": true }), || "stopped".into());
+    Ok(())
+}
+
+/// Ends the running node and waits until its home is free.
+pub(crate) async fn stop(session: &Session) -> Result<(), Failure> {
     session
         .running()
         .await?
@@ -236,12 +205,10 @@ pub(crate) async fn down(session: Session) -> Result<(), Failure> {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    if tokio::time::timeout(GOODBYE, ended).await.is_err() {
-        return Err(Failure::new(
+    tokio::time::timeout(GOODBYE, ended).await.map_err(|_| {
+        Failure::new(
             ErrorKind::DeadlineExceeded,
             format!("the node was told to stop but still runs after {GOODBYE:?}"),
-        ));
-    }
-    output::print(&session, &json!({ "stopped": true }), || "stopped".into());
-    Ok(())
+        )
+    })
 }

@@ -70,6 +70,20 @@ impl<B: NetworkBehaviour> Adapt<B> for OwnCandidates {
     }
 }
 
+/// The relay server of `libp2p-relay` 0.22 sends its status to relayed connections too, whose handlers
+/// do not know that event and panic: it hears of direct connections alone.
+pub(crate) struct DirectOnly;
+
+impl<B: NetworkBehaviour> Adapt<B> for DirectOnly {
+    fn hears(event: &FromSwarm<'_>) -> bool {
+        match event {
+            FromSwarm::ConnectionEstablished(established) => !established.endpoint.is_relayed(),
+            FromSwarm::ConnectionClosed(closed) => !closed.endpoint.is_relayed(),
+            _ => true,
+        }
+    }
+}
+
 /// A gateway's word is no proof: what it has mapped is dialled back before it is announced.
 pub(crate) struct Unproven;
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use libp2p::Multiaddr;
-use polymath_types::{Genesis, MeshSecret, NodeKey};
+use polymath_types::{Genesis, NodeKey};
+
+use crate::door::Door;
 
 /// Whether others may rely on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +36,9 @@ pub struct NetConfig {
     pub announce: Vec<Multiaddr>,
     /// Whether loopback stands for the internet: for tests of all this on one machine.
     pub lab: bool,
-    /// The secret of a closed mesh. With it nobody gets past the connection's first bytes who
-    /// cannot prove to know it.
-    pub secret: Option<MeshSecret>,
+    /// The door of a closed mesh. With it nobody gets past the connection's first bytes who cannot
+    /// prove to be a member or to be invited.
+    pub door: Option<Door>,
     /// Whether to ask the gateway for a port by UPnP.
     pub upnp: bool,
     /// `host:port` of an HTTP proxy to dial through (CONNECT).
@@ -59,7 +61,7 @@ impl NetConfig {
             anchor: false,
             announce: Vec::new(),
             lab: false,
-            secret: None,
+            door: None,
             upnp: false,
             proxy: None,
             agent: concat!("polymath/", env!("CARGO_PKG_VERSION")).to_owned(),

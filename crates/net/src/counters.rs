@@ -75,6 +75,8 @@ counters! {
     strangers_refused,
     /// Announcements on the local network that were malformed or of another mesh.
     local_announcements_ignored,
+    /// Announcements of members on the local network.
+    local_members_heard,
 }
 
 /// A number that only grows.

@@ -193,6 +193,7 @@ async fn pass_on(
 ) -> Option<()> {
     match announcement {
         Some(a) if a.concerns(shared.names.short(), shared.local) => {
+            shared.counters.local_members_heard.up();
             let command = Command::Discovered {
                 peer: a.peer,
                 addresses: a.addresses,

@@ -24,6 +24,8 @@ mod config;
 mod counters;
 mod dialback;
 mod discovery;
+#[allow(dead_code)] // `Door::pass` waits for the transports
+mod door;
 mod error;
 mod guard;
 mod hello;
@@ -47,6 +49,7 @@ mod wss;
 pub use address::worth_telling;
 pub use config::{NetConfig, NetLimits, Role};
 pub use counters::NetCounters;
+pub use door::{Door, Doorkeeper, Refused};
 pub use error::{AcceptError, DhtError, DialError, HelloError, OpenError, StartError};
 pub use hello::Hello;
 pub use libp2p::{Multiaddr, PeerId};

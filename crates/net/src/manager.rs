@@ -53,7 +53,7 @@ use crate::{
     names::Names,
     peers::{NetEvent, PeerInfo},
     reach::Reach,
-    report::UpnpReport,
+    report::{NetReport, UpnpReport},
     streams::Registry,
     swarm::{Mesh, MeshEvent},
 };
@@ -72,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) announced: watch::Sender<Vec<Multiaddr>>,
     /// Whether this node relays and dials back for strangers.
     pub(crate) serving: watch::Sender<bool>,
+    /// Renewed with every look after the house.
+    pub(crate) report: Mutex<NetReport>,
     reach: Mutex<Reach>,
     book: Mutex<AddressBook>,
     peers: Mutex<HashMap<PeerId, PeerInfo>>,
@@ -97,6 +99,7 @@ impl Shared {
             listen: watch::Sender::new(Vec::new()),
             announced: watch::Sender::new(Vec::new()),
             serving: watch::Sender::new(false),
+            report: Mutex::default(),
             reach: Mutex::new(reach),
             book: Mutex::new(AddressBook::new(limits.address_book)),
             peers: Mutex::default(),
@@ -343,10 +346,6 @@ impl Manager {
                 outcome,
             } => self.probed(server, &address, outcome),
             Command::Told { peer, message } => self.told(peer, &message),
-            Command::Report { reply } => {
-                let report = self.report();
-                answer(reply, report);
-            }
             Command::Discovered { peer, addresses } => self.discovered(peer, addresses),
             Command::Shutdown { .. } => {}
             #[cfg(test)]

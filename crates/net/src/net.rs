@@ -1,6 +1,11 @@
 //! The handle.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use futures::StreamExt;
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
@@ -588,11 +593,13 @@ impl Net {
         .await;
     }
 
-    /// What this node knows of its own place in the network; the default once the swarm has ended.
-    pub async fn report(&self) -> NetReport {
-        self.ask(|reply| Command::Report { reply })
-            .await
-            .unwrap_or_default()
+    /// What this node knows of its own place in the network, a quarter of a second old at most.
+    pub fn report(&self) -> NetReport {
+        self.shared
+            .report
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// How a new stream to `peer` would run now; none while it is not connected.

@@ -157,6 +157,8 @@ pub struct NetReport {
     pub dht_server: bool,
     /// Members in the routing table.
     pub routed: usize,
+    /// Connections of every kind.
+    pub connections: usize,
     /// Age of this report's oldest fact, for people who wait for it to settle.
     pub age: Duration,
 }

@@ -16,7 +16,7 @@ use libp2p::{
 };
 
 use crate::{
-    adapter::{Adapter, OwnCandidates, PublicOnly, Unproven},
+    adapter::{Adapter, DirectOnly, OwnCandidates, PublicOnly, Unproven},
     config::{
         IDLE_TIMEOUT, MAX_AGENT, NetConfig, NetLimits, PING_INTERVAL, PROVIDER_TTL, QUERY_TIMEOUT,
         REPUBLISH, Role, SILENCE,
@@ -41,7 +41,7 @@ pub(crate) struct Mesh {
     pub(crate) ping: ping::Behaviour,
     pub(crate) kad: kad::Behaviour<ProviderStore>,
     pub(crate) relay_client: relay::client::Behaviour,
-    pub(crate) relay_server: Toggle<relay::Behaviour>,
+    pub(crate) relay_server: Toggle<Adapter<relay::Behaviour, DirectOnly>>,
     pub(crate) dcutr: Adapter<Guard<dcutr::Behaviour>, OwnCandidates>,
     pub(crate) upnp: Toggle<Adapter<upnp::tokio::Behaviour, Unproven>>,
     /// Last: see [`streams::Behaviour`].
@@ -95,7 +95,7 @@ fn behaviour(
         let mut relay = relay::Behaviour::new(peer, relay_config(&config.limits));
         // Until this node is known to be of use to strangers.
         relay.set_status(Some(relay::Status::Disable));
-        relay
+        Adapter::new(relay)
     });
     let upnp = (serves && config.upnp).then(|| Adapter::new(upnp::tokio::Behaviour::default()));
     Ok(Mesh {

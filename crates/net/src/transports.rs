@@ -57,14 +57,18 @@ pub(crate) fn build(config: &NetConfig, meters: &Arc<Meters>) -> Result<Transpor
         .map(|either, _| either.into_inner())
         .or_transport(names.around(plain)?)
         .map(|either, _| either.into_inner());
-    let meters = meters.clone();
-    let metered = any.and_then(
+    let (meters, door, me) = (meters.clone(), config.door.clone(), config.key.peer_id());
+    let admitted = any.and_then(
         move |(peer, muxer): (PeerId, StreamMuxerBox), endpoint| async move {
+            let muxer = match door {
+                Some(door) => door.pass(muxer, me, peer, &endpoint).await?,
+                None => muxer,
+            };
             Ok::<_, io::Error>((peer, meters.measure(peer, &endpoint, muxer)))
         },
     );
     Ok(Transports {
-        transport: TransportTimeout::new(metered, CONNECT_TIMEOUT).boxed(),
+        transport: TransportTimeout::new(admitted, CONNECT_TIMEOUT).boxed(),
         relay,
     })
 }

@@ -14,6 +14,8 @@ pub struct Config {
     pub experts: Vec<String>,
     /// Host nothing, offer nothing; only ask.
     pub client: bool,
+    /// Join open meshes without being asked whether that is understood: see [`crate::Notice`].
+    pub accept_public: bool,
     /// Peer-to-peer side.
     pub net: Net,
     /// HTTP side.
@@ -39,8 +41,18 @@ pub struct Net {
     pub listen: Vec<String>,
     /// Multiaddrs of peers to dial at start.
     pub bootstrap: Vec<String>,
+    /// Where signed lists of the mesh's anchors are: files, `https://` addresses, `dns:NAME`.
+    pub anchors: Vec<String>,
     /// Find peers of the same mesh on the local network by mDNS.
     pub local_discovery: bool,
+    /// Serve others as bootstrap, DHT server, relay and dial-back server, come what may.
+    pub anchor: bool,
+    /// Multiaddrs under which others reach this node, beside those it finds out by itself.
+    pub announce: Vec<String>,
+    /// Ask the gateway for a port by UPnP.
+    pub upnp: bool,
+    /// `HOST:PORT` of an HTTP proxy to dial through (CONNECT); empty for none.
+    pub proxy: String,
 }
 
 /// HTTP side.
@@ -104,7 +116,12 @@ impl Default for Net {
         Self {
             listen: Vec::new(),
             bootstrap: Vec::new(),
+            anchors: Vec::new(),
             local_discovery: true,
+            anchor: false,
+            announce: Vec::new(),
+            upnp: true,
+            proxy: String::new(),
         }
     }
 }
@@ -227,8 +244,28 @@ impl Config {
                 "client = true hosts nothing, but experts are listed: drop one of the two".into(),
             ));
         }
-        for address in self.net.listen.iter().chain(&self.net.bootstrap) {
+        let Net {
+            listen,
+            bootstrap,
+            announce,
+            ..
+        } = &self.net;
+        for address in listen.iter().chain(bootstrap).chain(announce) {
             crate::parse_address(address).map_err(|f| bad(f.message))?;
+        }
+        for source in &self.net.anchors {
+            crate::anchors::Source::parse(source).map_err(|f| bad(f.message))?;
+        }
+        let proxy = &self.net.proxy;
+        let is_proxy = |(host, port): (&str, &str)| {
+            !host.is_empty()
+                && !host.contains(['/', '@'])
+                && port.parse::<u16>().is_ok_and(|p| p != 0)
+        };
+        if !proxy.is_empty() && !proxy.rsplit_once(':').is_some_and(is_proxy) {
+            return Err(bad(format!(
+                "net.proxy = \"{proxy}\": use HOST:PORT such as proxy.example:3128"
+            )));
         }
         if let Ok(address) = self.api.listen.parse::<std::net::SocketAddr>()
             && !address.ip().is_loopback()
@@ -436,6 +473,11 @@ mod tests {
         assert!(err.message.contains("POLYMATH_ENGINE_SLOTS"), "{err}");
         for (text, word) in [
             ("net.bootstrap = [\"localhost:4040\"]", "localhost:4040"),
+            ("net.announce = [\"192.0.2.7\"]", "192.0.2.7"),
+            ("net.proxy = \"proxy.invalid\"", "HOST:PORT"),
+            ("net.proxy = \"http://proxy.invalid:80\"", "HOST:PORT"),
+            ("net.anchors = [\"http://plain.invalid\"]", "https://"),
+            ("net.anchors = [\"dns:\"]", "dns:"),
             ("api.listen = \"0.0.0.0:80\"", "loopback"),
         ] {
             let err = load(Some(text), &[], "").unwrap_err();

@@ -10,10 +10,13 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, transport::Channel};
 
-use crate::{End, Home, Node, home::io_failure};
+use crate::{End, Entrance, Home, InviteTerms, Node, home::io_failure};
 
 /// Time a running daemon gets to answer at all.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longest wait for facts on their way to a diagnosis.
+const LONGEST_DIAGNOSIS: Duration = Duration::from_secs(120);
 
 /// A client of a running daemon.
 pub type Control = ControlClient<Channel>;
@@ -137,16 +140,60 @@ impl control_server::Control for Service {
         request: Request<v1::JoinRequest>,
     ) -> Result<Response<v1::JoinResponse>, Status> {
         check(request.get_ref().version)?;
-        let joined = self
-            .node
-            .join(&request.get_ref().address)
-            .await
-            .map_err(|f| rpc::status(&f))?;
-        Ok(Response::new(v1::JoinResponse {
-            mesh_id: joined.mesh.to_string(),
-            mesh_name: joined.name,
-            peer: joined.peer.to_string(),
+        let request = request.get_ref();
+        let outcome = async {
+            let entrance = Entrance::parse(&request.address)?;
+            self.node.join(&entrance, request.accept_public).await
+        };
+        let outcome = outcome.await.map_err(|f| rpc::status(&f))?;
+        Ok(Response::new(outcome.into()))
+    }
+
+    async fn invite(
+        &self,
+        request: Request<v1::InviteRequest>,
+    ) -> Result<Response<v1::InviteResponse>, Status> {
+        let request = request.into_inner();
+        check(request.version)?;
+        let terms = InviteTerms {
+            expires_in: Some(request.expires_s).filter(|s| *s != 0),
+            uses: Some(request.uses).filter(|n| *n != 0),
+        };
+        let invite = self.node.invite(terms).map_err(|f| rpc::status(&f))?;
+        Ok(Response::new(v1::InviteResponse {
+            invite: invite.to_string(),
+            expires: invite.claims().expires.unwrap_or(0),
+            uses: invite.claims().uses.unwrap_or(0),
+            addresses: invite.addresses().to_vec(),
         }))
+    }
+
+    async fn sign_anchors(
+        &self,
+        request: Request<v1::SignAnchorsRequest>,
+    ) -> Result<Response<v1::SignAnchorsResponse>, Status> {
+        let request = request.into_inner();
+        check(request.version)?;
+        let expires_in = Some(request.expires_s).filter(|s| *s != 0);
+        let list = self
+            .node
+            .sign_anchors(request.addresses, expires_in)
+            .map_err(|f| rpc::status(&f))?;
+        Ok(Response::new(v1::SignAnchorsResponse {
+            list: list.to_bytes().into(),
+        }))
+    }
+
+    type DoctorStream = Pin<Box<dyn Stream<Item = Result<v1::DoctorEvent, Status>> + Send>>;
+
+    async fn doctor(
+        &self,
+        request: Request<v1::DoctorRequest>,
+    ) -> Result<Response<Self::DoctorStream>, Status> {
+        check(request.get_ref().version)?;
+        let within = Duration::from_millis(request.get_ref().timeout_ms).min(LONGEST_DIAGNOSIS);
+        let events = self.node.examined(within, Vec::new());
+        Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
     }
 
     async fn shutdown(

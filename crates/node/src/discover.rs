@@ -39,7 +39,8 @@ pub(crate) fn keys(card: &ExpertCard) -> Vec<Vec<u8>> {
     keys
 }
 
-fn kind_key(kind: ExpertKind) -> Vec<u8> {
+/// The key under which every expert of a kind is found.
+pub(crate) fn kind_key(kind: ExpertKind) -> Vec<u8> {
     format!("kind:{kind}").into_bytes()
 }
 

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! identity.key     the node's key, mode 0600
-//! mesh.json        which mesh the home belongs to, and addresses that led into it
+//! mesh.json        which mesh the home belongs to, addresses that led into it, and the secret of a
+//!                  closed one; mode 0600
 //! config.toml      optional settings
 //! lock             held by the process that runs on this home; says its pid
 //! control.sock     the running daemon's API; a link to it if this path is too long for a socket
 //! models/          the model store (unless models.dir points elsewhere)
-//! mesh/<id>/       catalog and address book of one mesh
+//! mesh/<id>/       what is kept of one mesh, also after it was left: the catalog, the list of
+//!                  anchors, remembered addresses, the ledger of invites
 //! ```
 
 mod private_folder;
@@ -19,7 +21,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use polymath_types::{ErrorKind, Failure, Format, Genesis, MeshId, NodeKey};
+use polymath_types::{
+    Access, ErrorKind, Failure, Format, Genesis, Invite, MeshId, MeshSecret, NodeKey,
+};
 use serde::{Deserialize, Serialize};
 
 /// Longest path of a Unix socket on Linux and the BSDs, with room to spare.
@@ -51,6 +55,20 @@ pub struct Membership {
     /// The port this node listens on unless told otherwise; chosen at first start so that the
     /// addresses it hands out stay good.
     pub port: u16,
+    /// What lets a member of a closed mesh in.
+    pub key: MeshKey,
+}
+
+/// How a home gets past the door of its mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum MeshKey {
+    /// The mesh is open.
+    #[default]
+    None,
+    /// By the secret.
+    Secret(MeshSecret),
+    /// By an invite, until a member has handed out the secret for it.
+    Invite(Box<Invite>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,6 +79,12 @@ struct MembershipFile {
     joined: bool,
     bootstrap: Vec<String>,
     port: u16,
+    /// Of a closed mesh, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+    /// Into a closed mesh, not redeemed yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    invite: Option<String>,
 }
 
 impl Home {
@@ -199,19 +223,32 @@ impl Home {
     pub fn identity(&self, _lock: &HomeLock) -> Result<NodeKey, Failure> {
         let path = self.dir.join("identity.key");
         let config = |what: String| Failure::new(ErrorKind::Config, what);
+        match self.identity_file()? {
+            Some((_, mode)) if mode & 0o077 != 0 => Err(config(format!(
+                "{} can be read by others (mode {mode:o}): whoever has it is this node. Run `chmod 600 {}`, or delete it to become a new node",
+                path.display(),
+                path.display()
+            ))),
+            Some((key, _)) => Ok(key),
+            None => {
+                let key = NodeKey::generate();
+                let text = key.to_text().map_err(|e| config(e.to_string()))?;
+                write_atomic(&path, text.as_bytes())?;
+                Ok(key)
+            }
+        }
+    }
+
+    /// The key in the home, if there is one, and the permissions of its file.
+    pub(crate) fn identity_file(&self) -> Result<Option<(NodeKey, u32)>, Failure> {
+        let path = self.dir.join("identity.key");
         match fs::read(&path) {
             Ok(bytes) => {
                 let mode = fs::metadata(&path)
                     .map(|m| m.permissions().mode() & 0o777)
                     .unwrap_or(0o600);
-                if mode & 0o077 != 0 {
-                    return Err(config(format!(
-                        "{} can be read by others (mode {mode:o}): whoever has it is this node. Run `chmod 600 {}`, or delete it to become a new node",
-                        path.display(),
-                        path.display()
-                    )));
-                }
-                NodeKey::from_text(&String::from_utf8_lossy(&bytes)).map_err(|e| match e {
+                let key = NodeKey::from_text(&String::from_utf8_lossy(&bytes));
+                let key = key.map_err(|e| match e {
                     polymath_types::IdentityError::Version(v) => Failure::new(
                         ErrorKind::VersionMismatch,
                         format!("{}: {v}", path.display()),
@@ -223,14 +260,10 @@ impl Home {
                             path.display()
                         ),
                     ),
-                })
+                })?;
+                Ok(Some((key, mode)))
             }
-            Err(e) if e.kind() == IoKind::NotFound => {
-                let key = NodeKey::generate();
-                let text = key.to_text().map_err(|e| config(e.to_string()))?;
-                write_atomic(&path, text.as_bytes())?;
-                Ok(key)
-            }
+            Err(e) if e.kind() == IoKind::NotFound => Ok(None),
             Err(e) => Err(io_failure("read the identity", &path, &e)),
         }
     }
@@ -267,11 +300,16 @@ impl Home {
             serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         let genesis =
             Genesis::from_bytes(file.genesis.as_bytes()).map_err(|e| damaged(e.to_string()))?;
+        let key = file.key(&genesis).map_err(damaged)?;
+        if key != MeshKey::None {
+            private(&path, "enters the mesh", "leave the mesh and join it anew")?;
+        }
         Ok(Some(Membership {
             genesis,
             joined: file.joined,
             bootstrap: file.bootstrap,
             port: file.port,
+            key,
         }))
     }
 
@@ -288,10 +326,75 @@ impl Home {
                 .cloned()
                 .collect(),
             port: membership.port,
+            secret: match &membership.key {
+                MeshKey::Secret(secret) => Some(
+                    blake3::Hash::from_bytes(*secret.as_bytes())
+                        .to_hex()
+                        .to_string(),
+                ),
+                _ => None,
+            },
+            invite: match &membership.key {
+                MeshKey::Invite(invite) => Some(invite.to_string()),
+                _ => None,
+            },
         };
         let text = serde_json::to_vec_pretty(&file).unwrap_or_default();
         write_atomic(&self.dir.join("mesh.json"), &text)
     }
+
+    /// Makes the home belong to no mesh. Its key stays, and so does what was kept of the mesh:
+    /// who comes back must go on where it stopped, or it would say two things under one number.
+    pub fn forget_membership(&self, _lock: &HomeLock) -> Result<(), Failure> {
+        let path = self.dir.join("mesh.json");
+        fs::remove_file(&path).map_err(|e| io_failure("remove", &path, &e))
+    }
+}
+
+impl MembershipFile {
+    /// What lets the home into its mesh; there must be something for a closed one.
+    fn key(&self, genesis: &Genesis) -> Result<MeshKey, String> {
+        let key = match (&self.secret, &self.invite) {
+            (None, None) => MeshKey::None,
+            (Some(secret), _) => {
+                let secret =
+                    blake3::Hash::from_hex(secret).map_err(|_| "its secret is no secret")?;
+                MeshKey::Secret(MeshSecret::from_bytes(*secret.as_bytes()))
+            }
+            (None, Some(invite)) => {
+                let invite: Invite = invite.parse().map_err(|e| format!("{e}"))?;
+                invite.leads_into(genesis.id()).map_err(|e| e.to_string())?;
+                MeshKey::Invite(Box::new(invite))
+            }
+        };
+        match (genesis.access(), &key) {
+            (Access::Closed, MeshKey::None) => {
+                Err("the mesh is closed, and its secret is missing".into())
+            }
+            (Access::Open, MeshKey::Secret(_) | MeshKey::Invite(_)) => {
+                Err("the mesh is open, and there is a secret".into())
+            }
+            _ => Ok(key),
+        }
+    }
+}
+
+/// Refuses a file that others may read: whoever has it `can`; `else_` is the way out beside chmod.
+fn private(path: &Path, can: &str, else_: &str) -> Result<(), Failure> {
+    let mode = fs::metadata(path)
+        .map(|m| m.permissions().mode() & 0o777)
+        .unwrap_or(0o600);
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ErrorKind::Config,
+        format!(
+            "{} can be read by others (mode {mode:o}): whoever has it {can}. Run `chmod 600 {}`, or {else_}",
+            path.display(),
+            path.display()
+        ),
+    ))
 }
 
 /// Creates a folder and those above it that are missing, mode 0700, each synced into the one that

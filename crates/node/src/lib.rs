@@ -4,46 +4,57 @@
 //! turns the router's decisions into calls, and wires the catalog to its streams. It leaves HTTP
 //! to `gateway` and everything a person sees to `cli`; both enter by [`Node::ask`].
 
+mod anchors;
 pub mod config;
 mod control;
 mod discover;
 mod dispatch;
+pub mod doctor;
 mod encode;
 pub mod experts;
 mod home;
 mod hosted;
+mod invites;
 mod join;
 mod loads;
 mod members;
+mod mesh;
+mod misses;
+mod remembered;
 mod serve;
+mod sources;
 mod sync;
+mod unused;
 mod views;
 
 use std::{
     net::{TcpListener, UdpSocket},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 use polymath_blobs::{Cancel, Progress, Store};
 use polymath_catalog::{Catalog, CatalogConfig};
 use polymath_engine::{Engine, EngineConfig};
-use polymath_net::{Multiaddr, Net, NetConfig, Role};
+use polymath_net::{Door, Multiaddr, Net, NetConfig, Role};
 use polymath_proto::v1::{catalog_server::CatalogServer, expert_server::ExpertServer};
 use polymath_router::{Router, RouterConfig};
 use polymath_rpc::{Admission, Clients, MAX_MESSAGE};
-use polymath_types::{ErrorKind, ExpertId, Failure, Genesis, Index, NodeKey, PeerId};
+use polymath_types::{ErrorKind, ExpertId, Failure, Index, NodeKey, PeerId};
 use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use anchors::PUBLIC;
 pub use control::{Control, connect};
 pub use dispatch::{Answer, failure, request_id};
-pub use home::{Home, HomeLock, Membership};
-pub use join::{Joined, join};
+pub use home::{Home, HomeLock, Membership, MeshKey};
+pub use invites::InviteTerms;
+pub use join::{Entrance, Joined, Notice, Outcome, join, take_invite};
+pub use mesh::{create, invite_at_rest, leave, sign_anchors, view_at_rest};
 pub use tonic::Status;
 
 /// Software and version, as peers see it.
@@ -108,6 +119,12 @@ pub(crate) struct Inner {
     pub(crate) membership: Mutex<Membership>,
     pub(crate) key: NodeKey,
     pub(crate) net: Net,
+    /// Of a closed mesh.
+    pub(crate) door: Option<Door>,
+    pub(crate) invites: invites::Invites,
+    pub(crate) anchors: anchors::Anchors,
+    pub(crate) remembered: remembered::Remembered,
+    pub(crate) sources: sources::Sources,
     pub(crate) clients: Clients,
     pub(crate) service: serve::Service,
     pub(crate) router: Mutex<Router>,
@@ -116,6 +133,8 @@ pub(crate) struct Inner {
     pub(crate) discovered: discover::Discovered,
     pub(crate) gateway: Mutex<String>,
     pub(crate) loads: loads::Loads,
+    /// Why peers were not reached.
+    pub(crate) misses: misses::Misses,
     /// A place for each question at work.
     pub(crate) questions: Semaphore,
     pub(crate) begun: Instant,
@@ -140,7 +159,8 @@ impl Node {
         let key = home.identity(&lock)?;
         let mut membership = membership(&home, &key, passing)?;
         let client = config.client || passing;
-        let listen = listen_addresses(&config, &mut membership, client)?;
+        let outside = goes_outside(&key, &membership, &config);
+        let listen = listen_addresses(&config, &mut membership, client, outside)?;
         if !passing {
             home.save_membership(&membership)?;
         }
@@ -163,22 +183,31 @@ impl Node {
         })
         .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
         // Whoever can be reached keeps its part of the DHT, experts or not: others may join through it.
-        let role = if listen.is_empty() {
+        let role = if listen.is_empty() || passing {
             Role::Client
         } else {
             Role::Server
         };
+        let mesh_dir = home.mesh_dir(membership.genesis.id());
+        let invites = invites::Invites::open(key.peer_id(), &mesh_dir)?;
+        let door = door(&membership, Some(&invites));
+        let announce = config.net.announce.iter().map(|a| parse_address(a));
         let net = Net::start(NetConfig {
             role,
             local_discovery: config.net.local_discovery,
             agent: AGENT.to_owned(),
+            anchor: config.net.anchor,
+            announce: announce.collect::<Result<_, _>>()?,
+            upnp: config.net.upnp,
+            proxy: Some(config.net.proxy.clone()).filter(|p| !p.is_empty()),
+            door: door.clone(),
             ..NetConfig::new(key.clone(), membership.genesis.clone(), listen)
         })
         .await
         .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
 
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let catalog_dir = home.mesh_dir(net.mesh()).join("catalog");
+        let catalog_dir = mesh_dir.join("catalog");
         let records = sync::stored(&catalog_dir)?;
         let (catalog, recovered) = Catalog::open(
             CatalogConfig {
@@ -206,8 +235,14 @@ impl Node {
                 u64::from_be_bytes(random()),
             )),
             discovered: discover::Discovered::default(),
+            door,
+            invites,
+            anchors: anchors::Anchors::open(&membership.genesis, &mesh_dir),
+            remembered: remembered::Remembered::open(&mesh_dir),
+            sources: sources::Sources::default(),
             gateway: Mutex::default(),
             loads: loads::Loads::default(),
+            misses: misses::Misses::default(),
             questions: Semaphore::new(MOST_QUESTIONS),
             begun: Instant::now(),
             end: watch::Sender::new(None),
@@ -226,6 +261,9 @@ impl Node {
         node.spawn_services(control, sync.clone());
         let tasks = &node.inner.tasks;
         tasks.spawn(members::meet(node.clone()));
+        tasks.spawn(members::keep_secret(node.clone()));
+        tasks.spawn(members::seek(node.clone()));
+        tasks.spawn(anchors::follow(node.clone()));
         if node.inner.config.catalog.exchange {
             tasks.spawn(sync.clone().follow(net, clients));
         }
@@ -347,6 +385,9 @@ impl Node {
         inner.cancel.cancel();
         inner.tasks.close();
         let _ = tokio::time::timeout(LAST_WORDS, inner.tasks.wait()).await;
+        if let Err(e) = inner.remembered.save() {
+            tracing::debug!("the address book is not written: {e}");
+        }
         inner.net.shutdown().await;
         control::unbind(&inner.home);
     }
@@ -377,27 +418,42 @@ fn membership(home: &Home, key: &NodeKey, passing: bool) -> Result<Membership, F
     if passing {
         return Err(Failure::new(
             ErrorKind::Unavailable,
-            "no node runs here and this home belongs to no mesh: start one with `polymath up --expert NAME`, or join one with `polymath join ADDR`",
+            "no node runs here and this home belongs to no mesh: start one with `polymath up --expert NAME`, or join one with `polymath join ADDR|INVITE`",
         ));
     }
-    let id = key.peer_id().to_string();
-    let name = format!("mesh-{}", &id[id.len().saturating_sub(6)..]);
-    let genesis = Genesis::new(&name, &key.keypair().public())
-        .map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?;
-    Ok(Membership {
-        genesis,
-        joined: false,
-        bootstrap: Vec::new(),
-        port: 0,
-    })
+    mesh::own(key)
 }
 
-/// Where to listen: as configured; else on the home's own port, for this machine only until the
-/// home has joined a mesh.
+/// The door of a closed mesh; `invites` decides on guests.
+pub(crate) fn door(membership: &Membership, invites: Option<&invites::Invites>) -> Option<Door> {
+    let mesh = membership.genesis.id();
+    let keeper = invites.map(|i| Arc::new(i.clone()) as Arc<dyn polymath_net::Doorkeeper>);
+    match &membership.key {
+        MeshKey::None => None,
+        MeshKey::Secret(secret) => Some(Door::member(mesh, secret.clone(), keeper)),
+        MeshKey::Invite(invite) => {
+            let key = invite.key()?.clone();
+            Some(Door::guest(mesh, invite.claims().clone(), key, keeper))
+        }
+    }
+}
+
+/// Whether a mesh is one that others are meant to be in.
+pub(crate) fn goes_outside(
+    key: &NodeKey,
+    membership: &Membership,
+    config: &config::Config,
+) -> bool {
+    membership.joined || config.net.anchor || mesh::founded_on_purpose(key, membership)
+}
+
+/// Where to listen: as configured; else on the home's own port, for this machine only unless the
+/// mesh is one that others are meant to be in.
 fn listen_addresses(
     config: &config::Config,
     membership: &mut Membership,
     client: bool,
+    outside: bool,
 ) -> Result<Vec<Multiaddr>, Failure> {
     if !config.net.listen.is_empty() {
         return config.net.listen.iter().map(|a| parse_address(a)).collect();
@@ -410,7 +466,7 @@ fn listen_addresses(
     let hosts: Vec<&str> = families
         .into_iter()
         .filter(|(loopback, _)| UdpSocket::bind((*loopback, 0)).is_ok())
-        .map(|(loopback, any)| if membership.joined { any } else { loopback })
+        .map(|(loopback, any)| if outside { any } else { loopback })
         .collect();
     let free = |port: u16| hosts.iter().all(|host| free(host, port));
     if membership.port == 0 || !free(membership.port) {
@@ -453,6 +509,25 @@ pub(crate) fn parse_address(text: &str) -> Result<Multiaddr, Failure> {
             format!("'{text}' is not an address ({e}): write it like /ip4/192.0.2.7/tcp/4040, with /p2p/PEER behind it where a peer is meant"),
         )
     })
+}
+
+/// Bytes for secrets and for ids that must not repeat: from the operating system, or not at all.
+pub(crate) fn unguessable<const N: usize>() -> Result<[u8; N], Failure> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|e| {
+        Failure::new(
+            ErrorKind::Internal,
+            format!("the operating system gives no random bytes: {e}"),
+        )
+    })?;
+    Ok(bytes)
+}
+
+/// The wall clock, Unix seconds: for what expires by date.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
 
 /// Bytes from the operating system.

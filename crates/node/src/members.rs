@@ -5,10 +5,13 @@ use std::{collections::HashSet, fmt, sync::PoisonError, time::Duration};
 use futures::StreamExt;
 use polymath_catalog::Offer;
 use polymath_net::{DialError, Multiaddr, Net, NetEvent, worth_telling};
-use polymath_types::{Constraints, ExpertKind, PeerId};
+use polymath_types::{Constraints, ExpertKind, PathKind, PeerId};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::{AGENT, Node, discover, parse_address, random, sync::SyncHandle};
+use crate::{
+    AGENT, MeshKey, Node, discover, misses, parse_address, random, sources::Kind, sync::SyncHandle,
+    unused::Unused,
+};
 
 /// Time for one dial.
 const DIAL: Duration = Duration::from_secs(10);
@@ -25,6 +28,8 @@ const A_ROUND: usize = 8;
 const AT_ONCE: usize = 4;
 /// Addresses in an offer; the catalog takes no more.
 const MOST_ADDRESSES: usize = 16;
+/// Changes of this node's addresses within this time are told as one.
+const GATHER: Duration = Duration::from_millis(400);
 /// When provider records that the DHT did not take are tried again.
 const PROVIDE_AGAIN: Duration = Duration::from_secs(60);
 /// How often experts are looked for when the catalog is not exchanged.
@@ -37,7 +42,7 @@ pub(crate) async fn meet(node: Node) {
     let inner = &node.inner;
     let mut events = inner.net.events();
     let mut warned = HashSet::new();
-    let mut turns = Turns::default();
+    let mut turns = (Turns::default(), Turns::default());
     let mut pause = FIRST_PAUSE;
     let mut looked: Option<tokio::time::Instant> = None;
     loop {
@@ -50,9 +55,15 @@ pub(crate) async fn meet(node: Node) {
                 () = inner.cancel.cancelled() => return,
                 dialled = dials.next() => dialled,
             } {
+                let dialled = dialled.map_err(|e| why(&node, &target, &e));
+                inner.sources.note(target.kind, dialled.clone());
                 match dialled {
                     Ok(()) => tracing::debug!(%target, "met"),
-                    Err(e) if warned.len() < MOST_WARNED && warned.insert(target.clone()) => {
+                    Err(e)
+                        if target.kind != Kind::Remembered
+                            && warned.len() < MOST_WARNED
+                            && warned.insert(target.who.clone()) =>
+                    {
                         tracing::warn!("nobody met at {target}: {e}; it is tried again");
                     }
                     Err(e) => tracing::debug!(%target, "nobody met: {e}"),
@@ -60,6 +71,9 @@ pub(crate) async fn meet(node: Node) {
             }
         }
         inner.clients.reap();
+        if let Err(e) = inner.remembered.save() {
+            tracing::debug!("the address book is not written: {e}");
+        }
         let met = !inner.net.peers().is_empty();
         pause = if met {
             LONGEST_PAUSE
@@ -83,6 +97,7 @@ pub(crate) async fn meet(node: Node) {
                     )
                     .await;
             }
+            inner.sources.note(Kind::Dht, Ok(()));
         }
         let until = tokio::time::Instant::now() + jittered(pause, random());
         loop {
@@ -90,12 +105,24 @@ pub(crate) async fn meet(node: Node) {
                 () = inner.cancel.cancelled() => return,
                 () = tokio::time::sleep_until(until) => break,
                 event = events.recv() => match event {
+                    Ok(NetEvent::Identified { peer, addresses, .. }) => {
+                        inner.misses.met(peer);
+                        let relayed = |p: &polymath_net::PeerInfo| {
+                            p.peer == peer && p.path == PathKind::Relayed
+                        };
+                        if !inner.net.peers().iter().any(relayed) {
+                            inner.remembered.met(peer, addresses);
+                        }
+                    }
                     Ok(NetEvent::Disconnected { peer }) => {
                         inner.clients.forget(&peer);
                         if inner.net.peers().is_empty() {
                             pause = FIRST_PAUSE;
                             break;
                         }
+                    }
+                    Ok(NetEvent::Foreign { peer, belongs }) => {
+                        inner.misses.failed(peer, Unused::ForeignMesh, belongs);
                     }
                     Err(RecvError::Closed) => return,
                     _ => {}
@@ -105,66 +132,205 @@ pub(crate) async fn meet(node: Node) {
     }
 }
 
-/// Somebody to dial.
+/// Somebody to dial, and how we know of it.
+#[derive(Debug, Clone)]
+struct Target {
+    kind: Kind,
+    who: Who,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Target {
-    /// Whoever is at an address that was configured, or that led here before.
-    Address(Multiaddr),
-    /// The author of an offer, at any of its addresses.
-    Author(PeerId),
+enum Who {
+    /// Whoever is at an address.
+    At(Multiaddr),
+    /// This peer, at any of its known addresses.
+    Peer(PeerId),
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Author(peer) => write!(f, "the addresses of {peer}"),
+        match &self.who {
+            Who::At(address) => address.fmt(f),
+            Who::Peer(peer) => write!(f, "the addresses of {peer}"),
         }
     }
 }
 
 async fn dial(node: &Node, target: Target) -> (Target, Result<(), DialError>) {
     let net = &node.inner.net;
-    let dialled = match &target {
-        Target::Address(address) => net.dial(address.clone(), DIAL).await.map(drop),
-        Target::Author(peer) => {
+    let dialled = match &target.who {
+        Who::At(address) => net.dial(address.clone(), DIAL).await.map(drop),
+        Who::Peer(peer) => {
             node.inner.introduce(peer);
             net.connect(*peer, DIAL).await
         }
     };
+    note(node, &target, &dialled);
     (target, dialled)
 }
 
+/// Why nobody was met, in words.
+fn why(node: &Node, target: &Target, error: &DialError) -> String {
+    let peer = match &target.who {
+        Who::At(address) => peer_of(address),
+        Who::Peer(peer) => Some(*peer),
+    };
+    // The door's own word tells more than that of the transport it stands in.
+    let refusal = node
+        .inner
+        .door
+        .as_ref()
+        .and_then(polymath_net::Door::refusal);
+    match (refusal, &target.who) {
+        (Some((by, refused)), _) if Some(by) == peer => refused.to_string(),
+        (_, Who::Peer(peer)) => node.why_unreached(peer, error),
+        (_, Who::At(_)) => error.to_string(),
+    }
+}
+
+/// Remembers what came of a dial, for whoever asks why a peer is not used.
+fn note(node: &Node, target: &Target, dialled: &Result<(), DialError>) {
+    let misses = &node.inner.misses;
+    let names = match &target.who {
+        Who::At(address) => [
+            Some(address.to_string()),
+            peer_of(address).map(|p| p.to_string()),
+        ],
+        Who::Peer(peer) => [None, Some(peer.to_string())],
+    };
+    for name in names.into_iter().flatten() {
+        match dialled {
+            Ok(()) => misses.met(name),
+            Err(e) => misses.failed(name, misses::of_dial(e), e),
+        }
+    }
+}
+
 /// Whom to dial in this round.
-fn targets(node: &Node, connected: &HashSet<PeerId>, turns: &mut Turns) -> Vec<Target> {
+fn targets(node: &Node, connected: &HashSet<PeerId>, turns: &mut (Turns, Turns)) -> Vec<Target> {
     let inner = &node.inner;
-    let remembered = inner
+    let led_here = inner
         .membership
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .bootstrap
         .clone();
-    let addresses = inner
-        .config
-        .net
-        .bootstrap
-        .iter()
-        .chain(&remembered)
-        .filter_map(|a| parse_address(a).ok())
-        .filter(|a| peer_of(a).is_none_or(|p| !connected.contains(&p)))
-        .map(Target::Address);
+    let configured = inner.config.net.bootstrap.iter().chain(&led_here);
+    let anchors = inner.anchors.addresses();
+    let known = configured.map(|a| (Kind::Addresses, a));
+    let known = known.chain(anchors.iter().map(|a| (Kind::Anchors, a)));
+    let mut seen = HashSet::new();
+    let mut targets: Vec<Target> = known
+        .filter_map(|(kind, a)| Some((kind, parse_address(a).ok()?)))
+        .filter(|(_, a)| peer_of(a).is_none_or(|p| !connected.contains(&p)))
+        .filter(|(_, a)| seen.insert(a.clone()))
+        .map(|(kind, address)| Target {
+            kind,
+            who: Who::At(address),
+        })
+        .collect();
     let me = inner.net.local_peer();
-    let absent = inner
-        .index
-        .load()
-        .peers()
-        .keys()
-        .filter(|p| **p != me && !connected.contains(p))
+    let absent = |peer: &PeerId| *peer != me && !connected.contains(peer);
+    let mut remembered = Vec::new();
+    for (peer, addresses) in inner.remembered.members() {
+        if absent(&peer) {
+            inner.net.add_addresses(peer, addresses);
+            remembered.push(peer);
+        }
+    }
+    let index = inner.index.load();
+    let authors = index.peers().keys().filter(|p| absent(p));
+    let authors: Vec<PeerId> = authors
+        .filter(|p| !remembered.contains(p))
         .copied()
         .collect();
-    addresses
-        .chain(turns.next(absent).into_iter().map(Target::Author))
-        .collect()
+    let (first, second) = turns;
+    for (kind, peers) in [
+        (Kind::Remembered, first.next(remembered)),
+        (Kind::Catalog, second.next(authors)),
+    ] {
+        targets.extend(peers.into_iter().map(|peer| Target {
+            kind,
+            who: Who::Peer(peer),
+        }));
+    }
+    targets
+}
+
+/// Looks in the DHT for members that nobody has told of, while there are few.
+pub(crate) async fn seek(node: Node) {
+    let inner = &node.inner;
+    if !inner.config.catalog.exchange {
+        // Then [`meet`] looks there, for experts too.
+        return;
+    }
+    let mut turns = Turns::default();
+    loop {
+        tokio::select! {
+            () = inner.cancel.cancelled() => return,
+            () = tokio::time::sleep(jittered(LOOK_AROUND, random())) => {}
+        }
+        let mut known: HashSet<_> = inner.net.peers().into_iter().map(|p| p.peer).collect();
+        if known.is_empty() || known.len() >= ENOUGH {
+            continue;
+        }
+        known.insert(inner.net.local_peer());
+        let mut found = HashSet::new();
+        for kind in ExpertKind::ALL {
+            let key = discover::kind_key(kind);
+            let providers = tokio::select! {
+                () = inner.cancel.cancelled() => return,
+                providers = inner.net.providers(&key, DIAL) => providers,
+            };
+            match providers {
+                Ok(providers) => found.extend(providers),
+                Err(e) => inner.sources.note(Kind::Dht, Err(e.to_string())),
+            }
+        }
+        let strangers = found.difference(&known).copied().collect();
+        let mut dials = futures::stream::iter(turns.next(strangers))
+            .map(|peer| {
+                let target = Target {
+                    kind: Kind::Dht,
+                    who: Who::Peer(peer),
+                };
+                dial(&node, target)
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some((target, dialled)) = tokio::select! {
+            () = inner.cancel.cancelled() => return,
+            dialled = dials.next() => dialled,
+        } {
+            let outcome = dialled.map_err(|e| why(&node, &target, &e));
+            inner.sources.note(Kind::Dht, outcome);
+        }
+    }
+}
+
+/// Keeps the secret of a closed mesh once a member has handed it out for the home's invite.
+pub(crate) async fn keep_secret(node: Node) {
+    let inner = &node.inner;
+    let lock = || {
+        let membership = inner.membership.lock();
+        membership.unwrap_or_else(PoisonError::into_inner)
+    };
+    let Some(door) = &inner.door else { return };
+    if !matches!(lock().key, MeshKey::Invite(_)) {
+        return;
+    }
+    let secret = tokio::select! {
+        () = inner.cancel.cancelled() => return,
+        secret = door.let_in() => secret,
+    };
+    let membership = {
+        let mut membership = lock();
+        membership.key = MeshKey::Secret(secret);
+        membership.clone()
+    };
+    match inner.home.save_membership(&membership) {
+        Ok(()) => tracing::info!("let into mesh '{}'", membership.genesis.name()),
+        Err(e) => tracing::error!("let into the mesh, but its secret cannot be kept: {e}"),
+    }
 }
 
 /// Whose turn it is: every absent author once before any again, in an order that no other node
@@ -195,7 +361,7 @@ impl Turns {
 
 /// Three quarters to five quarters of `pause`: nodes that lost the same peer must not all come
 /// back at the same moment.
-fn jittered(pause: Duration, [dice]: [u8; 1]) -> Duration {
+pub(crate) fn jittered(pause: Duration, [dice]: [u8; 1]) -> Duration {
     pause * 3 / 4 + pause * u32::from(dice) / 512
 }
 
@@ -208,11 +374,11 @@ fn peer_of(address: &Multiaddr) -> Option<PeerId> {
 pub(crate) async fn announce(node: Node, sync: SyncHandle) {
     let inner = &node.inner;
     let hosted = &inner.service.hosted;
-    let (mut changes, mut listening) = (hosted.changes(), inner.net.listen_addrs());
+    let (mut changes, mut place) = (hosted.changes(), inner.net.announced());
     let mut provided: HashSet<Vec<u8>> = HashSet::new();
     loop {
         changes.mark_unchanged();
-        let addresses = worth_telling(listening.borrow_and_update().clone(), MOST_ADDRESSES)
+        let addresses = worth_telling(place.borrow_and_update().clone(), MOST_ADDRESSES)
             .iter()
             .map(ToString::to_string)
             .collect();
@@ -235,7 +401,13 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
         tokio::select! {
             () = inner.cancel.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
-            changed = listening.changed() => if changed.is_err() { return },
+            changed = place.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                // Addresses are found out one by one; each change of an offer costs all others.
+                tokio::time::sleep(GATHER).await;
+            }
             () = tokio::time::sleep(PROVIDE_AGAIN), if !all_taken => {}
         }
     }

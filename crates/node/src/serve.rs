@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    AGENT,
+    AGENT, doctor,
     hosted::{Hosted, Listed, State},
 };
 
@@ -186,6 +186,7 @@ impl Service {
             agent: AGENT.to_owned(),
             experts,
             load: Some(rpc::load_to_proto(self.engine.load_report())),
+            unix_ms: doctor::look::unix_ms(),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What a person may see of a running node.
 
-use std::{collections::BTreeMap, fs, sync::PoisonError};
+mod peers;
 
-use polymath_net::Membership;
+use std::{fs, sync::PoisonError};
+
+use polymath_net::Multiaddr;
 use polymath_proto::v1;
 use polymath_rpc as rpc;
-use polymath_types::PeerId;
 
 use crate::{
     AGENT, Node,
@@ -13,6 +14,19 @@ use crate::{
 };
 
 impl Node {
+    /// Where this node is: what all are told first, then what it listens on.
+    fn addresses(&self) -> Vec<Multiaddr> {
+        let mut all = self.inner.net.announced().borrow().clone();
+        let listened = self.inner.net.listen_addrs().borrow().clone();
+        all.extend(
+            listened
+                .into_iter()
+                .filter(|a| !all.contains(a))
+                .collect::<Vec<_>>(),
+        );
+        all
+    }
+
     /// The node at a glance.
     pub fn status(&self) -> v1::StatusResponse {
         let inner = &self.inner;
@@ -27,10 +41,8 @@ impl Node {
             mesh_id: inner.net.mesh().to_string(),
             mesh_name: membership.genesis.name().to_owned(),
             own_mesh: !membership.joined,
-            addresses: inner
-                .net
-                .listen_addrs()
-                .borrow()
+            addresses: self
+                .addresses()
                 .iter()
                 .map(|a| format!("{a}/p2p/{me}"))
                 .collect(),
@@ -71,58 +83,7 @@ impl Node {
             load: Some(rpc::load_to_proto(inner.service.engine.load_report())),
             pid: std::process::id(),
             generated_tokens: inner.service.engine.generated_tokens(),
-        }
-    }
-
-    /// Every peer that is connected or offers something.
-    pub fn peers(&self) -> v1::PeersResponse {
-        let inner = &self.inner;
-        let index = self.index();
-        let mut peers: BTreeMap<PeerId, v1::Peer> = BTreeMap::new();
-        for p in inner.net.peers() {
-            let note = match p.membership {
-                Membership::Member => String::new(),
-                Membership::Unidentified => "has not said yet who it is".to_owned(),
-                Membership::Foreign => "not used: it is not of this mesh".to_owned(),
-            };
-            peers.insert(
-                p.peer,
-                v1::Peer {
-                    id: p.peer.to_string(),
-                    connected: true,
-                    path: p.path.to_string(),
-                    transport: p.transport.to_string(),
-                    rtt_ms: p.rtt.map_or(0.0, |r| r.as_secs_f64() * 1e3),
-                    agent: p.agent,
-                    experts: Vec::new(),
-                    addresses: p.addresses.iter().map(ToString::to_string).collect(),
-                    note,
-                },
-            );
-        }
-        for (id, offer) in index.peers() {
-            if *id == inner.net.local_peer() {
-                continue;
-            }
-            let peer = peers.entry(*id).or_insert_with(|| v1::Peer {
-                id: id.to_string(),
-                agent: offer.agent.clone(),
-                addresses: offer.addresses.clone(),
-                note: "known from the catalog, not connected".to_owned(),
-                ..v1::Peer::default()
-            });
-            peer.experts = offer
-                .experts
-                .iter()
-                .map(|e| {
-                    index
-                        .expert(e)
-                        .map_or_else(|| e.short(), |x| x.card.name.clone())
-                })
-                .collect();
-        }
-        v1::PeersResponse {
-            peers: peers.into_values().collect(),
+            mesh: Some(self.mesh_view()),
         }
     }
 

@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use polymath_node::{Home, Membership};
-use polymath_types::{ErrorKind, Genesis, Keypair};
+use polymath_node::{Home, Membership, MeshKey};
+use polymath_types::{Access, ErrorKind, Genesis, Keypair, MeshSecret};
 
 fn membership() -> Membership {
     let key = Keypair::ed25519_from_bytes([7; 32]).unwrap();
@@ -18,6 +18,7 @@ fn membership() -> Membership {
         joined: true,
         bootstrap: vec!["/ip4/127.0.0.1/tcp/4040".into()],
         port: 4040,
+        key: MeshKey::None,
     }
 }
 
@@ -46,6 +47,41 @@ fn the_membership_file_of_version_1_is_read_and_another_version_refused() {
     );
     fs::write(&file, "{").unwrap();
     assert_eq!(home.membership().unwrap_err().kind, ErrorKind::DataLoss);
+}
+
+#[test]
+fn a_closed_mesh_needs_its_secret_and_nobody_else_may_read_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::open(dir.path()).unwrap();
+    let file = dir.path().join("mesh.json");
+    let key = Keypair::ed25519_from_bytes([7; 32]).unwrap();
+    let closed = Membership {
+        genesis: Genesis::found("home", &key.public(), Access::Closed).unwrap(),
+        key: MeshKey::Secret(MeshSecret::from_bytes([5; 32])),
+        ..membership()
+    };
+    home.save_membership(&closed).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&file), 0o600);
+    assert_eq!(home.membership().unwrap(), Some(closed.clone()));
+    assert!(!format!("{closed:?}").contains("0505"));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(home.membership().unwrap_err().kind, ErrorKind::Config);
+    for wrong in [
+        Membership {
+            key: MeshKey::None,
+            ..closed.clone()
+        },
+        Membership {
+            genesis: membership().genesis,
+            ..closed
+        },
+    ] {
+        home.save_membership(&wrong).unwrap();
+        assert_eq!(home.membership().unwrap_err().kind, ErrorKind::DataLoss);
+    }
+    home.forget_membership(&home.lock().unwrap()).unwrap();
+    assert_eq!(home.membership().unwrap(), None);
 }
 
 #[test]

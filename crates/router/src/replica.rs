@@ -208,7 +208,7 @@ fn occupancy(load: &LoadReport) -> f64 {
     taken / (taken + f64::from(load.free_slots) + 1.0)
 }
 
-fn describe(shut: Shut) -> String {
+pub(crate) fn describe(shut: Shut) -> String {
     match shut {
         Shut::Open { last, remaining } => {
             format!(

@@ -8,7 +8,7 @@ use crate::{
     Candidate, Decision, Descriptor, Outcome, PeerState, Request, RouterConfig, Term,
     decision::{Reason, Tally},
     failure, filter, reason,
-    replica::{Seat, View},
+    replica::{Seat, View, describe},
     statistics::Statistics,
 };
 
@@ -132,6 +132,12 @@ impl Router {
     /// A call ended; a caller's own cancellation is told as [`polymath_types::ErrorKind::Cancelled`].
     pub fn observe(&mut self, now: Duration, outcome: &Outcome) {
         self.statistics.observe(now, outcome, &self.config);
+    }
+
+    /// Why calls to this replica do not pass now, if they do not: for people.
+    pub fn left_alone(&self, now: Duration, expert: ExpertId, peer: PeerId) -> Option<String> {
+        let checked = self.statistics.check(now, expert, peer, &self.config);
+        checked.err().map(describe)
     }
 
     /// Moves the experts worth a full comparison to the front and says how many they are.

@@ -84,22 +84,30 @@ fn calls_between_peers() {
             budget_ms: 5,
         },
     );
+    let described = v1::DescribeResponse {
+        version: 1,
+        agent: "polymath/0.1.0".into(),
+        experts: vec![v1::DescribedExpert {
+            id: vec![3; 32].into(),
+            card: b"{}".to_vec().into(),
+            ready: true,
+            engine_fingerprint: "f".into(),
+        }],
+        load: Some(v1::Load {
+            queue_depth: 1,
+            active: 2,
+            free_slots: 3,
+        }),
+        unix_ms: 0,
+    };
+    // Of a peer that does not tell its clock, and of one that does.
+    same("describe_response_v1.bin", &described);
+    let unix_ms = 1_800_000_000_000;
     same(
-        "describe_response_v1.bin",
+        "describe_response_with_clock_v1.bin",
         &v1::DescribeResponse {
-            version: 1,
-            agent: "polymath/0.1.0".into(),
-            experts: vec![v1::DescribedExpert {
-                id: vec![3; 32].into(),
-                card: b"{}".to_vec().into(),
-                ready: true,
-                engine_fingerprint: "f".into(),
-            }],
-            load: Some(v1::Load {
-                queue_depth: 1,
-                active: 2,
-                free_slots: 3,
-            }),
+            unix_ms,
+            ..described
         },
     );
 }
@@ -135,6 +143,46 @@ fn calls_of_the_control_api() {
         "ask_event_v1.bin",
         &v1::AskEvent {
             event: Some(v1::ask_event::Event::Failed(failed)),
+        },
+    );
+    let diagnosis = v1::Diagnosis {
+        findings: vec![v1::Finding {
+            area: "nat".into(),
+            subject: "tcp".into(),
+            state: "warning".into(),
+            found: "f".into(),
+            fix: "x".into(),
+            values: [("mapping".into(), "none".into())].into(),
+        }],
+        reach: "relay".into(),
+        verdict: "v".into(),
+    };
+    same(
+        "doctor_event_v1.bin",
+        &v1::DoctorEvent {
+            event: Some(v1::doctor_event::Event::Diagnosis(diagnosis)),
+        },
+    );
+    same(
+        "peer_v1.bin",
+        &v1::Peer {
+            id: "p".into(),
+            connected: true,
+            path: "relayed".into(),
+            transport: "tcp".into(),
+            rtt_ms: 1.5,
+            agent: "polymath/0.1.0".into(),
+            experts: vec!["chef".into()],
+            addresses: vec!["/ip4/192.0.2.7/tcp/1".into()],
+            note: "n".into(),
+            received: 1,
+            sent: 2,
+            age_ms: 3,
+            relay: "r".into(),
+            reason: "refused".into(),
+            detail: "d".into(),
+            last_failure: "l".into(),
+            last_failure_age_ms: 4,
         },
     );
 }

@@ -84,7 +84,8 @@ impl Lab {
 
     /// Makes the home named `name` belong to the mesh of `node`.
     pub fn join(&self, name: &str, node: &Node) {
-        self.cli(name, &["join", &node.address()]).run().ok();
+        let args = ["join", "--accept-public", &node.address()];
+        self.cli(name, &args).run().ok();
     }
 
     /// Takes the model store's one place for a writer, until the file is dropped.

@@ -5,16 +5,21 @@
 //! how they travel (`proto`, `rpc`), who may say them (`catalog`) and what is done with them
 //! (`router`, `node`). It knows neither tokio nor sockets; of libp2p it knows only identities.
 
+mod address;
+mod anchors;
 mod answer;
 mod card;
 mod error;
 mod identity;
 mod index;
+mod invite;
 mod mesh;
 mod path;
 mod query;
+mod signed;
 mod version;
 
+pub use anchors::{AnchorList, AnchorsError};
 pub use answer::{FinishReason, LoadReport, Usage};
 pub use card::{
     CARD_LIMITS, CardError, CardLimits, ExpertCard, ExpertId, ExpertKind, FileRef, FileRole,
@@ -23,8 +28,9 @@ pub use card::{
 pub use error::{Attempt, ErrorKind, Failure};
 pub use identity::{IdentityError, NodeKey};
 pub use index::{Index, IndexedExpert, PeerOffer, Replica};
+pub use invite::{Invite, InviteClaims, InviteError, InviteKey};
 pub use libp2p_identity::{Keypair, PeerId, PublicKey};
-pub use mesh::{Genesis, GenesisError, MeshId, MeshSecret};
+pub use mesh::{Access, Genesis, GenesisError, MeshId, MeshSecret};
 pub use path::{PathKind, Transport};
 pub use query::{Constraints, Message, Query, RequestId, Role, SamplingOverrides};
 pub use version::{Format, VersionMismatch};

@@ -55,9 +55,44 @@ impl FromStr for MeshId {
     }
 }
 
+/// Who may enter a mesh. It is founded so and stays so: the [`MeshId`] depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Anybody who finds a member.
+    Open,
+    /// Whoever knows the [`MeshSecret`], or has an invite.
+    Closed,
+}
+
+impl Access {
+    /// Its stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// The shared secret of a closed mesh. Never shown, logged or sent but to a peer let in by it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct MeshSecret([u8; 32]);
+
+/// In constant time.
+impl PartialEq for MeshSecret {
+    fn eq(&self, other: &Self) -> bool {
+        blake3::Hash::from_bytes(self.0) == blake3::Hash::from_bytes(other.0)
+    }
+}
+
+impl Eq for MeshSecret {}
 
 impl MeshSecret {
     /// From raw bytes.
@@ -85,6 +120,9 @@ pub struct Genesis {
     name: String,
     /// Protobuf-encoded public keys, hexadecimal, sorted.
     admins: Vec<String>,
+    /// Absent in an open mesh, so that those founded before there were closed ones keep their ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    access: Option<Access>,
 }
 
 /// Why a genesis is not acceptable.
@@ -103,12 +141,18 @@ impl Genesis {
     /// Largest canonical form, bytes.
     pub const MAX_BYTES: usize = 4096;
 
-    /// Founds a mesh named `name` with one admin.
+    /// Founds an open mesh named `name` with one admin.
     pub fn new(name: &str, admin: &PublicKey) -> Result<Self, GenesisError> {
+        Self::found(name, admin, Access::Open)
+    }
+
+    /// Founds a mesh named `name` with one admin.
+    pub fn found(name: &str, admin: &PublicKey, access: Access) -> Result<Self, GenesisError> {
         let genesis = Self {
             version: Format::Genesis.current(),
             name: name.to_owned(),
             admins: vec![hex(&admin.encode_protobuf())],
+            access: (access == Access::Closed).then_some(access),
         };
         genesis.check()?;
         Ok(genesis)
@@ -117,6 +161,11 @@ impl Genesis {
     /// The mesh's name, for people.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Who may enter.
+    pub fn access(&self) -> Access {
+        self.access.unwrap_or(Access::Open)
     }
 
     /// Peer ids of the founding admins.
@@ -186,22 +235,31 @@ impl Genesis {
                 "founding admins are not sorted public keys".into(),
             ));
         }
+        if self.access == Some(Access::Open) {
+            return Err(GenesisError::Malformed(
+                "an open mesh does not say so: it says nothing".into(),
+            ));
+        }
         Ok(())
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn public_key(text: &str) -> Option<PublicKey> {
+    PublicKey::try_decode_protobuf(&unhex(text)?).ok()
+}
+
+/// The bytes of at most 256 hexadecimal digits.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     if text.len() > 256 || !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }
-    let bytes: Option<Vec<u8>> = (0..text.len() / 2)
+    (0..text.len() / 2)
         .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok())
-        .collect();
-    PublicKey::try_decode_protobuf(&bytes?).ok()
+        .collect()
 }
 
 #[cfg(test)]
@@ -223,6 +281,28 @@ mod tests {
             round.id().to_string().parse::<MeshId>().unwrap(),
             round.id()
         );
+    }
+
+    #[test]
+    fn a_closed_mesh_is_another_mesh_and_cannot_be_opened() {
+        let key = NodeKey::generate().keypair().public();
+        let open = Genesis::new("home", &key).unwrap();
+        let closed = Genesis::found("home", &key, Access::Closed).unwrap();
+        assert_eq!(
+            (open.access(), closed.access()),
+            (Access::Open, Access::Closed)
+        );
+        assert_ne!(open.id(), closed.id());
+        assert!(!open.to_bytes().windows(6).any(|w| w == b"access"));
+        let text = String::from_utf8(closed.to_bytes()).unwrap();
+        assert_eq!(Genesis::from_bytes(text.as_bytes()).unwrap(), closed);
+        for other in ["\"open\"", "null", "\"ajar\""] {
+            let changed = text.replace("\"closed\"", other);
+            assert!(
+                Genesis::from_bytes(changed.as_bytes()).is_err(),
+                "{changed}"
+            );
+        }
     }
 
     #[test]

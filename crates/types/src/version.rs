@@ -22,6 +22,14 @@ pub enum Format {
     CatalogStore,
     /// The control API between the CLI and its own daemon.
     Control,
+    /// An [`crate::Invite`]'s text.
+    Invite,
+    /// A signed [`crate::AnchorList`].
+    Anchors,
+    /// Addresses of members a home remembers.
+    AddressBook,
+    /// Which invites a home has written, and who came by them.
+    InviteLedger,
 }
 
 impl Format {
@@ -55,6 +63,10 @@ impl fmt::Display for Format {
             Self::ModelStore => "model store",
             Self::CatalogStore => "catalog store",
             Self::Control => "control API",
+            Self::Invite => "invite",
+            Self::Anchors => "anchor list",
+            Self::AddressBook => "address book",
+            Self::InviteLedger => "ledger of invites",
         })
     }
 }

@@ -8,8 +8,8 @@ use std::{fs, path::PathBuf};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use polymath_types::{
-    ExpertCard, ExpertKind, FileRef, FileRole, Genesis, Keypair, LabelSet, Model, NodeKey, Runtime,
-    Sampling,
+    Access, AnchorList, ExpertCard, ExpertKind, FileRef, FileRole, Genesis, Invite, InviteClaims,
+    Keypair, LabelSet, MeshSecret, Model, NodeKey, Runtime, Sampling,
 };
 
 fn golden(name: &str, now: &[u8]) -> Vec<u8> {
@@ -93,6 +93,66 @@ fn an_identity_file_is_still_the_same_node() {
     assert_eq!(read.to_text().unwrap().as_bytes(), text);
 }
 
+/// The same key as the node that the golden identity file is.
+fn node() -> NodeKey {
+    let protobuf = key().to_protobuf_encoding().unwrap();
+    let text = format!("polymath-identity 1\n{}\n", STANDARD.encode(protobuf));
+    NodeKey::from_text(&text).unwrap()
+}
+
+fn closed() -> Genesis {
+    Genesis::found("home", &key().public(), Access::Closed).unwrap()
+}
+
+fn anchors() -> AnchorList {
+    let address = format!("/dns4/anchor.invalid/tcp/4040/p2p/{}", node().peer_id());
+    AnchorList::sign(&closed(), &node(), 7, 1_000, Some(9_000), vec![address]).unwrap()
+}
+
+#[test]
+fn a_closed_genesis_keeps_its_bytes_and_its_mesh_id() {
+    let bytes = golden("genesis_closed_v1.json", &closed().to_bytes());
+    let read = Genesis::from_bytes(&bytes).unwrap();
+    assert_eq!((read.access(), &read), (Access::Closed, &closed()));
+    let id = golden("genesis_closed_v1.id", read.id().to_string().as_bytes());
+    assert_eq!(read.id().to_string().as_bytes(), id);
+}
+
+#[test]
+fn a_list_of_anchors_keeps_its_bytes_and_its_signature() {
+    let bytes = golden("anchors_v1.json", &anchors().to_bytes());
+    let read = AnchorList::from_bytes(&bytes).unwrap();
+    assert_eq!(read, anchors());
+    assert_eq!(read.to_bytes(), bytes);
+    read.verify(&closed(), 8_999).unwrap();
+}
+
+#[test]
+fn an_invite_keeps_its_text_and_its_key() {
+    let claims = InviteClaims {
+        id: [3; 16],
+        issuer: node().peer_id(),
+        expires: Some(9_000),
+        uses: Some(2),
+    };
+    let secret = MeshSecret::from_bytes([5; 32]);
+    let address = anchors().addresses().to_vec();
+    let key = claims.key(closed().id(), &secret);
+    let invite = Invite::issue(
+        &closed(),
+        &node(),
+        claims,
+        address,
+        Some(anchors()),
+        Some(&secret),
+    )
+    .unwrap();
+    let text = golden("invite_v1.txt", invite.to_string().as_bytes());
+    let read: Invite = std::str::from_utf8(&text).unwrap().parse().unwrap();
+    assert_eq!(read, invite);
+    assert_eq!(read.key(), Some(&key));
+}
+
 #[test]
 fn another_version_is_refused_with_both_versions() {
     let newer = |name: &str| {
@@ -108,6 +168,9 @@ fn another_version_is_refused_with_both_versions() {
             .unwrap_err()
             .to_string(),
         NodeKey::from_text(&newer("identity_v1.key"))
+            .unwrap_err()
+            .to_string(),
+        AnchorList::from_bytes(newer("anchors_v1.json").as_bytes())
             .unwrap_err()
             .to_string(),
     ];

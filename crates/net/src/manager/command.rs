@@ -9,7 +9,6 @@ use crate::{
     dialback::Unconfirmed,
     error::{DhtError, DialError},
     link::Link,
-    report::NetReport,
     streams::OpenRequest,
     whereabouts::Whereabouts,
 };
@@ -86,9 +85,6 @@ pub(crate) enum Command {
     Told {
         peer: PeerId,
         message: Whereabouts,
-    },
-    Report {
-        reply: oneshot::Sender<NetReport>,
     },
     Disconnect {
         peer: PeerId,

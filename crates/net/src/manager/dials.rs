@@ -126,7 +126,7 @@ impl Manager {
         // leads nowhere.
         let me = self.shared.local;
         addresses.retain(|a| !self.shared.listen.borrow().contains(a) && relay_of(a) != Some(me));
-        let (circuits, mut direct): (Vec<_>, Vec<_>) = addresses
+        let (mut circuits, mut direct): (Vec<_>, Vec<_>) = addresses
             .into_iter()
             .partition(|a| path_of(a) == PathKind::Relayed);
         direct.extend(
@@ -136,6 +136,10 @@ impl Manager {
                 .filter(|a| path_of(a) == PathKind::Direct && is_dialable(a) && !direct.contains(a))
                 .collect::<Vec<_>>(),
         );
+        // A relay that is connected is used as it is: one address of it is enough.
+        let mut seen = std::collections::HashSet::new();
+        circuits
+            .retain(|a| relay_of(a).is_none_or(|r| seen.insert(r) || !self.peers.contains_key(&r)));
         if direct.is_empty() {
             self.start(to(peer, circuits, false), Some(peer), target, vec![waiter]);
             return;

@@ -209,7 +209,7 @@ impl Manager {
             relay::Status::Disable
         };
         if let Some(relay) = self.swarm.behaviour_mut().relay_server.as_mut() {
-            relay.set_status(Some(status));
+            relay.inner.set_status(Some(status));
         }
         // The registry holds whether dial-backs are offered.
         let _ = self.shared.serving.send_replace(serves);
@@ -320,8 +320,17 @@ impl Manager {
         self.better_path(id);
     }
 
-    /// What this node knows of its own place.
-    pub(super) fn report(&self) -> NetReport {
+    /// Writes down what this node knows of its own place.
+    pub(super) fn publish_report(&self) {
+        let report = self.report();
+        *self
+            .shared
+            .report
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = report;
+    }
+
+    fn report(&self) -> NetReport {
         let members = |t: Transport| {
             let over = |p: &&super::table::Peer| {
                 p.is_member() && p.best().is_some_and(|c| c.link.transport == t)
@@ -337,6 +346,11 @@ impl Manager {
             anchor: self.serves,
             dht_server: self.dht_server,
             routed: self.routed(),
+            connections: self
+                .swarm
+                .network_info()
+                .connection_counters()
+                .num_established() as usize,
             age: self.begun.elapsed(),
         }
     }

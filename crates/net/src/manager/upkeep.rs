@@ -28,6 +28,7 @@ impl Manager {
         self.keep_relays(now);
         self.keep_paths(now);
         self.tell_all();
+        self.publish_report();
         self.dial_local(now);
         self.keep_dht(now);
     }

@@ -1,6 +1,7 @@
 //! Several real swarms on loopback, by behaviour.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod closed;
 mod dht;
 mod discovery;
 mod failures;

@@ -92,11 +92,16 @@ pub(crate) fn serve_echo(mut incoming: Incoming) {
     });
 }
 
-/// Sends `bytes`, closes its side, and reads what comes back.
-pub(crate) async fn echo(mut stream: MeshStream, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    stream.write_all(bytes).await?;
-    stream.shutdown().await?;
+/// Sends `bytes`, closes its side, and reads what comes back meanwhile.
+pub(crate) async fn echo(stream: MeshStream, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let (mut read, mut write) = tokio::io::split(stream);
     let mut back = Vec::new();
-    stream.read_to_end(&mut back).await?;
+    let send = async {
+        write.write_all(bytes).await?;
+        write.shutdown().await
+    };
+    let (sent, received) = tokio::join!(send, read.read_to_end(&mut back));
+    sent?;
+    received?;
     Ok(back)
 }

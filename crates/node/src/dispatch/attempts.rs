@@ -7,7 +7,7 @@ use polymath_types::{Attempt, ErrorKind, ExpertId, Failure, Query};
 use tokio::time::Instant;
 
 use super::{Asked, call::Try};
-use crate::Node;
+use crate::{Node, misses};
 
 /// Most bytes of text that a token brings, on average over an answer: a generous bound, against peers
 /// that would fill the caller's memory.
@@ -222,9 +222,14 @@ impl Asked {
         match self.call(attempt, progress).await {
             Ok(served) => {
                 report.result = Ok(served);
+                self.node.inner.misses.met(peer);
                 Ok(())
             }
             Err(failure) => {
+                if let Some(reason) = misses::of_call(failure.kind) {
+                    let misses = &self.node.inner.misses;
+                    misses.failed(peer, reason, &failure.message);
+                }
                 // A caller who gave little time says nothing of the peer.
                 let in_time = Instant::now() < attempt.deadline;
                 report.result = Err(if in_time {

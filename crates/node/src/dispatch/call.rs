@@ -16,6 +16,9 @@ use crate::serve::{BEAT, Events};
 
 /// A connection that takes longer than this counts as none, while others could be asked.
 const CONNECT: Duration = Duration::from_secs(5);
+/// The same where nobody else could be asked: so that a question to whom nobody can connect ends, with
+/// the reason, within ten seconds.
+const CONNECT_TO_THE_ONLY_ONE: Duration = Duration::from_secs(9);
 /// Silence after which another replica is asked, if there is one: this, or half of the time that is
 /// left if that is less, so that the other one still has a chance. A peer at work says so every
 /// [`BEAT`], however long the prompt.
@@ -262,16 +265,13 @@ impl Asked {
         let patience = if attempt.more(progress) {
             CONNECT
         } else {
-            CONNECT * 2
+            CONNECT_TO_THE_ONLY_ONE
         };
         let client = inner
             .clients
             .expert(peer, patience.min(attempt.left()))
             .await
-            .map_err(|e| match e.kind() {
-                ErrorKind::DeadlineExceeded => Failure::new(ErrorKind::Unavailable, e.to_string()),
-                kind => Failure::new(kind, e.to_string()),
-            })?;
+            .map_err(|e| self.node.unreached(peer, &e))?;
         let info = inner.net.peers().into_iter().find(|p| p.peer == peer);
         let (path, transport) = info.map_or((PathKind::Direct, Transport::Tcp), |p| {
             (p.path, p.transport)

@@ -277,6 +277,9 @@ pub struct DescribeResponse {
     pub experts: ::prost::alloc::vec::Vec<DescribedExpert>,
     #[prost(message, optional, tag = "4")]
     pub load: ::core::option::Option<Load>,
+    /// The peer's clock, milliseconds since 1970; 0 from a peer that does not tell.
+    #[prost(uint64, tag = "5")]
+    pub unix_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DescribedExpert {
@@ -1406,6 +1409,75 @@ pub struct StatusResponse {
     /// since the start, by this node's engine
     #[prost(uint64, tag = "16")]
     pub generated_tokens: u64,
+    #[prost(message, optional, tag = "17")]
+    pub mesh: ::core::option::Option<MeshView>,
+}
+/// The mesh of a home.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MeshView {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// open, closed
+    #[prost(string, tag = "3")]
+    pub access: ::prost::alloc::string::String,
+    /// peer ids
+    #[prost(string, repeated, tag = "4")]
+    pub founders: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// the home came to it; otherwise it founded it
+    #[prost(bool, tag = "5")]
+    pub joined: bool,
+    /// false while an invite into a closed mesh is not redeemed
+    #[prost(bool, tag = "6")]
+    pub inside: bool,
+    /// why not
+    #[prost(string, tag = "7")]
+    pub waiting: ::prost::alloc::string::String,
+    /// absent: no list is known
+    #[prost(message, optional, tag = "8")]
+    pub anchors: ::core::option::Option<AnchorsView>,
+    /// of a running node
+    #[prost(message, repeated, tag = "9")]
+    pub sources: ::prost::alloc::vec::Vec<DiscoverySource>,
+}
+/// The list of anchors in force.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnchorsView {
+    #[prost(uint64, tag = "1")]
+    pub serial: u64,
+    /// Unix seconds
+    #[prost(uint64, tag = "2")]
+    pub issued: u64,
+    /// Unix seconds; 0: never
+    #[prost(uint64, tag = "3")]
+    pub expires: u64,
+    #[prost(string, repeated, tag = "4")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// where it came from
+    #[prost(string, tag = "5")]
+    pub from: ::prost::alloc::string::String,
+}
+/// A way members are found, and what came of it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiscoverySource {
+    /// local network, addresses, address book, anchors, dht, catalog
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// off, idle, ok, failed
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    /// times somebody was met by it
+    #[prost(uint64, tag = "3")]
+    pub reached: u64,
+    #[prost(uint64, tag = "4")]
+    pub failed: u64,
+    /// why it is off, idle or failed
+    #[prost(string, tag = "5")]
+    pub detail: ::prost::alloc::string::String,
+    /// since the last outcome
+    #[prost(uint64, tag = "6")]
+    pub age_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostedExpert {
@@ -1453,9 +1525,95 @@ pub struct Peer {
     pub experts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "8")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// why it is not used, if it is not
+    /// for people: why it is not used, if it is not, or through whom it is reached
     #[prost(string, tag = "9")]
     pub note: ::prost::alloc::string::String,
+    /// bytes, on the connections it has now
+    #[prost(uint64, tag = "10")]
+    pub received: u64,
+    #[prost(uint64, tag = "11")]
+    pub sent: u64,
+    /// of its oldest connection
+    #[prost(uint64, tag = "12")]
+    pub age_ms: u64,
+    /// the peer that carries the connection, if one does
+    #[prost(string, tag = "13")]
+    pub relay: ::prost::alloc::string::String,
+    /// Why it is not used, for machines: not_connected, foreign_mesh, version_mismatch, not_polymath,
+    /// unidentified, failed_lately, refused, no_experts; empty when it is used.
+    #[prost(string, tag = "14")]
+    pub reason: ::prost::alloc::string::String,
+    /// the same in words
+    #[prost(string, tag = "15")]
+    pub detail: ::prost::alloc::string::String,
+    /// what came of the last try to reach or call it that failed
+    #[prost(string, tag = "16")]
+    pub last_failure: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "17")]
+    pub last_failure_age_ms: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DoctorRequest {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// how long to wait for facts that are still on their way
+    #[prost(uint64, tag = "2")]
+    pub timeout_ms: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DoctorEvent {
+    #[prost(oneof = "doctor_event::Event", tags = "1, 2")]
+    pub event: ::core::option::Option<doctor_event::Event>,
+}
+/// Nested message and enum types in `DoctorEvent`.
+pub mod doctor_event {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Event {
+        #[prost(message, tag = "1")]
+        Waiting(super::Waiting),
+        #[prost(message, tag = "2")]
+        Diagnosis(super::Diagnosis),
+    }
+}
+/// What is not known yet, in words; sent when that changes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Waiting {
+    #[prost(string, repeated, tag = "1")]
+    pub facts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Diagnosis {
+    #[prost(message, repeated, tag = "1")]
+    pub findings: ::prost::alloc::vec::Vec<Finding>,
+    /// direct, hole-punching, relay, local, asks-only, none, unknown
+    #[prost(string, tag = "2")]
+    pub reach: ::prost::alloc::string::String,
+    /// the same in words
+    #[prost(string, tag = "3")]
+    pub verdict: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Finding {
+    /// e.g. disk, nat, relay
+    #[prost(string, tag = "1")]
+    pub area: ::prost::alloc::string::String,
+    /// which of several, e.g. tcp
+    #[prost(string, tag = "2")]
+    pub subject: ::prost::alloc::string::String,
+    /// ok, warning, failing, unknown
+    #[prost(string, tag = "3")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub found: ::prost::alloc::string::String,
+    /// what to do; empty where nothing need be done
+    #[prost(string, tag = "5")]
+    pub fix: ::prost::alloc::string::String,
+    /// what was found, for machines
+    #[prost(map = "string, string", tag = "6")]
+    pub values: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExpertsRequest {
@@ -1494,9 +1652,12 @@ pub struct ListedExpert {
 pub struct JoinRequest {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    /// multiaddr with /p2p/
+    /// multiaddr, or an invite
     #[prost(string, tag = "2")]
     pub address: ::prost::alloc::string::String,
+    /// That anybody can read in an open mesh is understood.
+    #[prost(bool, tag = "3")]
+    pub accept_public: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinResponse {
@@ -1504,8 +1665,55 @@ pub struct JoinResponse {
     pub mesh_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub mesh_name: ::prost::alloc::string::String,
+    /// empty: nobody was met yet
     #[prost(string, tag = "3")]
     pub peer: ::prost::alloc::string::String,
+    /// Not empty: nothing was done. This is to be understood first, and then asked again.
+    #[prost(string, tag = "4")]
+    pub notice: ::prost::alloc::string::String,
+    /// why nobody was met yet
+    #[prost(string, tag = "5")]
+    pub trouble: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InviteRequest {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// from now; 0: never
+    #[prost(uint64, tag = "2")]
+    pub expires_s: u64,
+    /// 0: any number
+    #[prost(uint32, tag = "3")]
+    pub uses: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InviteResponse {
+    #[prost(string, tag = "1")]
+    pub invite: ::prost::alloc::string::String,
+    /// Unix seconds; 0: never
+    #[prost(uint64, tag = "2")]
+    pub expires: u64,
+    #[prost(uint32, tag = "3")]
+    pub uses: u32,
+    #[prost(string, repeated, tag = "4")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignAnchorsRequest {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// empty: this node's own
+    #[prost(string, repeated, tag = "2")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// from now; 0: never
+    #[prost(uint64, tag = "3")]
+    pub expires_s: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignAnchorsResponse {
+    /// canonical JSON
+    #[prost(bytes = "bytes", tag = "1")]
+    pub list: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShutdownRequest {
@@ -1698,6 +1906,76 @@ pub mod control_client {
             req.extensions_mut().insert(GrpcMethod::new("polymath.v1.Control", "Join"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn invite(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InviteRequest>,
+        ) -> std::result::Result<tonic::Response<super::InviteResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/Invite",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "Invite"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn sign_anchors(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SignAnchorsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SignAnchorsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/SignAnchors",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "SignAnchors"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends with the diagnosis; before it, what is still being waited for.
+        pub async fn doctor(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DoctorRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::DoctorEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/Doctor",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "Doctor"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         pub async fn shutdown(
             &mut self,
             request: impl tonic::IntoRequest<super::ShutdownRequest>,
@@ -1763,6 +2041,28 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::JoinRequest>,
         ) -> std::result::Result<tonic::Response<super::JoinResponse>, tonic::Status>;
+        async fn invite(
+            &self,
+            request: tonic::Request<super::InviteRequest>,
+        ) -> std::result::Result<tonic::Response<super::InviteResponse>, tonic::Status>;
+        async fn sign_anchors(
+            &self,
+            request: tonic::Request<super::SignAnchorsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SignAnchorsResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Doctor method.
+        type DoctorStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::DoctorEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Ends with the diagnosis; before it, what is still being waited for.
+        async fn doctor(
+            &self,
+            request: tonic::Request<super::DoctorRequest>,
+        ) -> std::result::Result<tonic::Response<Self::DoctorStream>, tonic::Status>;
         async fn shutdown(
             &self,
             request: tonic::Request<super::ShutdownRequest>,
@@ -2061,6 +2361,140 @@ pub mod control_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/Invite" => {
+                    #[allow(non_camel_case_types)]
+                    struct InviteSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::InviteRequest>
+                    for InviteSvc<T> {
+                        type Response = super::InviteResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InviteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::invite(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InviteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/SignAnchors" => {
+                    #[allow(non_camel_case_types)]
+                    struct SignAnchorsSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::SignAnchorsRequest>
+                    for SignAnchorsSvc<T> {
+                        type Response = super::SignAnchorsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SignAnchorsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::sign_anchors(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SignAnchorsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/Doctor" => {
+                    #[allow(non_camel_case_types)]
+                    struct DoctorSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::DoctorRequest>
+                    for DoctorSvc<T> {
+                        type Response = super::DoctorEvent;
+                        type ResponseStream = T::DoctorStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DoctorRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::doctor(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DoctorSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

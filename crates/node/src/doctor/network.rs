@@ -1,0 +1,754 @@
+//! What is right and wrong with the node's place in the network, and how others reach it.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use polymath_net::{
+    AddressReport, AddressSource, Filtering, Mapping, Multiaddr, PeerId, RelayState, Scope,
+    TransportReport, UpnpReport, Verdict,
+};
+use polymath_types::{PathKind, Transport};
+
+use super::{
+    Area, Finding, Member, Network, Reach, State,
+    machine::count,
+    place::{self, scope},
+};
+
+const ANCHOR: &str = "start an anchor on a machine with a public address (`polymath up --anchor`) and join through it: `polymath join ADDR`";
+/// What a node has not learnt by then, nobody is there to tell it.
+const SETTLED: Duration = Duration::from_secs(30);
+
+pub(super) fn examine(network: &Network) -> Vec<Finding> {
+    let mut findings = vec![
+        peers(network),
+        outgoing(network),
+        address(network),
+        ipv6(network),
+    ];
+    findings.extend(listening(network));
+    findings.extend(network.report.transports.iter().map(|t| nat(network, t)));
+    if !network.client {
+        findings.extend([dial_back(network), upnp(network), relay(network)]);
+    }
+    findings
+}
+
+/// What is still on its way, in words: worth waiting for.
+pub fn pending(network: &Network) -> Vec<&'static str> {
+    let report = &network.report;
+    let mut waiting = Vec::new();
+    let young = network.uptime < SETTLED;
+    let met = !network.members.is_empty();
+    if !met && young && (!network.bootstrap.is_empty() || network.offers > 0) {
+        waiting.push("a first peer");
+    }
+    if report.upnp == UpnpReport::Searching {
+        waiting.push("the gateway's answer");
+    }
+    if report.relays.iter().any(|r| r.state == RelayState::Asked) && !network.reserved() {
+        waiting.push("a relay's answer");
+    }
+    if met && young {
+        let untested = |a: &AddressReport| a.verdict == Verdict::Untested;
+        if network.global().any(untested) && !network.confirmed() {
+            waiting.push("a dial-back");
+        }
+        if report
+            .transports
+            .iter()
+            .any(|t| t.peers > 0 && t.observed.is_empty())
+        {
+            waiting.push("what peers see of this node");
+        }
+    }
+    waiting
+}
+
+impl Network {
+    /// Own addresses of the whole internet.
+    fn global(&self) -> impl Iterator<Item = &AddressReport> {
+        let global = |a: &&AddressReport| a.scope == Scope::Global;
+        self.report.addresses.iter().filter(global)
+    }
+
+    /// Whether somebody has dialled this node from outside.
+    fn confirmed(&self) -> bool {
+        let open = |t: &TransportReport| t.filtering == Filtering::Open;
+        self.global()
+            .any(|a| matches!(a.verdict, Verdict::Confirmed(_)))
+            || self.report.transports.iter().any(open)
+    }
+
+    /// Whether a relay has granted a place.
+    fn reserved(&self) -> bool {
+        let relays = &self.report.relays;
+        relays.iter().any(|r| r.state == RelayState::Reserved)
+    }
+
+    fn mapping(&self, mapping: Mapping) -> bool {
+        self.report.transports.iter().any(|t| t.mapping == mapping)
+    }
+
+    /// Whether something shows that outsiders do not get in by dialling.
+    fn shut(&self) -> bool {
+        let restricted = |t: &TransportReport| t.filtering == Filtering::Restricted;
+        !self.confirmed()
+            && (self.mapping(Mapping::EndpointIndependent)
+                || self.mapping(Mapping::EndpointDependent)
+                || self.report.transports.iter().any(restricted)
+                || self
+                    .global()
+                    .any(|a| matches!(a.verdict, Verdict::Failed(_))))
+    }
+
+    /// Whether this node listens on its own machine only.
+    fn alone(&self) -> bool {
+        !self.listen.is_empty() && self.listen.iter().all(|a| scope(a) == Scope::Loopback)
+    }
+
+    /// An address that should lead here from outside, though nobody has said yet that it does.
+    fn promised(&self) -> bool {
+        let given = |a: &AddressReport| {
+            matches!(a.source, AddressSource::Announced | AddressSource::Upnp)
+                && matches!(a.verdict, Verdict::Untested)
+        };
+        self.global().any(given) || matches!(self.report.upnp, UpnpReport::Mapped(_))
+    }
+
+    /// The ports listened on, for advice: `port 4040 (TCP and UDP)`.
+    fn ports(&self) -> String {
+        let of = |protocol: &str| -> BTreeSet<u16> {
+            self.listen
+                .iter()
+                .filter_map(|a| port(a, protocol))
+                .collect()
+        };
+        let (tcp, udp) = (of("tcp"), of("udp"));
+        let list = |ports: &BTreeSet<u16>| {
+            let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+            ports.join(", ")
+        };
+        match (tcp.is_empty(), udp.is_empty()) {
+            (true, true) => "the port it listens on (TCP and UDP)".into(),
+            (false, true) => format!("TCP port {}", list(&tcp)),
+            (true, false) => format!("UDP port {}", list(&udp)),
+            _ if tcp == udp => format!("port {} (TCP and UDP)", list(&tcp)),
+            _ => format!("TCP port {} and UDP port {}", list(&tcp), list(&udp)),
+        }
+    }
+
+    /// How to open the router by hand.
+    fn forward(&self) -> String {
+        let port = self
+            .listen
+            .iter()
+            .find_map(|a| port(a, "tcp").or_else(|| port(a, "udp")))
+            .map_or_else(|| "PORT".to_owned(), |p| p.to_string());
+        format!(
+            "forward {} on the router to this machine and say so: `polymath up --announce /ip4/PUBLIC-IP/tcp/{port} --announce /ip4/PUBLIC-IP/udp/{port}/quic-v1`",
+            self.ports()
+        )
+    }
+}
+
+fn port(address: &Multiaddr, protocol: &str) -> Option<u16> {
+    let text = address.to_string();
+    let mut parts = text.split('/').skip_while(|p| *p != protocol);
+    parts.nth(1)?.parse().ok()
+}
+
+fn peers(network: &Network) -> Finding {
+    let met = &network.members;
+    if !met.is_empty() {
+        let kinds = [PathKind::Direct, PathKind::HolePunched, PathKind::Relayed];
+        let ways: Vec<String> = kinds
+            .into_iter()
+            .map(|kind| (kind, met.iter().filter(|p| p.path == kind).count()))
+            .filter(|(_, n)| *n > 0)
+            .map(|(kind, n)| format!("{n} {kind}"))
+            .collect();
+        return Finding::ok(
+            Area::Peers,
+            format!(
+                "{} connected: {}",
+                count(met.len(), "member"),
+                ways.join(", ")
+            ),
+        )
+        .with("connected", met.len());
+    }
+    let tried = network.bootstrap.len() + network.offers;
+    let finding = if tried > 0 {
+        let why = network.bootstrap.iter().find_map(|(_, why)| why.as_ref());
+        let why = why.map_or(String::new(), |why| format!("; {why}"));
+        Finding::new(
+            Area::Peers,
+            State::Failing,
+            format!("nobody answers of {} known here{why}", count(tried, "peer")),
+            "check that they run; join through another: `polymath join ADDR`, ADDR as `polymath status` prints it there",
+        )
+    } else if network.founded_here {
+        Finding::new(
+            Area::Peers,
+            State::Unknown,
+            "nobody has joined this mesh yet: nobody can tell what of this node is seen from outside",
+            "let another machine join by the address that `polymath status` prints",
+        )
+    } else {
+        Finding::new(
+            Area::Peers,
+            State::Failing,
+            "no address of any peer is known",
+            "join again through a peer that runs: `polymath join ADDR`, or name one with --bootstrap ADDR",
+        )
+    };
+    finding.with("connected", 0)
+}
+
+/// Which traffic leaves this network.
+fn outgoing(network: &Network) -> Finding {
+    let used = |transport| {
+        let over = |p: &Member| p.transport == transport && p.path != PathKind::Relayed;
+        network.members.iter().any(over)
+            || network
+                .report
+                .transports
+                .iter()
+                .any(|t| t.transport == transport && (t.peers > 0 || !t.observed.is_empty()))
+    };
+    let (tcp, quic) = (used(Transport::Tcp), used(Transport::Quic));
+    let finding = if !tcp && !quic {
+        let fix = if network.bootstrap.is_empty() {
+            ""
+        } else {
+            "where only web traffic gets out: `polymath up --proxy HOST:PORT`, or join an anchor that listens on port 443"
+        };
+        Finding::new(
+            Area::Outgoing,
+            State::Unknown,
+            "nothing has left this network yet",
+            fix,
+        )
+    } else if quic && tcp {
+        Finding::ok(Area::Outgoing, "TCP and UDP both leave this network")
+    } else if quic {
+        Finding::ok(
+            Area::Outgoing,
+            "UDP leaves this network; TCP was not needed",
+        )
+    } else if network.members.iter().all(near) {
+        Finding::ok(
+            Area::Outgoing,
+            "TCP works; QUIC was not needed, and nobody outside is connected",
+        )
+    } else if web_only(network) {
+        Finding::new(
+            Area::Outgoing,
+            State::Warning,
+            "only port 443 seems to leave this network",
+            "reach others by anchors that listen there (`polymath up --anchor --listen /ip4/0.0.0.0/tcp/443/tls/ws`), or through a proxy: `polymath up --proxy HOST:PORT`",
+        )
+    } else {
+        Finding::new(
+            Area::Outgoing,
+            State::Warning,
+            "no peer is seen over QUIC, all over TCP: UDP seems to be blocked",
+            format!(
+                "let UDP out, and in to {}, in the firewall; TCP carries everything meanwhile",
+                network.ports()
+            ),
+        )
+    };
+    finding.with("tcp", tcp).with("udp", quic)
+}
+
+/// Whether it is on this network.
+fn near(member: &Member) -> bool {
+    let global = |a: &Multiaddr| scope(a) == Scope::Global;
+    member.path != PathKind::Relayed && !member.addresses.iter().any(global)
+}
+
+/// Whether every connection runs to port 443 while other addresses were tried in vain.
+fn web_only(network: &Network) -> bool {
+    let web = |address: &Multiaddr| port(address, "tcp") == Some(443);
+    let others_fail = network
+        .bootstrap
+        .iter()
+        .filter(|(_, failure)| failure.is_some())
+        .any(|(address, _)| address.parse().is_ok_and(|a| !web(&a)));
+    let mut remote = network
+        .members
+        .iter()
+        .filter(|p| p.path != PathKind::Relayed)
+        .flat_map(|p| &p.addresses)
+        .peekable();
+    others_fail && remote.peek().is_some() && remote.all(web)
+}
+
+/// A node that listens where nobody outside is.
+fn listening(network: &Network) -> Vec<Finding> {
+    const OPEN: &str =
+        "`polymath up --listen /ip4/0.0.0.0/tcp/0 --listen /ip4/0.0.0.0/udp/0/quic-v1`";
+    if network.client {
+        return vec![Finding::ok(
+            Area::Ports,
+            "none is listened on: this node only asks",
+        )];
+    }
+    if network.listen.is_empty() {
+        return vec![Finding::new(
+            Area::Ports,
+            State::Failing,
+            "nothing is listened on",
+            OPEN,
+        )];
+    }
+    let listened = format!("listening on {}", network.ports());
+    if network.alone() {
+        return vec![Finding::new(
+            Area::Ports,
+            State::Warning,
+            format!("{listened}, for this machine alone"),
+            format!("to let others in: {OPEN}"),
+        )];
+    }
+    let lacks = |protocol| network.listen.iter().all(|a| port(a, protocol).is_none());
+    let missing = match (lacks("tcp"), lacks("udp")) {
+        (true, _) => Some(("TCP", "--listen /ip4/0.0.0.0/tcp/0")),
+        (_, true) => Some(("QUIC", "--listen /ip4/0.0.0.0/udp/0/quic-v1")),
+        _ => None,
+    };
+    vec![match missing {
+        Some((what, flag)) => Finding::new(
+            Area::Ports,
+            State::Warning,
+            format!("{listened}, not on {what}"),
+            format!(
+                "`polymath up` with {flag} too: networks that block the one may pass the other"
+            ),
+        ),
+        None => Finding::ok(Area::Ports, listened),
+    }]
+}
+
+fn nat(network: &Network, t: &TransportReport) -> Finding {
+    let (mapping, filtering) = (mapping_name(t.mapping), filtering_name(t.filtering));
+    let (state, found, fix) = match (t.mapping, t.filtering) {
+        (Mapping::Unknown, Filtering::Open) => {
+            (State::Ok, "strangers get in".to_owned(), String::new())
+        }
+        (Mapping::Unknown, _) if t.observed.is_empty() => (
+            State::Unknown,
+            "no peer has told how it sees this node".into(),
+            String::new(),
+        ),
+        (Mapping::Unknown, _) => (
+            State::Unknown,
+            "mapping not known: too few peers on different addresses have seen this node".into(),
+            "connect to a second peer outside: --bootstrap ADDR".into(),
+        ),
+        (Mapping::None, Filtering::Restricted) => (
+            State::Warning,
+            "no NAT, but a firewall lets no stranger in".into(),
+            format!("let {} in, in the firewall", network.ports()),
+        ),
+        (Mapping::None, Filtering::Open) => {
+            (State::Ok, "no NAT, strangers get in".into(), String::new())
+        }
+        (Mapping::None, Filtering::Unknown) => (State::Ok, "no NAT".into(), String::new()),
+        (Mapping::EndpointIndependent, Filtering::Open) => (
+            State::Ok,
+            "a NAT with endpoint-independent mapping that lets strangers in".into(),
+            String::new(),
+        ),
+        (Mapping::EndpointIndependent, _) => (
+            State::Ok,
+            "a NAT with endpoint-independent mapping: hole punching works, a relay is needed for first contact".into(),
+            String::new(),
+        ),
+        (Mapping::EndpointDependent, Filtering::Open) => (
+            State::Ok,
+            "a NAT with endpoint-dependent mapping that lets strangers in".into(),
+            String::new(),
+        ),
+        (Mapping::EndpointDependent, _) => (
+            State::Warning,
+            "a symmetric NAT (endpoint-dependent mapping): no hole can be punched to most peers behind NATs".into(),
+            network.forward(),
+        ),
+    };
+    let observed: Vec<String> = t.observed.iter().map(|(a, _)| a.to_string()).collect();
+    let mut observed: Vec<&str> = observed.iter().map(String::as_str).collect();
+    observed.sort_unstable();
+    observed.dedup();
+    Finding::new(Area::Nat, state, found, fix)
+        .of(t.transport.to_string())
+        .with("mapping", mapping)
+        .with("filtering", filtering)
+        .with("observed", observed.join(" "))
+        .with("peers", t.peers)
+}
+
+const fn mapping_name(mapping: Mapping) -> &'static str {
+    match mapping {
+        Mapping::Unknown => "unknown",
+        Mapping::None => "none",
+        Mapping::EndpointIndependent => "endpoint-independent",
+        Mapping::EndpointDependent => "endpoint-dependent",
+    }
+}
+
+const fn filtering_name(filtering: Filtering) -> &'static str {
+    match filtering {
+        Filtering::Unknown => "unknown",
+        Filtering::Open => "open",
+        Filtering::Restricted => "restricted",
+    }
+}
+
+/// The public address.
+fn address(network: &Network) -> Finding {
+    let own: BTreeSet<IpAddr> = network
+        .global()
+        .filter_map(|a| place::ip(&a.address))
+        .collect();
+    let seen: BTreeSet<IpAddr> = network
+        .report
+        .transports
+        .iter()
+        .flat_map(|t| &t.observed)
+        .filter(|(a, _)| scope(a) == Scope::Global)
+        .filter_map(|(a, _)| place::ip(a))
+        .collect();
+    let observers: BTreeSet<&PeerId> = network
+        .report
+        .transports
+        .iter()
+        .flat_map(|t| t.observed.iter().map(|(_, by)| by))
+        .collect();
+    let all: Vec<String> = own.union(&seen).map(IpAddr::to_string).collect();
+    let provider_nat = network.report.upnp == UpnpReport::NotPublic
+        || network
+            .listen
+            .iter()
+            .filter_map(place::ip)
+            .any(place::shared);
+    let list = all.join(", ");
+    if provider_nat && !network.confirmed() {
+        let seen = if all.is_empty() {
+            String::new()
+        } else {
+            format!("{list}, but ")
+        };
+        return Finding::new(
+            Area::Address,
+            State::Warning,
+            format!("{seen}the provider shares it among customers (carrier-grade NAT, 100.64.0.0/10): no port can be forwarded"),
+            "ask the provider for a public IPv4 address or for IPv6; until then others come through a relay",
+        )
+        .with("addresses", list);
+    }
+    let finding = if !seen.is_empty() {
+        let by = count(observers.len(), "peer");
+        Finding::ok(Area::Address, format!("{list}, as seen by {by}"))
+    } else if !own.is_empty() {
+        Finding::ok(Area::Address, list.clone())
+    } else if !network.members.is_empty() {
+        Finding::new(
+            Area::Address,
+            State::Unknown,
+            "none is known: all peers are on this network",
+            "",
+        )
+    } else {
+        Finding::new(
+            Area::Address,
+            State::Unknown,
+            "not known: no peer outside has seen this node",
+            "",
+        )
+    };
+    finding.with("addresses", list)
+}
+
+fn ipv6(network: &Network) -> Finding {
+    let ours = |a: &&AddressReport| matches!(place::ip(&a.address), Some(IpAddr::V6(_)));
+    let addresses: Vec<&AddressReport> = network.global().filter(ours).collect();
+    let listened = network
+        .listen
+        .iter()
+        .filter(|a| scope(a) == Scope::Global)
+        .find_map(|a| place::ip(a).filter(IpAddr::is_ipv6));
+    let Some(first) = addresses
+        .iter()
+        .find_map(|a| place::ip(&a.address))
+        .or(listened)
+    else {
+        return Finding::ok(Area::Ipv6, "no public IPv6 address here: IPv4 is used")
+            .with("present", false);
+    };
+    let failed = |a: &&AddressReport| matches!(a.verdict, Verdict::Failed(_));
+    let confirmed = |a: &&AddressReport| matches!(a.verdict, Verdict::Confirmed(_));
+    let finding = if addresses.iter().any(confirmed) {
+        Finding::ok(Area::Ipv6, format!("{first} answers from outside"))
+    } else if addresses.iter().any(failed) {
+        Finding::new(
+            Area::Ipv6,
+            State::Warning,
+            format!("{first} does not answer from outside: a firewall lets no stranger in"),
+            format!(
+                "let {} in to this machine in the router's IPv6 firewall",
+                network.ports()
+            ),
+        )
+    } else {
+        Finding::ok(Area::Ipv6, first.to_string())
+    };
+    finding.with("present", true)
+}
+
+fn dial_back(network: &Network) -> Finding {
+    let mut confirmed = Vec::new();
+    let mut failed = Vec::new();
+    for a in network.global() {
+        match &a.verdict {
+            Verdict::Confirmed(by) => confirmed.push((&a.address, by)),
+            Verdict::Failed(why) => failed.push((&a.address, why)),
+            Verdict::Untested | Verdict::NotNeeded => {}
+        }
+    }
+    let finding = match (confirmed.first(), failed.first()) {
+        (Some((address, by)), _) => {
+            let but = if failed.is_empty() {
+                String::new()
+            } else {
+                format!("; {} did not", count(failed.len(), "other"))
+            };
+            Finding::ok(
+                Area::DialBack,
+                format!("{address} answered {}{but}", short(by)),
+            )
+        }
+        (None, Some((address, why))) => Finding::new(
+            Area::DialBack,
+            State::Warning,
+            format!("{address} did not answer a peer that dialled it: {why}"),
+            network.forward(),
+        ),
+        (None, None) if network.alone() => {
+            Finding::ok(Area::DialBack, "not needed: only this machine is let in")
+        }
+        (None, None) if network.confirmed() => Finding::ok(Area::DialBack, "got through"),
+        (None, None) if network.global().next().is_none() => Finding::new(
+            Area::DialBack,
+            State::Unknown,
+            "not tried: no address for it is known",
+            if network.report.anchor { "" } else { ANCHOR },
+        ),
+        (None, None) => Finding::new(
+            Area::DialBack,
+            State::Unknown,
+            "nobody has dialled back yet: no anchor is connected",
+            ANCHOR,
+        ),
+    };
+    finding
+        .with("confirmed", confirmed.len())
+        .with("failed", failed.len())
+}
+
+fn upnp(network: &Network) -> Finding {
+    // Whoever is reached anyway needs no gateway's help.
+    let worse = if network.shut() && !network.reserved() {
+        State::Warning
+    } else {
+        State::Ok
+    };
+    let (name, finding) = match &network.report.upnp {
+        UpnpReport::Off => ("off", Finding::ok(Area::Upnp, "not asked")),
+        UpnpReport::Searching => (
+            "searching",
+            Finding::new(
+                Area::Upnp,
+                State::Unknown,
+                "no gateway has answered yet",
+                "",
+            ),
+        ),
+        UpnpReport::NoGateway => (
+            "no-gateway",
+            Finding::new(
+                Area::Upnp,
+                worse,
+                "no gateway here speaks it",
+                if worse == State::Ok {
+                    String::new()
+                } else {
+                    format!("switch UPnP on in the router, or {}", network.forward())
+                },
+            ),
+        ),
+        UpnpReport::NotPublic => (
+            "not-public",
+            Finding::new(
+                Area::Upnp,
+                worse,
+                "the gateway itself has no public address (carrier-grade NAT, or a second router before it)",
+                if worse == State::Ok {
+                    ""
+                } else {
+                    "forward the port on the outer router too, or ask the provider for a public address"
+                },
+            ),
+        ),
+        UpnpReport::Mapped(addresses) => {
+            let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            (
+                "mapped",
+                Finding::ok(
+                    Area::Upnp,
+                    format!("the gateway forwards {}", list.join(", ")),
+                ),
+            )
+        }
+    };
+    finding.with("upnp", name)
+}
+
+fn relay(network: &Network) -> Finding {
+    let report = &network.report;
+    let of = |wanted: fn(&RelayState) -> bool| -> Vec<String> {
+        let relays = report.relays.iter().filter(|r| wanted(&r.state));
+        relays.map(|r| short(&r.peer)).collect()
+    };
+    let reserved = of(|s| *s == RelayState::Reserved);
+    let asked = of(|s| *s == RelayState::Asked);
+    let failed = report.relays.iter().find_map(|r| match &r.state {
+        RelayState::Failed(why) => Some((short(&r.peer), why)),
+        _ => None,
+    });
+    let finding = if !reserved.is_empty() {
+        Finding::ok(Area::Relay, format!("reserved at {}", reserved.join(", ")))
+    } else if network.confirmed() {
+        let serves = if report.anchor {
+            ": this node is one for others"
+        } else {
+            ": others dial this node"
+        };
+        Finding::ok(Area::Relay, format!("not needed{serves}"))
+    } else if network.alone() {
+        Finding::ok(Area::Relay, "not needed: only this machine is let in")
+    } else if !asked.is_empty() {
+        Finding::new(
+            Area::Relay,
+            State::Unknown,
+            format!(
+                "{} has been asked and has not answered yet",
+                asked.join(", ")
+            ),
+            "",
+        )
+    } else {
+        let needed = network.shut() && !network.promised();
+        let state = if needed {
+            State::Failing
+        } else {
+            State::Unknown
+        };
+        let (found, fix) = match failed {
+            Some((peer, why)) => (
+                format!("{peer} gave none: {why}"),
+                format!("try again, or {ANCHOR}"),
+            ),
+            None if needed => (
+                "none is known, and without one nobody can begin to reach this node".to_owned(),
+                ANCHOR.to_owned(),
+            ),
+            None => ("none was asked for".to_owned(), String::new()),
+        };
+        Finding::new(Area::Relay, state, found, fix)
+    };
+    finding
+        .with("reserved", reserved.len())
+        .with("anchor", report.anchor)
+}
+
+/// How others reach this node, and the same in one line.
+pub(super) fn verdict(network: &Network) -> (Reach, String) {
+    let answer = |reach, text: &str| (reach, text.to_owned());
+    if network.client {
+        return answer(Reach::AsksOnly, "this node only asks: nobody need reach it");
+    }
+    if network.confirmed() {
+        return answer(Reach::Direct, "others reach this node directly");
+    }
+    if network.reserved() {
+        let stable =
+            network.mapping(Mapping::EndpointIndependent) || network.mapping(Mapping::None);
+        return if stable {
+            answer(
+                Reach::HolePunching,
+                "others reach this node by hole punching, after first contact through a relay",
+            )
+        } else {
+            answer(Reach::Relay, "others reach this node only through relays")
+        };
+    }
+    if network.alone() {
+        return answer(
+            Reach::Local,
+            "only this machine reaches this node: it listens on loopback",
+        );
+    }
+    if network.promised() {
+        return answer(
+            Reach::Unknown,
+            "others should reach this node directly, but nobody has said yet that they do",
+        );
+    }
+    let asked = |s: &RelayState| *s == RelayState::Asked;
+    if network.shut() {
+        if network.report.relays.iter().any(|r| asked(&r.state)) {
+            return answer(
+                Reach::Unknown,
+                "not known yet whether others reach this node: a relay has been asked",
+            );
+        }
+        let why = if network.mapping(Mapping::EndpointDependent)
+            && !network.mapping(Mapping::EndpointIndependent)
+        {
+            "its NAT is symmetric and no relay is known"
+        } else if network.mapping(Mapping::EndpointIndependent) {
+            "holes could be punched through its NAT, but no relay is known for first contact"
+        } else {
+            "a firewall lets nobody in and no relay is known"
+        };
+        return (
+            Reach::None,
+            format!("others reach this node not at all: {why}"),
+        );
+    }
+    if network.members.is_empty() {
+        answer(
+            Reach::Unknown,
+            "not known whether others reach this node: no peer is connected",
+        )
+    } else if network.members.iter().all(near) {
+        answer(
+            Reach::Local,
+            "others on this network reach this node directly; nobody outside has seen it",
+        )
+    } else {
+        answer(
+            Reach::Unknown,
+            "not known whether others reach this node: nobody has dialled it back",
+        )
+    }
+}
+
+/// The end of a peer's id: it tells peers apart, the beginning does not.
+fn short(peer: &PeerId) -> String {
+    let text = peer.to_string();
+    let from = text.len().saturating_sub(8);
+    format!("…{}", text.get(from..).unwrap_or(&text))
+}

@@ -1,0 +1,110 @@
+//! What came of the last tries that failed to reach or call a peer: for people who ask why it is not
+//! used.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use polymath_net::DialError;
+use polymath_types::ErrorKind;
+use tokio::time::Instant;
+
+use crate::unused::Unused;
+
+/// Peers and addresses whose last failure is kept; the oldest goes first.
+const MOST: usize = 512;
+
+/// One failure.
+#[derive(Debug, Clone)]
+pub(crate) struct Miss {
+    /// When.
+    pub(crate) at: Instant,
+    /// Of which sort.
+    pub(crate) reason: Unused,
+    /// One line for people.
+    pub(crate) what: String,
+}
+
+/// The last failure of each peer id and each address dialled.
+#[derive(Debug, Default)]
+pub(crate) struct Misses(Mutex<HashMap<String, Miss>>);
+
+impl Misses {
+    /// Notes that a try to reach or call `target`, a peer id or an address, has failed.
+    pub(crate) fn failed(&self, target: impl ToString, reason: Unused, what: impl ToString) {
+        let mut misses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let target = target.to_string();
+        if misses.len() >= MOST
+            && !misses.contains_key(&target)
+            && let Some(oldest) = misses.iter().min_by_key(|(_, m)| m.at)
+        {
+            let oldest = oldest.0.clone();
+            misses.remove(&oldest);
+        }
+        let miss = Miss {
+            at: Instant::now(),
+            reason,
+            what: what.to_string(),
+        };
+        misses.insert(target, miss);
+    }
+
+    /// Notes that it was reached.
+    pub(crate) fn met(&self, target: impl ToString) {
+        let mut misses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        misses.remove(&target.to_string());
+    }
+
+    /// What came of the last try, if it failed.
+    pub(crate) fn of(&self, target: impl ToString) -> Option<Miss> {
+        let misses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        misses.get(&target.to_string()).cloned()
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> HashMap<String, Miss> {
+        let misses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        misses.clone()
+    }
+}
+
+/// Of which sort a failed dial is.
+pub(crate) fn of_dial(error: &DialError) -> Unused {
+    match error {
+        DialError::WrongMesh { .. } => Unused::ForeignMesh,
+        DialError::NotPolymath { .. } => Unused::NotPolymath,
+        DialError::Version { .. } => Unused::VersionMismatch,
+        _ => Unused::NotConnected,
+    }
+}
+
+/// Of which sort a failed call is, where it says something of the peer itself.
+pub(crate) fn of_call(kind: ErrorKind) -> Option<Unused> {
+    match kind {
+        ErrorKind::VersionMismatch => Some(Unused::VersionMismatch),
+        ErrorKind::PermissionDenied => Some(Unused::Refused),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_table_is_bounded_and_a_meeting_clears_its_entry() {
+        let misses = Misses::default();
+        for i in 0..=MOST {
+            misses.failed(i, Unused::NotConnected, "no answer");
+        }
+        assert_eq!(misses.all().len(), MOST);
+        assert_eq!(misses.of(MOST).unwrap().what, "no answer");
+        misses.failed(MOST, Unused::Refused, "not allowed");
+        assert_eq!(misses.all().len(), MOST);
+        assert_eq!(misses.of(MOST).unwrap().reason, Unused::Refused);
+        misses.met(MOST);
+        assert!(misses.of(MOST).is_none());
+    }
+}
