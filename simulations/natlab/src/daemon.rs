@@ -73,6 +73,8 @@ impl<'a> Home<'a> {
                 command.env_remove(name);
             }
         }
+        // What is asked here is no secret.
+        command.env("POLYMATH_ACCEPT_PUBLIC", "true");
         command
     }
 

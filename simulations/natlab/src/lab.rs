@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Mutex, PoisonError,
@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::{
     args::{Args, Part},
     cell::{self, Cell},
-    mesh::{Place, Polymath},
+    mesh::Place,
     nat::Access,
     punch::{self, Met},
     report::Report,
@@ -91,7 +91,7 @@ fn run(args: &Args) -> Result<ExitCode> {
 
 struct Lab<'a> {
     args: &'a Args,
-    polymath: Polymath,
+    polymath: PathBuf,
     jobs: usize,
     cores: usize,
 }
@@ -107,7 +107,6 @@ impl<'a> Lab<'a> {
             "{} is missing: build it, or name another by --polymath",
             polymath.display()
         );
-        let polymath = Polymath::at(polymath)?;
         if let Some(folder) = &args.logs {
             fs::create_dir_all(folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;

@@ -117,7 +117,7 @@ pub(crate) fn without_relay(a: Access, b: Access, protocol: Protocol) -> Option<
 }
 
 /// Whether it reaches an anchor; anchors listen on UDP, on TCP and on TCP port 443.
-pub(crate) fn meets_anchor(access: Access, transports: Transports) -> bool {
+fn meets_anchor(access: Access, transports: Transports) -> bool {
     let mut protocols = transports.protocols().iter();
     match access.firewall() {
         Firewall::Open => true,
