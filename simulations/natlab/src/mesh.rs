@@ -35,15 +35,29 @@ impl Place {
     }
 }
 
-/// Where an anchor listens: also where a firewall that knows the web alone lets one through.
-const ANCHOR_LISTENS: [&str; 6] = [
-    "--listen",
-    "/ip4/0.0.0.0/tcp/4040",
-    "--listen",
-    "/ip4/0.0.0.0/udp/4040/quic-v1",
-    "--listen",
-    "/ip4/0.0.0.0/tcp/443/tls/ws",
-];
+const TCP: &str = "/ip4/0.0.0.0/tcp/4040";
+const QUIC: &str = "/ip4/0.0.0.0/udp/4040/quic-v1";
+/// Where a firewall that knows the web alone lets one through.
+const WEB: &str = "/ip4/0.0.0.0/tcp/443/tls/ws";
+
+/// What a node on a side listens on.
+const fn listens(transports: Transports) -> &'static [&'static str] {
+    match transports {
+        Transports::Tcp => &["--listen", TCP],
+        Transports::Quic => &["--listen", QUIC],
+        Transports::Both => &["--listen", TCP, "--listen", QUIC],
+    }
+}
+
+/// What an anchor listens on. Nodes dial whatever there is to dial, so a transport is enabled where
+/// somebody listens.
+const fn anchor_listens(transports: Transports) -> &'static [&'static str] {
+    match transports {
+        Transports::Tcp => &["--listen", TCP, "--listen", WEB],
+        Transports::Quic => &["--listen", QUIC],
+        Transports::Both => &["--listen", TCP, "--listen", QUIC, "--listen", WEB],
+    }
+}
 
 /// The running anchors.
 #[derive(Debug)]
@@ -56,9 +70,13 @@ pub(crate) struct Anchors<'a> {
 
 impl<'a> Anchors<'a> {
     /// Starts both, and waits until they know each other.
-    pub(crate) fn start(place: &'a Place, net: &'a Topology) -> Result<Self> {
+    pub(crate) fn start(
+        place: &'a Place,
+        net: &'a Topology,
+        transports: Transports,
+    ) -> Result<Self> {
         let home = |number: usize| place.home(&format!("anchor{number}"), net.anchor(number)?);
-        let arguments = [&["--anchor"], &ANCHOR_LISTENS[..]].concat();
+        let arguments = [&["--anchor"], anchor_listens(transports)].concat();
         let first = home(0)?.up(&arguments)?;
         let written = first.look(&["mesh", "invite"])?;
         let invite = text(&written.context("the first anchor writes no invite")?["invite"]);
@@ -69,17 +87,6 @@ impl<'a> Anchors<'a> {
             daemons: [Some(first), Some(second)],
             invite,
         })
-    }
-}
-
-/// What a node on a side listens on.
-const fn listens(transports: Transports) -> &'static [&'static str] {
-    const TCP: &str = "/ip4/0.0.0.0/tcp/4040";
-    const QUIC: &str = "/ip4/0.0.0.0/udp/4040/quic-v1";
-    match transports {
-        Transports::Tcp => &["--listen", TCP],
-        Transports::Quic => &["--listen", QUIC],
-        Transports::Both => &["--listen", TCP, "--listen", QUIC],
     }
 }
 

@@ -116,13 +116,17 @@ impl Report {
             "verdict in time where nothing can be",
             self.tallies.explained(),
         );
-        let times = self.tallies.times();
-        for (metric, percent) in [
-            ("time to direct path, p50", 50),
-            ("time to direct path, p95", 95),
+        for (what, times) in [
+            ("time to direct path", self.tallies.direct_times()),
+            ("time to first answer", self.tallies.answer_times()),
         ] {
-            if let Some(time) = percentile(&times, percent) {
-                rows.push(json!({ "case": "all cells", "metric": metric, "value": seconds(time), "unit": "s" }));
+            for percent in [50, 95] {
+                if let Some(time) = percentile(&times, percent) {
+                    rows.push(json!({
+                        "case": "all cells", "metric": format!("{what}, p{percent}"),
+                        "value": seconds(time), "unit": "s",
+                    }));
+                }
             }
         }
         for outcome in &self.scenarios {
@@ -298,6 +302,10 @@ fn summary(tallies: &Tallies) -> String {
             tallies.connected(),
         ),
         (
+            "answered at the very first question, of the same runs",
+            tallies.answered_at_once(),
+        ),
+        (
             "direct, of runs in which theory allows it",
             tallies.direct(),
         ),
@@ -310,14 +318,17 @@ fn summary(tallies: &Tallies) -> String {
             let _ = writeln!(text, "* {what}: {}", percent(counted));
         }
     }
-    let times = tallies.times();
-    if let (Some(median), Some(most)) = (percentile(&times, 50), percentile(&times, 95)) {
-        let _ = writeln!(
-            text,
-            "* from first contact to the direct path: median {:.2} s, 95th percentile {:.2} s",
-            seconds(median),
-            seconds(most)
-        );
+    for (what, times) in [
+        ("direct path", tallies.direct_times()),
+        ("first answer", tallies.answer_times()),
+    ] {
+        if let (Some(median), Some(most)) = (percentile(&times, 50), percentile(&times, 95)) {
+            let (median, most) = (seconds(median), seconds(most));
+            let _ = writeln!(
+                text,
+                "* from first contact to the {what}: median {median:.2} s, 95th percentile {most:.2} s"
+            );
+        }
     }
     text.push('\n');
     text

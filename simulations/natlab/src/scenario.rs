@@ -157,7 +157,7 @@ fn stage(
             unit: "%",
         });
     }
-    let anchors = Anchors::start(place, &net)?;
+    let anchors = Anchors::start(place, &net, cell.transports)?;
     let [a, b] = mesh::start_both(place, &net, &anchors, cell.transports)?;
     let mut stage = Stage {
         net: &net,

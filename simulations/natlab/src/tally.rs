@@ -100,9 +100,22 @@ impl Tallies {
     }
 
     /// All times to a direct path where there can be one, sorted.
-    pub(crate) fn times(&self) -> Vec<Duration> {
-        let direct = self.0.values().filter(|t| t.expected.is_direct());
-        let mut times: Vec<Duration> = direct.flat_map(Tally::times).collect();
+    pub(crate) fn direct_times(&self) -> Vec<Duration> {
+        self.times(|t| t.expected.is_direct(), |r| r.direct_after)
+    }
+
+    /// All times to the first answer, sorted.
+    pub(crate) fn answer_times(&self) -> Vec<Duration> {
+        self.times(|t| t.expected != Reach::Nothing, |r| r.answered_after)
+    }
+
+    fn times(
+        &self,
+        which: fn(&Tally) -> bool,
+        time: fn(&Run) -> Option<Duration>,
+    ) -> Vec<Duration> {
+        let runs = self.0.values().filter(|t| which(t)).flat_map(|t| &t.runs);
+        let mut times: Vec<Duration> = runs.filter_map(time).collect();
         times.sort_unstable();
         times
     }
@@ -157,6 +170,7 @@ mod tests {
     fn run(settled: Way) -> Run {
         Run {
             first: settled,
+            answered_after: None,
             settled,
             direct_after: None,
             verdict_after: None,

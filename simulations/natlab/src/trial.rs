@@ -61,6 +61,8 @@ impl fmt::Display for Way {
 pub(crate) struct Run {
     /// The first question's way, asked at first contact.
     pub(crate) first: Way,
+    /// From first contact until a question was answered, the first or one after it.
+    pub(crate) answered_after: Option<Duration>,
     /// The way of a question asked when the path had settled.
     pub(crate) settled: Way,
     /// From first contact until the asking node had a direct path.
@@ -75,6 +77,7 @@ impl Run {
     pub(crate) fn without_connection(note: String) -> Self {
         Self {
             first: Way::None,
+            answered_after: None,
             settled: Way::None,
             direct_after: None,
             verdict_after: None,
@@ -86,36 +89,47 @@ impl Run {
 /// Runs a cell once, in namespaces and homes named `name`. The first of the cell asks the second.
 pub(crate) fn run(place: &Place, name: &str, cell: Cell, wiring: &Wiring) -> Result<Run> {
     let net = Topology::build(name, cell.asks, cell.answers, wiring)?;
-    let anchors = Anchors::start(place, &net)?;
+    let anchors = Anchors::start(place, &net, cell.transports)?;
     let [a, b] = mesh::start_both(place, &net, &anchors, cell.transports)?;
     let Some((met, mut link)) = first_contact(&a, &b.peer)? else {
         return diagnosed(&a, &b);
     };
     let direct_at_once = link.as_ref().is_some_and(Link::is_direct);
     let mut direct_after = direct_at_once.then(|| met.elapsed());
-    let first = thread::scope(|scope| {
+    let (first, answered_after) = thread::scope(|scope| {
         let watching = scope.spawn(|| watch(&a, &b.peer, met));
         let first = ask(&net, &a)?;
+        let mut answered = first.way != Way::None;
+        let mut answered_after = answered.then(|| met.elapsed());
+        // As people do: again, until it works.
+        while !answered && met.elapsed() < SETTLED {
+            thread::sleep(LOOK);
+            answered = ask(&net, &a)?.way != Way::None;
+            answered_after = answered.then(|| met.elapsed());
+        }
         let watched = watching
             .join()
             .unwrap_or_else(|_| bail!("the watching thread panicked"));
         let (time, last) = watched?;
         direct_after = direct_after.or(time);
         link = last;
-        anyhow::Ok(first)
+        anyhow::Ok((first, answered_after))
     })?;
     let settled = ask(&net, &a)?;
-    let said = link.map_or("no path".into(), |l| format!("{} {}", l.path, l.transport));
+    let mut note = link.map_or("no path".into(), |l| format!("{} {}", l.path, l.transport));
+    if !settled.note.is_empty() {
+        note = settled.note;
+    }
+    if first.way == Way::None {
+        note += &format!("; the first question: {}", first.note);
+    }
     Ok(Run {
         first: first.way,
+        answered_after,
         settled: settled.way,
         direct_after,
         verdict_after: None,
-        note: if settled.note.is_empty() {
-            said
-        } else {
-            settled.note
-        },
+        note,
     })
 }
 
