@@ -1,8 +1,8 @@
 //! The daemons of one cell: two anchors, and a node on each side.
 
-use std::{path::PathBuf, thread, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     daemon::{Daemon, Home, eventually, text},
@@ -90,8 +90,24 @@ impl<'a> Anchors<'a> {
     }
 }
 
+/// What a node that others can reach says of itself, in its doctor's words.
+const REACHED: [&str; 3] = ["direct", "hole-punching", "relay"];
+/// How long a node may take until others can reach it.
+const READY: Duration = Duration::from_secs(10);
+
+/// Waits until others can reach the node: the doctor's word for how, or for why not.
+pub(crate) fn reached(node: &Daemon<'_>) -> Result<String> {
+    let mut reach = String::new();
+    eventually(READY, || {
+        let reply = node.run(&["doctor", "--timeout", "0"], "", READY)?;
+        reach = text(&reply.json["reach"]);
+        Ok(REACHED.contains(&reach.as_str()))
+    })?;
+    Ok(reach)
+}
+
 /// Starts the node of a side. One that can reach no anchor runs all the same, for its doctor.
-fn start<'a>(
+pub(crate) fn start<'a>(
     place: &'a Place,
     net: &'a Topology,
     anchors: &Anchors<'_>,
@@ -103,22 +119,4 @@ fn start<'a>(
     let mut arguments = vec!["--expert", &expert, "--invite", &anchors.invite];
     arguments.extend(listens(transports));
     home.up(&arguments)
-}
-
-/// Starts both sides at once.
-pub(crate) fn start_both<'a>(
-    place: &'a Place,
-    net: &'a Topology,
-    anchors: &Anchors<'_>,
-    transports: Transports,
-) -> Result<[Daemon<'a>; 2]> {
-    let [a, b] = thread::scope(|scope| {
-        Side::BOTH
-            .map(|side| scope.spawn(move || start(place, net, anchors, side, transports)))
-            .map(|started| {
-                let started = started.join();
-                started.unwrap_or_else(|_| bail!("the thread that starts a node panicked"))
-            })
-    });
-    Ok([a?, b?])
 }

@@ -158,7 +158,9 @@ fn stage(
         });
     }
     let anchors = Anchors::start(place, &net, cell.transports)?;
-    let [a, b] = mesh::start_both(place, &net, &anchors, cell.transports)?;
+    let b = mesh::start(place, &net, &anchors, Side::B, cell.transports)?;
+    mesh::reached(&b)?;
+    let a = mesh::start(place, &net, &anchors, Side::A, cell.transports)?;
     let mut stage = Stage {
         net: &net,
         anchors,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long the asking node may take to learn of the other's expert.
-const LEARN: Duration = Duration::from_secs(15);
+const LEARN: Duration = Duration::from_secs(10);
 /// After first contact: by then the path is what it will be.
 const SETTLED: Duration = Duration::from_secs(5);
 /// Between two looks at the path.
@@ -90,9 +90,15 @@ impl Run {
 pub(crate) fn run(place: &Place, name: &str, cell: Cell, wiring: &Wiring) -> Result<Run> {
     let net = Topology::build(name, cell.asks, cell.answers, wiring)?;
     let anchors = Anchors::start(place, &net, cell.transports)?;
-    let [a, b] = mesh::start_both(place, &net, &anchors, cell.transports)?;
+    // The one that answers was there before: what is measured is how a newcomer gets to it.
+    let b = mesh::start(place, &net, &anchors, Side::B, cell.transports)?;
+    mesh::reached(&b)?;
+    if alone(&b)? {
+        return diagnosed(&b);
+    }
+    let a = mesh::start(place, &net, &anchors, Side::A, cell.transports)?;
     let Some((met, mut link)) = first_contact(&a, &b.peer)? else {
-        return diagnosed(&a, &b);
+        return diagnosed(&a);
     };
     let direct_at_once = link.as_ref().is_some_and(Link::is_direct);
     let mut direct_after = direct_at_once.then(|| met.elapsed());
@@ -133,15 +139,14 @@ pub(crate) fn run(place: &Place, name: &str, cell: Cell, wiring: &Wiring) -> Res
     })
 }
 
-/// What the doctor says of a side that nobody is connected to, or of A if there is none.
-fn diagnosed(a: &Daemon<'_>, b: &Daemon<'_>) -> Result<Run> {
-    let mut patient = a;
-    for node in [b, a] {
-        let status = node.look(&["status"])?.unwrap_or_default();
-        if status["connected_peers"] == 0 {
-            patient = node;
-        }
-    }
+/// Whether nobody is connected to it.
+fn alone(node: &Daemon<'_>) -> Result<bool> {
+    let status = node.look(&["status"])?.unwrap_or_default();
+    Ok(status["connected_peers"] == 0)
+}
+
+/// What the doctor of a node that never heard of the other says.
+fn diagnosed(patient: &Daemon<'_>) -> Result<Run> {
     let began = Instant::now();
     let reply = patient.run(&["doctor"], "", VERDICT + GRACE)?;
     let verdict = text(&reply.json["verdict"]);
