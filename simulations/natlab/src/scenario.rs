@@ -34,6 +34,8 @@ const IDLE: Duration = Duration::from_secs(45);
 /// One scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Scenario {
+    /// Both sides start at once, and the first question follows as soon as the expert is known
+    ColdStart,
     /// The asking side's NAT forgets everything
     NatReboot,
     /// The asking side's outer address changes
@@ -49,7 +51,8 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
+        Self::ColdStart,
         Self::NatReboot,
         Self::UplinkSwitch,
         Self::MappingTimeout,
@@ -62,6 +65,7 @@ impl Scenario {
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
+            Self::ColdStart => "cold-start",
             Self::NatReboot => "nat-reboot",
             Self::UplinkSwitch => "uplink-switch",
             Self::MappingTimeout => "mapping-timeout",
@@ -81,7 +85,7 @@ impl Scenario {
                 Transports::Quic,
             ),
             Self::RelayDeath => (Access::Symmetric, Access::Symmetric, Transports::Both),
-            Self::UplinkSwitch | Self::PartitionHeal | Self::RoughLine => (
+            Self::ColdStart | Self::UplinkSwitch | Self::PartitionHeal | Self::RoughLine => (
                 Access::PortRestricted,
                 Access::PortRestricted,
                 Transports::Both,
@@ -129,7 +133,13 @@ pub(crate) fn play(place: &Place, name: &str, scenario: Scenario, seed: u64) -> 
     let told = stage(place, name, scenario, seed, &mut figures);
     Outcome {
         scenario: scenario.name(),
-        result: told.map_err(|e| format!("{e:#}")),
+        // One line, for the table.
+        result: told.map_err(|e| {
+            format!("{e:#}")
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+        }),
         figures,
     }
 }
@@ -158,9 +168,21 @@ fn stage(
         });
     }
     let anchors = Anchors::start(place, &net, cell.transports)?;
-    let b = mesh::start(place, &net, &anchors, Side::B, cell.transports)?;
-    mesh::reached(&b)?;
-    let a = mesh::start(place, &net, &anchors, Side::A, cell.transports)?;
+    let start = |side| mesh::start(place, &net, &anchors, side, cell.transports);
+    let (a, b) = if scenario == Scenario::ColdStart {
+        thread::scope(|scope| {
+            let b = scope.spawn(|| start(Side::B));
+            let a = start(Side::A)?;
+            let b = b
+                .join()
+                .unwrap_or_else(|_| bail!("the starting thread panicked"))?;
+            anyhow::Ok((a, b))
+        })?
+    } else {
+        let b = start(Side::B)?;
+        mesh::reached(&b)?;
+        (start(Side::A)?, b)
+    };
     let mut stage = Stage {
         net: &net,
         anchors,
@@ -168,8 +190,11 @@ fn stage(
         b,
         figures,
     };
-    stage.settle(cell)?;
+    if scenario != Scenario::ColdStart {
+        stage.settle(cell)?;
+    }
     match scenario {
+        Scenario::ColdStart => stage.cold_start(),
         Scenario::NatReboot => stage.nat_reboot(),
         Scenario::UplinkSwitch => stage.uplink_switch(),
         Scenario::MappingTimeout => stage.mapping_timeout(),
@@ -189,6 +214,22 @@ struct Stage<'s, 'a> {
 }
 
 impl Stage<'_, '_> {
+    fn cold_start(&mut self) -> Result<String> {
+        let since = Instant::now();
+        let known = eventually(READY, || self.a.knows(mesh::expert(Side::B)))?;
+        ensure!(known, "the two never heard of each other");
+        let first = trial::ask(self.net, &self.a)?;
+        let answered = self.recover()?;
+        let direct = self.direct_again(since)?;
+        let first = match first.way {
+            Way::None => "failed",
+            _ => "was answered",
+        };
+        Ok(format!(
+            "the first question {first}; answers after {answered:.1} s, direct after {direct:.1} s"
+        ))
+    }
+
     /// Waits until the path is what theory allows.
     fn settle(&self, cell: Cell) -> Result<()> {
         let known = eventually(READY, || self.a.knows(mesh::expert(Side::B)))?;
@@ -240,7 +281,7 @@ impl Stage<'_, '_> {
             "no answer within {} s: {errors:?}",
             RECOVERY.as_secs()
         );
-        Ok(self.measured("answer again after", since.elapsed()))
+        Ok(self.measured("answer after", since.elapsed()))
     }
 
     fn direct_again(&mut self, since: Instant) -> Result<f64> {
@@ -257,7 +298,7 @@ impl Stage<'_, '_> {
             "no direct path again within {} s",
             RECOVERY.as_secs()
         );
-        Ok(self.measured("direct again after", since.elapsed()))
+        Ok(self.measured("direct path after", since.elapsed()))
     }
 
     fn nat_reboot(&mut self) -> Result<String> {

@@ -257,7 +257,7 @@ impl Topology {
             let networks = side.networks();
             format!(
                 "table ip cut {{ chain forward {{ type filter hook forward priority filter;\n\
-                 ip saddr {networks} drop\nip daddr {networks} drop\n}} }}\n"
+                 ip saddr {networks} drop\nip daddr {networks} drop\n}}\n}}\n"
             )
         } else {
             "delete table ip cut\n".to_owned()
