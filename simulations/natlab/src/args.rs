@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// The daemon [default: polymath beside this program]
     #[arg(long, value_name = "FILE")]
     pub(crate) polymath: Option<PathBuf>,
-    /// Keep the daemons' logs of runs that fell short in this folder
+    /// Keep in this folder what the daemons of runs that fell short logged and say of themselves
     #[arg(long, value_name = "DIR")]
     pub(crate) logs: Option<PathBuf>,
     /// Print one JSON object instead of tables

@@ -18,6 +18,9 @@ use crate::netns::Netns;
 const START: Duration = Duration::from_secs(20);
 /// How long a command may take that only looks.
 const GLANCE: Duration = Duration::from_secs(10);
+/// In a daemon's home.
+pub(crate) const LOG: &str = "log";
+pub(crate) const TESTIMONY: &str = "testimony.json";
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -148,8 +151,10 @@ impl<'a> Home<'a> {
 
     /// Starts the daemon and waits for its API.
     pub(crate) fn up(self, arguments: &[&str]) -> Result<Daemon<'a>> {
-        let log = self.folder.join("log");
+        let log = self.folder.join(LOG);
         let mut command = self.command(&["up", "--api", "off", "--no-local-discovery"]);
+        // In memory, and kept only where somebody wants it.
+        command.args(["--log-level", "error,polymath=debug"]);
         command
             .args(["--until-stdin-closes"])
             .args(arguments)
@@ -223,8 +228,18 @@ impl<'a> Daemon<'a> {
         Ok(experts.any(|e| e["name"] == expert))
     }
 
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.home.folder.join("log")).unwrap_or_default()
+    /// Leaves what it says of itself and of its peers beside its log.
+    pub(crate) fn testify(&self) -> Result<()> {
+        let doctor = self.run(&["doctor"], "", GLANCE)?.json;
+        let peers = self.look(&["peers"])?.unwrap_or_default();
+        let told = serde_json::json!({ "doctor": doctor, "peers": peers["peers"] });
+        let path = self.home.folder.join(TESTIMONY);
+        fs::write(&path, format!("{told:#}"))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.folder.join(LOG)).unwrap_or_default()
     }
 }
 

@@ -20,6 +20,7 @@ use serde_json::json;
 use crate::{
     args::{Args, Part},
     cell::{self, Cell},
+    daemon::{LOG, TESTIMONY},
     mesh::Place,
     nat::Access,
     punch::{self, Met},
@@ -246,7 +247,11 @@ impl<'a> Lab<'a> {
             for entry in fs::read_dir(&place.homes).into_iter().flatten().flatten() {
                 let home = entry.path();
                 let who = entry.file_name().to_string_lossy().into_owned();
-                let _ = fs::copy(home.join("log"), folder.join(format!("{name}-{who}.log")));
+                for file in [LOG, TESTIMONY] {
+                    // Not every daemon left a testimony.
+                    let kept = folder.join(format!("{name}-{who}-{file}"));
+                    let _ = fs::copy(home.join(file), kept);
+                }
             }
         }
         let _ = fs::remove_dir_all(&place.homes);

@@ -11,6 +11,7 @@ use crate::{
     cell::Cell,
     daemon::{Daemon, Link, eventually, text},
     mesh::{self, Anchors, Place},
+    tally::fits,
     topology::{Carried, Side, Topology},
     wire::Wiring,
 };
@@ -129,14 +130,19 @@ pub(crate) fn run(place: &Place, name: &str, cell: Cell, wiring: &Wiring) -> Res
     if first.way == Way::None {
         note += &format!("; the first question: {}", first.note);
     }
-    Ok(Run {
+    let run = Run {
         first: first.way,
         answered_after,
         settled: settled.way,
         direct_after,
         verdict_after: None,
         note,
-    })
+    };
+    if !fits(cell.expected(), &run) {
+        a.testify()?;
+        b.testify()?;
+    }
+    Ok(run)
 }
 
 /// Whether nobody is connected to it.
