@@ -36,7 +36,7 @@ use libp2p::{
     identify, ping,
     swarm::{ConnectionId, SwarmEvent},
 };
-use polymath_types::{Genesis, PathKind};
+use polymath_types::{Genesis, PathKind, Transport};
 use tokio_util::task::TaskTracker;
 
 use tokio::{
@@ -158,6 +158,8 @@ pub(crate) struct Manager {
     serves: bool,
     /// Members are to be told where this node is, as soon as the present events are done with.
     to_tell: bool,
+    /// When public members were last asked to see this node over a transport.
+    observers: HashMap<(PeerId, Transport), Instant>,
     /// Whose turn it is among dial-back servers.
     turn: usize,
     tasks: TaskTracker,
@@ -193,6 +195,7 @@ impl Manager {
             dht_server: false,
             serves: false,
             to_tell: false,
+            observers: HashMap::new(),
             turn: 0,
             tasks,
             begun: Instant::now(),

@@ -178,7 +178,15 @@ impl Reach {
             }
             return;
         }
-        let of_transport = self.observed.entry(transport_of(seen)).or_default();
+        let transport = transport_of(seen);
+        let heard = self.listen.iter().any(|a| {
+            transport_of(a) == transport
+                && ip_of(a).map(|i| i.is_ipv4()) == ip_of(seen).map(|i| i.is_ipv4())
+        });
+        if heard {
+            self.candidate(seen.clone(), AddressSource::Observed, now);
+        }
+        let of_transport = self.observed.entry(transport).or_default();
         of_transport.retain(|o| o.observer != observer);
         if of_transport.len() >= MOST_OBSERVED {
             of_transport.remove(0);
@@ -188,7 +196,6 @@ impl Reach {
             from,
             seen: seen.clone(),
         });
-        self.candidate(seen.clone(), AddressSource::Observed, now);
     }
 
     /// An address that may lead here.
@@ -305,21 +312,17 @@ impl Reach {
     }
 
     /// What strangers may be told: proven global addresses and granted circuits; in a world that is
-    /// all private, private addresses too.
+    /// all private, private addresses too. Before anybody was met nobody knows what world it is.
     pub(crate) fn announced(&self) -> Vec<Multiaddr> {
         let mut all: Vec<_> = self.confirmed_addresses().cloned().collect();
         all.sort_by_key(|a| (transport_of(a) == Transport::Wss, a.to_string()));
         all.dedup();
         all.extend(self.circuits.iter().cloned());
-        if !self.abroad() {
-            all.extend(self.local(if self.world.is_none() {
-                Scope::Loopback
-            } else {
-                Scope::Private
-            }));
-            if self.world == Some(Scope::Loopback) {
-                all.extend(self.of_scope(Scope::Loopback));
-            }
+        if matches!(self.world, Some(Scope::Loopback | Scope::Private)) {
+            all.extend(self.of_scope(Scope::Private));
+        }
+        if self.world == Some(Scope::Loopback) {
+            all.extend(self.of_scope(Scope::Loopback));
         }
         all
     }
@@ -327,15 +330,6 @@ impl Reach {
     fn of_scope(&self, scope: Scope) -> Vec<Multiaddr> {
         let of = |a: &&Multiaddr| self.scope(a) == scope;
         self.listen.iter().filter(of).cloned().collect()
-    }
-
-    /// Private addresses; with none of them and `least` loopback, those of loopback.
-    fn local(&self, least: Scope) -> Vec<Multiaddr> {
-        let private = self.of_scope(Scope::Private);
-        if private.is_empty() && least == Scope::Loopback {
-            return self.of_scope(Scope::Loopback);
-        }
-        private
     }
 
     /// What a peer met at an address of `scope` may be told besides what is announced to all;

@@ -13,7 +13,7 @@ use libp2p::{
 use polymath_types::PathKind;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Manager, Need};
+use super::{Manager, Need, place::circuits_through};
 use crate::{
     address::{is_dialable, path_of, relay_of, split_peer},
     config::WAITERS_PER_PEER,
@@ -21,6 +21,8 @@ use crate::{
     link::Link,
 };
 
+/// Connected relays asked for a peer whose own relays are not known.
+const LIKELY_RELAYS: usize = 3;
 /// How long direct addresses have before a relay is asked as well.
 const HEAD_START: Duration = Duration::from_millis(300);
 
@@ -140,6 +142,9 @@ impl Manager {
         let mut seen = std::collections::HashSet::new();
         circuits
             .retain(|a| relay_of(a).is_none_or(|r| seen.insert(r) || !self.peers.contains_key(&r)));
+        if circuits.is_empty() {
+            circuits = self.likely_circuits();
+        }
         if direct.is_empty() {
             self.start(to(peer, circuits, false), Some(peer), target, vec![waiter]);
             return;
@@ -154,6 +159,16 @@ impl Manager {
         if let Some(dial) = dial.filter(|_| behind_nat) {
             dial.circuits = Some((Instant::now() + HEAD_START, circuits));
         }
+    }
+
+    /// A peer whose circuits are not known may have a reservation with a relay that is connected here:
+    /// nodes of one mesh share their anchors.
+    fn likely_circuits(&self) -> Vec<Multiaddr> {
+        let relays = self.peers.iter().filter(|(_, p)| p.relays && p.is_member());
+        relays
+            .filter_map(|(id, p)| circuits_through(*id, &p.dialable()).into_iter().next())
+            .take(LIKELY_RELAYS)
+            .collect()
     }
 
     /// Opens circuits to peers whose direct addresses have not answered in time.
@@ -174,6 +189,17 @@ impl Manager {
                 );
             }
         }
+    }
+
+    /// Dials an address of a connected peer, from the port that is listened on.
+    pub(super) fn dial_beside(&mut self, peer: PeerId, address: Multiaddr) {
+        let target = address.to_string();
+        self.start(
+            to(peer, vec![address], false),
+            Some(peer),
+            target,
+            Vec::new(),
+        );
     }
 
     /// Dials exactly this address, from a fresh port, beside whatever connections there are.

@@ -8,7 +8,7 @@ use libp2p::{
     swarm::{FromSwarm, NetworkBehaviour, NewExternalAddrCandidate},
     upnp,
 };
-use polymath_types::Transport;
+use polymath_types::{PathKind, Transport};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{Manager, table::Standing};
 use crate::{
-    address::{ip_of, is_dialable, split_peer},
+    address::{ip_of, is_dialable, path_of, split_peer, transport_of},
     config::{MAX_ADDRESSES, Role},
     dialback::{self, Unconfirmed},
     report::{AddressSource, NetReport, Scope, UpnpReport},
@@ -39,6 +39,10 @@ pub(super) struct Told {
 
 /// One telling must be done by then.
 const TELLING: std::time::Duration = std::time::Duration::from_secs(10);
+/// Public members that are to see this node over every transport it listens on, and when one that
+/// could not be reached so is tried again.
+const OBSERVERS: usize = 3;
+const OBSERVE_AGAIN: std::time::Duration = std::time::Duration::from_secs(120);
 /// Announced addresses for each relay that has granted a reservation.
 const CIRCUITS_PER_RELAY: usize = 4;
 
@@ -123,6 +127,47 @@ impl Manager {
             upnp::Event::NonRoutableGateway => self.upnp = UpnpReport::NotPublic,
         }
         self.place_changed();
+    }
+
+    /// Keeps a connection over each transport that is listened on with a few members that are public:
+    /// only so is known how the NAT maps it, and where holes can be punched.
+    pub(super) fn keep_observers(&mut self, now: Instant) {
+        if self.role == Role::Client || !self.shared.reach().needs_relay() {
+            return;
+        }
+        let listened: Vec<Transport> = {
+            let listen = self.shared.listen.borrow();
+            [Transport::Tcp, Transport::Quic]
+                .into_iter()
+                .filter(|t| listen.iter().any(|a| transport_of(a) == *t))
+                .collect()
+        };
+        self.observers.retain(|_, at| now - *at < OBSERVE_AGAIN);
+        let mut missing = Vec::new();
+        let public = self
+            .peers
+            .iter()
+            .filter(|(_, p)| p.dials_back && p.is_member());
+        for (id, peer) in public.take(OBSERVERS) {
+            for transport in &listened {
+                let has = peer
+                    .usable()
+                    .any(|c| !c.link.is_relayed() && c.link.transport == *transport);
+                let there = |a: &&Multiaddr| {
+                    transport_of(a) == *transport && path_of(a) == PathKind::Direct
+                };
+                if !has
+                    && !self.observers.contains_key(&(*id, *transport))
+                    && let Some(address) = peer.told.addresses.iter().find(there)
+                {
+                    missing.push((*id, *transport, address.clone()));
+                }
+            }
+        }
+        for (id, transport, address) in missing {
+            self.observers.insert((id, transport), now);
+            self.dial_beside(id, address);
+        }
     }
 
     /// An address to have dialled back now, and who is asked to.

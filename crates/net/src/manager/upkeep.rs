@@ -26,6 +26,7 @@ impl Manager {
         self.forget_callers();
         self.keep_dials(now);
         self.keep_relays(now);
+        self.keep_observers(now);
         self.keep_paths(now);
         self.tell_all();
         self.publish_report();
