@@ -1,11 +1,13 @@
-//! Project tasks: `cargo xtask test`, `cargo xtask check`, `cargo xtask codegen`.
+//! Project tasks: `cargo xtask test`, `check`, `natlab`, `codegen`.
 //!
 //! Light on purpose (no async, no argument parser), so that it is built within seconds on a fresh
 //! clone. One file a verb.
 
 mod check;
 mod codegen;
+mod natlab;
 mod process;
+mod system;
 mod test;
 
 use std::process::ExitCode;
@@ -18,6 +20,7 @@ Usage: cargo xtask <VERB>
 Verbs:
   test [-- NEXTEST ARGS]  install what the tests need, then run all of them
   check [STEP ...]        everything but tests; without STEP, all steps
+  natlab [--quick]        real daemons behind real NATs, against what theory allows
   codegen                 regenerate crates/proto from proto/
   help                    this text; also `cargo xtask <VERB> --help`
 ";
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         "help" | "--help" | "-h" => Some(HELP.to_owned()),
         "test" if asks_help => Some(test::HELP.to_owned()),
         "check" if asks_help => Some(check::help()),
+        "natlab" if asks_help => Some(natlab::HELP.to_owned()),
         "codegen" if asks_help => Some(codegen::HELP.to_owned()),
         _ => None,
     };
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
     let result = match verb {
         "test" => test::run(rest),
         "check" => check::run(rest),
+        "natlab" => natlab::run(rest),
         "codegen" => codegen::run(rest),
         other => {
             eprintln!("xtask: there is no verb '{other}'.\n\n{HELP}");

@@ -125,11 +125,12 @@ const ROOMS: [Room; 11] = [
 ];
 
 /// May use everything; no room may be built with them.
-const OUTSIDE: [&str; 6] = [
+const OUTSIDE: [&str; 7] = [
     "polymath-testkit",
     "polymath-bench",
     "polymath-tests",
     "polymath-simulations",
+    "polymath-natlab",
     "xtask",
     "codegen",
 ];
