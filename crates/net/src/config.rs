@@ -5,6 +5,8 @@ use std::time::Duration;
 use libp2p::Multiaddr;
 use polymath_types::{Genesis, MeshSecret, NodeKey};
 
+use crate::lab::Conditions;
+
 /// Whether others may rely on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -43,6 +45,8 @@ pub struct NetConfig {
     pub agent: String,
     /// Bounds.
     pub limits: NetLimits,
+    /// Conditions imposed on every TCP connection, for simulations.
+    pub lab: Conditions,
 }
 
 impl NetConfig {
@@ -61,6 +65,7 @@ impl NetConfig {
             proxy: None,
             agent: concat!("polymath/", env!("CARGO_PKG_VERSION")).to_owned(),
             limits: NetLimits::default(),
+            lab: Conditions::default(),
         }
     }
 }

@@ -45,6 +45,10 @@ counters! {
     callers_refused,
     /// Peers dropped from the full address book.
     addresses_evicted,
+    /// Look-ups and announcements of this node's own that have ended.
+    dht_queries,
+    /// Requests they sent.
+    dht_requests,
     /// Provider records of others not kept.
     provider_records_refused,
     /// Announcements on the local network that were malformed or of another mesh.

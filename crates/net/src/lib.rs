@@ -24,6 +24,7 @@ mod counters;
 mod discovery;
 mod error;
 mod hello;
+mod lab;
 mod link;
 mod manager;
 mod names;
@@ -40,8 +41,9 @@ pub use config::{NetConfig, NetLimits, Role};
 pub use counters::NetCounters;
 pub use error::{AcceptError, DhtError, DialError, HelloError, OpenError, StartError};
 pub use hello::Hello;
+pub use lab::Conditions;
 pub use libp2p::{Multiaddr, PeerId};
-pub use net::Net;
+pub use net::{Net, Providers};
 pub use peers::{Membership, NetEvent, PeerInfo};
 pub use report::{
     AddressReport, AddressSource, Filtering, Mapping, NetReport, RelayReport, RelayState, Scope,

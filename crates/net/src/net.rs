@@ -1,7 +1,14 @@
 //! The handle.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use futures::{Stream, StreamExt};
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use polymath_types::{Genesis, MeshId};
 use tokio::{
@@ -44,6 +51,19 @@ pub struct Net {
 
 /// The swarm task is gone.
 struct Gone;
+
+/// Peers that announced a key, each once, as they are found; it ends when the DHT has nothing more to
+/// tell, or with the 64th.
+#[derive(Debug)]
+pub struct Providers(mpsc::Receiver<PeerId>);
+
+impl Stream for Providers {
+    type Item = PeerId;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<PeerId>> {
+        self.0.poll_recv(cx)
+    }
+}
 
 impl Net {
     /// Starts a swarm; returns when every listen address is in use and known.
@@ -344,23 +364,28 @@ impl Net {
             .await;
     }
 
-    /// Up to 64 peers, this one excepted, that announced `key`; their addresses go into the
-    /// address book. Returns when the DHT has nothing more to tell, or at the deadline with what
-    /// was found by then. A record may be up to half an hour old: its peer may be gone.
-    pub async fn providers(&self, key: &[u8], within: Duration) -> Result<Vec<PeerId>, DhtError> {
+    /// Looks for peers, this one excepted, that announced `key`; each comes as soon as it is named, its
+    /// addresses in the address book. Dropping what is returned ends the look-up.
+    ///
+    /// A record is a hint: anybody may announce anything, and its peer may be gone for half an hour.
+    /// What counts is what the peer itself answers.
+    pub async fn look_up(&self, key: &[u8]) -> Result<Providers, DhtError> {
         let key = self.shared.names.dht_key(key);
-        let (sender, mut receiver) = mpsc::channel(MAX_PROVIDERS);
-        let mut found = BTreeSet::new();
-        let search = async {
-            self.ask(|reply| Command::Providers {
-                key,
-                found: sender,
-                reply,
-            })
+        let (found, receiver) = mpsc::channel(MAX_PROVIDERS);
+        self.ask(|reply| Command::Providers { key, found, reply })
             .await
             .map_err(|Gone| DhtError::Stopped)??;
-            while let Some(peer) = receiver.recv().await {
-                found.insert(peer);
+        Ok(Providers(receiver))
+    }
+
+    /// Up to 64 of the peers [`Net::look_up`] finds: when the DHT has nothing more to tell, or at
+    /// the deadline those found by then.
+    pub async fn providers(&self, key: &[u8], within: Duration) -> Result<Vec<PeerId>, DhtError> {
+        let mut found = Vec::new();
+        let search = async {
+            let mut providers = self.look_up(key).await?;
+            while let Some(peer) = providers.next().await {
+                found.push(peer);
             }
             Ok(())
         };
@@ -369,7 +394,7 @@ impl Net {
             Err(_) if found.is_empty() => return Err(DhtError::Timeout(within)),
             Err(_) => {}
         }
-        Ok(found.into_iter().collect())
+        Ok(found)
     }
 
     /// Connected peers, members or not, in no particular order.
@@ -441,7 +466,6 @@ fn clip(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use futures::StreamExt;
     use polymath_types::NodeKey;
     use tokio::io::AsyncWriteExt;
 

@@ -1,9 +1,10 @@
 //! The swarm put together: which behaviours, which transports, with which settings.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{io, num::NonZeroUsize, sync::Arc};
 
+use futures::FutureExt;
 use libp2p::{
-    Swarm, SwarmBuilder,
+    Swarm, SwarmBuilder, Transport,
     connection_limits::{self, ConnectionLimits},
     core::upgrade::Version,
     identify, kad, noise, ping,
@@ -52,21 +53,20 @@ pub(crate) fn build(
     let transports = || {
         SwarmBuilder::with_existing_identity(config.key.keypair().clone())
             .with_tokio()
-            .with_tcp(
-                tcp::Config::default().nodelay(true),
-                noise::Config::new,
-                || {
-                    let mut yamux = yamux::Config::default();
-                    yamux.set_max_num_streams(yamux_streams as usize);
-                    yamux
-                },
-            )
-            .map(|builder| {
-                builder.with_quic_config(|mut quic| {
-                    quic.max_concurrent_stream_limit =
-                        limits.streams_per_connection.saturating_add(64);
-                    quic
-                })
+            .with_quic_config(|mut quic| {
+                quic.max_concurrent_stream_limit = limits.streams_per_connection.saturating_add(64);
+                quic
+            })
+            .with_other_transport(|key| {
+                let mut yamux = yamux::Config::default();
+                yamux.set_max_num_streams(yamux_streams as usize);
+                let lab = config.lab.clone();
+                let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+                Ok(tcp
+                    .and_then(move |stream, point| lab.lay(stream, point).map(io::Result::Ok))
+                    .upgrade(Version::V1Lazy)
+                    .authenticate(noise::Config::new(key)?)
+                    .multiplex(yamux))
             })
             .map_err(|e| StartError::Setup(e.to_string()))
     };

@@ -158,8 +158,16 @@ impl Manager {
     pub(super) fn on_kad_event(&mut self, event: kad::Event) {
         match event {
             kad::Event::OutboundQueryProgressed {
-                id, result, step, ..
+                id,
+                result,
+                step,
+                stats,
             } => {
+                if step.last {
+                    self.shared.counters.dht_queries.up();
+                    let requests = stats.num_requests().into();
+                    self.shared.counters.dht_requests.add(requests);
+                }
                 self.on_query(id, result, step.last);
             }
             kad::Event::RoutingUpdated {
