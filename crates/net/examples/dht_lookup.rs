@@ -2,7 +2,10 @@
 //! length for each pair, and nodes that vanish without a word while others join.
 //!
 //!     cargo run --release --example dht_lookup -- [--quick] [--json] [--nodes 200] [--seconds 120]
-//!         [--churn PERCENT-A-MINUTE] [--rtt-min MS] [--rtt-max MS] [--rate LOOK-UPS-A-SECOND] [--seed N]
+//!         [--churn PERCENT-A-MINUTE] [--rtt-min MS] [--rtt-max MS] [--rate LOOK-UPS-A-SECOND] [--seed N] [--connections MOST-OF-A-NODE]
+//!
+//! With fewer connections than nodes a mesh of 200 shows what a larger one is like, where a node cannot be
+//! connected with everybody; and a process may have only so many sockets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -42,6 +45,7 @@ struct Options {
     churn: f64,
     rtt: (u64, u64),
     rate: f64,
+    connections: u32,
     seed: u64,
 }
 
@@ -61,6 +65,7 @@ impl Options {
             churn: number("--churn", 10.0),
             rtt: (number("--rtt-min", 50.0) as u64, number("--rtt-max", 100.0) as u64),
             rate: number("--rate", 10.0),
+            connections: number("--connections", 64.0) as u32,
             seed: number("--seed", 1.0) as u64,
         }
     }
@@ -121,6 +126,7 @@ impl World {
         let mut config = NetConfig::new(NodeKey::generate(), self.genesis.clone(), listen);
         let conditions = self.conditions(node);
         config.lab = conditions.clone();
+        config.limits.connections = self.options.connections;
         let net = Net::start(config).await.unwrap();
         let address = net.listen_addrs().borrow()[0].clone();
         self.ports.lock().unwrap().insert(port(&address), node);
@@ -355,8 +361,9 @@ fn print(options: &Options, cores: usize, churned: u64, rows: &[(&str, &str, f64
             })
             .collect();
         println!(
-            r#"{{"bench":"dht_lookup","conditions":{{"cores":{cores},"profile":"release","transport":"TCP","nodes":{},"processes":1,"rtt_ms":[{least},{most}],"churn_percent_a_minute":{},"left_frozen":{churned},"seconds":{},"look_ups_a_second":{},"experts":{EXPERTS},"experts_a_node":{PROVIDED},"seed":{}}},"rows":[{}]}}"#,
+            r#"{{"bench":"dht_lookup","conditions":{{"cores":{cores},"profile":"release","transport":"TCP","nodes":{},"processes":1,"rtt_ms":[{least},{most}],"connections_a_node":{},"churn_percent_a_minute":{},"left_frozen":{churned},"seconds":{},"look_ups_a_second":{},"experts":{EXPERTS},"experts_a_node":{PROVIDED},"seed":{}}},"rows":[{}]}}"#,
             options.nodes,
+            options.connections,
             options.churn,
             options.seconds,
             options.rate,
@@ -367,8 +374,8 @@ fn print(options: &Options, cores: usize, churned: u64, rows: &[(&str, &str, f64
     }
     println!(
         "{} nodes of one process on {cores} cores, TCP, {least}-{most} ms RTT seeded for each pair, {} % churn a minute\n\
-         ({churned} nodes frozen without a word, as many joined), {} s, {} look-ups a second, {EXPERTS} experts, {PROVIDED} a node, seed {}\n",
-        options.nodes, options.churn, options.seconds, options.rate, options.seed
+         ({churned} nodes frozen without a word, as many joined), {} s, {} look-ups a second, {EXPERTS} experts, {PROVIDED} a node, at most {} connections a node, seed {}\n",
+        options.nodes, options.churn, options.seconds, options.rate, options.connections, options.seed
     );
     for (case, metric, value, unit) in rows {
         println!("{case:<40} {metric:<34} {value:>9.1} {unit}");

@@ -45,6 +45,9 @@ pub struct NetConfig {
     pub agent: String,
     /// Bounds.
     pub limits: NetLimits,
+    /// How long provider records are kept unless renewed: the mesh must forget a dead expert. This
+    /// node's own are renewed at a third of it.
+    pub lease: Duration,
     /// Conditions imposed on every TCP connection, for simulations.
     pub lab: Conditions,
 }
@@ -65,6 +68,7 @@ impl NetConfig {
             proxy: None,
             agent: concat!("polymath/", env!("CARGO_PKG_VERSION")).to_owned(),
             limits: NetLimits::default(),
+            lease: PROVIDER_LEASE,
             lab: Conditions::default(),
         }
     }
@@ -95,9 +99,10 @@ pub struct NetLimits {
     pub address_book: usize,
     /// Keys this node may provide.
     pub provided_keys: usize,
-    /// Providers kept of one key.
+    /// Providers kept of one key; an answer names twenty of them at most, drawn by chance.
     pub providers_per_key: usize,
-    /// Provider records kept for others, in total.
+    /// Provider records kept for others, in total. One takes about 400 bytes with two addresses, and
+    /// 2.5 KB at most.
     pub provider_records: usize,
     /// Provider records kept for others, from one peer.
     pub provider_records_per_peer: usize,
@@ -120,7 +125,7 @@ impl Default for NetLimits {
             inbound_queue_per_peer: 64,
             address_book: 4096,
             provided_keys: 1024,
-            providers_per_key: 256,
+            providers_per_key: 4096,
             provider_records: 32_768,
             provider_records_per_peer: 2048,
             queries: 256,
@@ -164,9 +169,7 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(8500);
 pub(crate) const FOREIGN_GRACE: Duration = Duration::from_secs(10);
 /// How often the swarm task looks after silent peers, waiting queries and delayed announcements.
 pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(250);
-/// Provider records expire after this unless renewed; the mesh must forget a dead expert.
-pub(crate) const PROVIDER_TTL: Duration = Duration::from_secs(30 * 60);
-/// Own provider records are renewed this often: a third of their life.
-pub(crate) const REPUBLISH: Duration = Duration::from_secs(10 * 60);
+/// See [`NetConfig::lease`].
+const PROVIDER_LEASE: Duration = Duration::from_secs(30 * 60);
 /// One DHT query.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(20);

@@ -35,6 +35,7 @@ mod report;
 mod sources;
 mod streams;
 mod swarm;
+mod vetting;
 
 pub use address::worth_telling;
 pub use config::{NetConfig, NetLimits, Role};

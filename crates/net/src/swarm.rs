@@ -1,6 +1,6 @@
 //! The swarm put together: which behaviours, which transports, with which settings.
 
-use std::{io, num::NonZeroUsize, sync::Arc};
+use std::{io, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use libp2p::{
@@ -15,7 +15,7 @@ use libp2p::{
 use crate::{
     config::{
         CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_AGENT, NetConfig, NetLimits, PING_INTERVAL,
-        PROVIDER_TTL, QUERY_TIMEOUT, REPUBLISH, SILENCE,
+        QUERY_TIMEOUT, SILENCE,
     },
     counters::Counters,
     error::StartError,
@@ -105,7 +105,7 @@ fn behaviour(
 ) -> Result<Mesh, StartError> {
     let peer = config.key.peer_id();
     let store = ProviderStore::new(peer, config.limits.clone(), counters.clone());
-    let kad = kad::Behaviour::with_config(peer, store, kad_config(names)?);
+    let kad = kad::Behaviour::with_config(peer, store, kad_config(names, config.lease)?);
     let identify = identify::Config::new(names.identify(), config.key.keypair().public())
         .with_agent_version(agent(&config.agent))
         .with_push_listen_addr_updates(true)
@@ -128,7 +128,7 @@ fn behaviour(
     })
 }
 
-fn kad_config(names: &Names) -> Result<kad::Config, StartError> {
+fn kad_config(names: &Names, lease: Duration) -> Result<kad::Config, StartError> {
     let protocol = names
         .kad()
         .ok_or_else(|| StartError::Setup("no protocol name for the DHT".into()))?;
@@ -137,15 +137,17 @@ fn kad_config(names: &Names) -> Result<kad::Config, StartError> {
         .set_query_timeout(QUERY_TIMEOUT)
         // In a mesh of hundreds the few dead peers on the way must not hold up a look-up.
         .set_parallelism(NonZeroUsize::new(8).unwrap_or(NonZeroUsize::MIN))
-        // Twenty providers or peers with eight addresses each.
+        // Twenty closer peers with eight addresses each, and a sample of providers.
         .set_max_packet_size(64 * 1024)
         // Only peers whose identify names this mesh get in.
         .set_kbucket_inserts(kad::BucketInserts::Manual)
+        // Records pass by the swarm task, which knows where they come from.
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_caching(kad::Caching::Disabled)
         .set_replication_interval(None)
         .set_publication_interval(None)
-        .set_provider_record_ttl(Some(PROVIDER_TTL))
-        .set_provider_publication_interval(Some(REPUBLISH));
+        .set_provider_record_ttl(Some(lease))
+        .set_provider_publication_interval(Some(lease / 3));
     Ok(config)
 }
 

@@ -1,6 +1,9 @@
 //! The DHT: who gets into the routing table, look-ups, and keeping this node's own keys announced.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    net::Ipv6Addr,
+};
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
@@ -13,10 +16,14 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Manager, answer};
+use super::{Manager, answer, table::Standing};
 use crate::{
+    address::split_peer,
     config::{MAX_PROVIDERS, Role},
     error::DhtError,
+    provider_store::ADDRESSES,
+    sources::source_of,
+    vetting::vet,
 };
 
 /// Announcements under way at once; a node may provide a thousand keys.
@@ -87,9 +94,22 @@ impl Manager {
         if !serves || addresses.is_empty() {
             return self.unroute(&peer);
         }
+        let told = &addresses[..addresses.len().min(ROUTED_ADDRESSES)];
         let kad = &mut self.swarm.behaviour_mut().kad;
-        for address in addresses.iter().take(ROUTED_ADDRESSES) {
+        for address in told {
             kad.add_address(&peer, address.clone());
+        }
+        // Kad only ever adds: without this a peer could fill memory with new ones.
+        let known = kad.kbucket(peer).into_iter().flat_map(|bucket| {
+            let entry = bucket.iter().find(|e| *e.node.key.preimage() == peer);
+            let known = entry.map(|e| e.node.value.clone().into_vec());
+            known.unwrap_or_default()
+        });
+        let known: Vec<_> = known.collect();
+        for address in known {
+            if !told.contains(&split_peer(address.clone()).0) {
+                kad.remove_address(&peer, &address);
+            }
         }
     }
 
@@ -183,7 +203,34 @@ impl Manager {
                     self.on_newcomer(peer);
                 }
             }
+            kad::Event::InboundRequest {
+                request:
+                    kad::InboundRequest::AddProvider {
+                        record: Some(record),
+                    },
+            } => self.on_record(record),
             _ => {}
+        }
+    }
+
+    /// A peer announces that it provides a key. Kad has made sure that it speaks for itself.
+    fn on_record(&mut self, mut record: kad::ProviderRecord) {
+        let provider = record.provider;
+        let Some(peer) = self.peers.get(&provider) else {
+            return;
+        };
+        if matches!(peer.standing, Standing::Foreign { .. }) {
+            return;
+        }
+        let source = peer.connections.iter().find_map(|c| source_of(&c.remote));
+        let source = source.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+        let told = record.addresses.drain(..).map(|a| split_peer(a).0);
+        let told: Vec<_> = told.collect();
+        let distance = self.distance(&provider);
+        record.addresses = vet(told, distance, ADDRESSES, &self.shared.counters);
+        let store = self.swarm.behaviour_mut().kad.store_mut();
+        if let Err(refusal) = store.keep(record, source, Instant::now().into_std()) {
+            tracing::debug!(peer = %provider, "a provider record is not kept: {refusal}");
         }
     }
 

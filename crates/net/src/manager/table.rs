@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Manager, dials::Waiter};
 use crate::{
-    address::{ip_of, is_dialable, is_loopback, split_peer},
+    address::{ip_of, split_peer},
     config::{FOREIGN_GRACE, MAX_ADDRESSES, WAITERS_PER_PEER},
     error::{DialError, OpenError, OpenRefusal},
     link::Link,
@@ -19,6 +19,7 @@ use crate::{
     peers::{Membership, NetEvent, PeerInfo},
     streams::OpenRequest,
     swarm::agent,
+    vetting::{Distance, vet},
 };
 
 pub(super) struct Peer {
@@ -31,7 +32,7 @@ pub(super) struct Peer {
 
 pub(super) struct Connection {
     pub(super) link: Arc<Link>,
-    remote: Multiaddr,
+    pub(super) remote: Multiaddr,
     pub(super) inbound: bool,
     pub(super) since: Instant,
     /// Last pong.
@@ -224,35 +225,18 @@ impl Manager {
     }
 
     fn member(&mut self, id: PeerId, agent: String, info: identify::Info) {
-        let here: Vec<_> = self
-            .shared
-            .listen
-            .borrow()
-            .iter()
-            .filter_map(ip_of)
-            .collect();
+        let distance = self.distance(&id);
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
         peer.standing = Standing::Member;
         peer.agent.clone_from(&agent);
-        // Loopback means this machine only if that is where the peer is.
-        let same_machine = peer
-            .connections
-            .iter()
-            .filter_map(|c| ip_of(&c.remote))
-            .any(|ip| ip.is_loopback() || here.contains(&ip));
         for connection in &peer.connections {
             connection.link.keep.store(true, Relaxed);
         }
         let waiters = std::mem::take(&mut peer.waiters);
-        let addresses: Vec<_> = info
-            .listen_addrs
-            .into_iter()
-            .map(|a| split_peer(a).0)
-            .filter(|a| is_dialable(a) && (same_machine || !is_loopback(a)))
-            .take(MAX_ADDRESSES)
-            .collect();
+        let told = info.listen_addrs.into_iter().map(|a| split_peer(a).0);
+        let addresses = vet(told, distance, MAX_ADDRESSES, &self.shared.counters);
         self.shared.learn(id, addresses.clone());
         self.route(id, &addresses, &info.protocols);
         self.publish(id);
@@ -264,6 +248,17 @@ impl Manager {
         for waiter in waiters {
             waiter.tell(Ok(id));
         }
+    }
+
+    /// Where a peer is, by the nearest of its connections.
+    pub(super) fn distance(&self, id: &PeerId) -> Distance {
+        let listen = self.shared.listen.borrow();
+        let here: Vec<_> = listen.iter().filter_map(ip_of).collect();
+        let connections = self.peers.get(id).into_iter().flat_map(|p| &p.connections);
+        connections
+            .map(|c| Distance::of(&c.remote, &here))
+            .min()
+            .unwrap_or(Distance::Far)
     }
 
     fn foreign(&mut self, id: PeerId, agent: String, error: DialError) {
