@@ -171,5 +171,7 @@ pub(crate) const FOREIGN_GRACE: Duration = Duration::from_secs(10);
 pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(250);
 /// See [`NetConfig::lease`].
 const PROVIDER_LEASE: Duration = Duration::from_secs(30 * 60);
+/// The whole routing table is looked up anew this often.
+pub(crate) const BOOTSTRAP: Duration = Duration::from_secs(15 * 60);
 /// One DHT query.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(20);

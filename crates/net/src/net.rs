@@ -55,13 +55,27 @@ struct Gone;
 /// Peers that announced a key, each once, as they are found; it ends when the DHT has nothing more to
 /// tell, or with the 64th.
 #[derive(Debug)]
-pub struct Providers(mpsc::Receiver<PeerId>);
+pub struct Providers {
+    found: mpsc::Receiver<PeerId>,
+    commands: mpsc::WeakSender<Command>,
+}
 
 impl Stream for Providers {
     type Item = PeerId;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<PeerId>> {
-        self.0.poll_recv(cx)
+        self.found.poll_recv(cx)
+    }
+}
+
+impl Drop for Providers {
+    fn drop(&mut self) {
+        self.found.close();
+        // Each moment more, the query would ask and dial for nobody. If there is no room to say so,
+        // the next round of housekeeping finds out.
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.try_send(Command::Abandoned);
+        }
     }
 }
 
@@ -371,11 +385,17 @@ impl Net {
     /// What counts is what the peer itself answers.
     pub async fn look_up(&self, key: &[u8]) -> Result<Providers, DhtError> {
         let key = self.shared.names.dht_key(key);
-        let (found, receiver) = mpsc::channel(MAX_PROVIDERS);
-        self.ask(|reply| Command::Providers { key, found, reply })
-            .await
-            .map_err(|Gone| DhtError::Stopped)??;
-        Ok(Providers(receiver))
+        let (sender, found) = mpsc::channel(MAX_PROVIDERS);
+        let commands = self.commands.downgrade();
+        let providers = Providers { found, commands };
+        self.ask(|reply| Command::Providers {
+            key,
+            found: sender,
+            reply,
+        })
+        .await
+        .map_err(|Gone| DhtError::Stopped)??;
+        Ok(providers)
     }
 
     /// Up to 64 of the peers [`Net::look_up`] finds: when the DHT has nothing more to tell, or at

@@ -14,7 +14,7 @@ use libp2p::{
 
 use crate::{
     config::{
-        CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_AGENT, NetConfig, NetLimits, PING_INTERVAL,
+        BOOTSTRAP, CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_AGENT, NetConfig, NetLimits, PING_INTERVAL,
         QUERY_TIMEOUT, SILENCE,
     },
     counters::Counters,
@@ -144,6 +144,8 @@ fn kad_config(names: &Names, lease: Duration) -> Result<kad::Config, StartError>
         // Records pass by the swarm task, which knows where they come from.
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_caching(kad::Caching::Disabled)
+        // Every connection brings news of its own; this only mends what they missed.
+        .set_periodic_bootstrap_interval(Some(BOOTSTRAP))
         .set_replication_interval(None)
         .set_publication_interval(None)
         .set_provider_record_ttl(Some(lease))

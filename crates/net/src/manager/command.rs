@@ -55,6 +55,8 @@ pub(crate) enum Command {
         found: mpsc::Sender<PeerId>,
         reply: oneshot::Sender<Result<(), DhtError>>,
     },
+    /// Whoever looked for providers has enough.
+    Abandoned,
     Disconnect {
         peer: PeerId,
         reply: oneshot::Sender<()>,

@@ -118,6 +118,14 @@ impl Manager {
         self.swarm.behaviour_mut().kad.remove_peer(peer);
     }
 
+    /// A peer is gone. What is told to others should be alive, and look-ups should begin with those
+    /// who answer at once: it leaves the table, unless that would become too small to find back by.
+    pub(super) fn route_lost(&mut self, peer: &PeerId) {
+        if self.dht.routed.len() > SMALL_TABLE {
+            self.unroute(peer);
+        }
+    }
+
     pub(super) fn provide(&mut self, key: RecordKey, reply: oneshot::Sender<Result<(), DhtError>>) {
         let limit = self.shared.limits.provided_keys;
         if !self.dht.provided.contains(&key) && self.dht.provided.len() >= limit {
@@ -374,29 +382,31 @@ impl Manager {
                 .store_mut()
                 .sweep(now.into_std());
         }
-        let mut over = Vec::new();
-        let wanted: Vec<_> = self
-            .dht
-            .queries
-            .iter()
-            .filter_map(|(id, query)| match query {
-                Query::Providers { found, .. } => {
-                    if found.is_closed() {
-                        over.push(*id);
-                    }
-                    None
-                }
-                Query::Peer { reply, .. }
-                    if reply.as_ref().is_none_or(oneshot::Sender::is_closed) =>
-                {
-                    over.push(*id);
-                    None
-                }
-                Query::Peer { peer, .. } => Some((*id, *peer)),
-            })
-            .collect();
+        self.end_abandoned_queries();
+        self.answer_known_addresses();
+    }
+
+    /// Nobody waits for them any more.
+    pub(super) fn end_abandoned_queries(&mut self) {
+        let abandoned = |query: &Query| match query {
+            Query::Providers { found, .. } => found.is_closed(),
+            Query::Peer { reply, .. } => reply.as_ref().is_none_or(oneshot::Sender::is_closed),
+        };
+        let queries = self.dht.queries.extract_if(|_, query| abandoned(query));
+        let over: Vec<_> = queries.map(|(id, _)| id).collect();
+        for id in over {
+            self.finish(id);
+        }
+    }
+
+    /// No need to ask the rest of the closest peers once one has told the address.
+    fn answer_known_addresses(&mut self) {
+        let wanted = |(id, query): (&QueryId, &Query)| match query {
+            Query::Peer { peer, .. } => Some((*id, *peer)),
+            Query::Providers { .. } => None,
+        };
+        let wanted: Vec<_> = self.dht.queries.iter().filter_map(wanted).collect();
         for (id, peer) in wanted {
-            // No need to ask the rest of the closest peers once one has told the address.
             let addresses = self.dht_addresses(peer);
             if addresses.is_empty() && !self.peers.contains_key(&peer) {
                 continue;
@@ -408,10 +418,6 @@ impl Manager {
             {
                 answer(reply, true);
             }
-            over.push(id);
-        }
-        for id in over {
-            self.dht.queries.remove(&id);
             self.finish(id);
         }
     }

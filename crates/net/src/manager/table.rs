@@ -143,6 +143,7 @@ impl Manager {
                 waiter.tell(Err(DialError::Closed { peer: id }));
             }
         }
+        self.route_lost(&id);
         self.shared.peers().remove(&id);
         self.shared.emit(NetEvent::Disconnected { peer: id });
     }
