@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod dht;
+mod dht_under_attack;
 mod discovery;
 mod failures;
 mod lifecycle;
