@@ -135,6 +135,17 @@ impl Default for NetLimits {
 }
 
 impl NetLimits {
+    /// For a node whose work is to be connected with many: bootstrap, DHT server, relay.
+    pub fn anchor() -> Self {
+        Self {
+            connections: 4096,
+            pending_connections: 256,
+            connections_per_source: 512,
+            address_book: 16_384,
+            ..Self::default()
+        }
+    }
+
     /// Established inbound connections: all but the quarter for our own.
     pub(crate) fn inbound(&self) -> u32 {
         self.connections - self.connections / 4
