@@ -1,7 +1,7 @@
 //! How long the DHT takes to name a provider: hundreds of real nodes in one process, links of a seeded
 //! length for each pair, and nodes that vanish without a word while others join.
 //!
-//!     cargo run --release --example dht_lookup -- [--quick] [--json] [--nodes 200] [--seconds 120]
+//!     cargo run --release --example dht_lookup -- [--quick] [--json] [--nodes 200] [--settle 60] [--seconds 120]
 //!         [--churn PERCENT-A-MINUTE] [--rtt-min MS] [--rtt-max MS] [--rate LOOK-UPS-A-SECOND] [--seed N] [--connections MOST-OF-A-NODE]
 //!
 //! With fewer connections than nodes a mesh of 200 shows what a larger one is like, where a node cannot be
@@ -16,14 +16,14 @@ use std::{
 };
 
 use futures::StreamExt;
-use polymath_net::{Conditions, Multiaddr, Net, NetConfig, PeerId};
+use polymath_net::{Conditions, Multiaddr, Net, NetConfig, NetLimits, PeerId};
 use polymath_types::{Genesis, NodeKey};
 use tokio::{
     task::JoinSet,
     time::{Instant, interval, sleep, timeout},
 };
 
-/// Nodes that never leave, and by whom newcomers join.
+/// Nodes that never leave and by whom newcomers join; they have an anchor's limits.
 const ANCHORS: usize = 3;
 /// Different experts in the mesh.
 const EXPERTS: u64 = 100;
@@ -33,14 +33,14 @@ const PROVIDED: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A provider counts as one that must be found when it has been in the mesh for so long.
 const ANNOUNCED: Duration = Duration::from_secs(10);
-/// Time for the mesh to settle before anything is measured.
-const SETTLE: Duration = Duration::from_secs(20);
 /// How long a node that was cut off stays frozen before its sockets are closed.
 const FROZEN: Duration = Duration::from_secs(15);
 
 struct Options {
     json: bool,
     nodes: usize,
+    /// Time for the mesh to settle before anything is measured: who has just joined looks around.
+    settle: u64,
     seconds: u64,
     churn: f64,
     rtt: (u64, u64),
@@ -61,6 +61,7 @@ impl Options {
         Self {
             json: has("--json"),
             nodes: number("--nodes", if quick { 60.0 } else { 200.0 }) as usize,
+            settle: number("--settle", if quick { 15.0 } else { 60.0 }) as u64,
             seconds: number("--seconds", if quick { 20.0 } else { 120.0 }) as u64,
             churn: number("--churn", 10.0),
             rtt: (number("--rtt-min", 50.0) as u64, number("--rtt-max", 100.0) as u64),
@@ -126,7 +127,13 @@ impl World {
         let mut config = NetConfig::new(NodeKey::generate(), self.genesis.clone(), listen);
         let conditions = self.conditions(node);
         config.lab = conditions.clone();
-        config.limits.connections = self.options.connections;
+        if node < ANCHORS as u64 {
+            config.limits = NetLimits::anchor();
+            // All of them come from one address here.
+            config.limits.connections_per_source = self.options.nodes * 2;
+        } else {
+            config.limits.connections = self.options.connections;
+        }
         let net = Net::start(config).await.unwrap();
         let address = net.listen_addrs().borrow()[0].clone();
         self.ports.lock().unwrap().insert(port(&address), node);
@@ -181,6 +188,28 @@ impl World {
             .collect();
         let expert = announced.get(chance.below(announced.len() as u64) as usize)?;
         Some((asker.net.clone(), *expert))
+    }
+
+    /// For whoever waits: what the living nodes have done so far.
+    async fn tell_progress(self: Arc<Self>) {
+        let began = Instant::now();
+        loop {
+            sleep(Duration::from_secs(10)).await;
+            let (mut trimmed, mut refused, mut living) = (0, 0, 0);
+            for member in self.members.lock().unwrap().values() {
+                let counters = member.net.counters();
+                trimmed += counters.connections_trimmed;
+                refused += counters.connections_refused;
+                living += 1;
+            }
+            let (queries, requests, connections) = self.totals();
+            eprintln!(
+                "{:3.0} s: {living} nodes, {connections} connections, {trimmed} trimmed, {refused} refused; \
+                 {queries} queries, {requests} requests; {:.0} s of CPU",
+                began.elapsed().as_secs_f64(),
+                cpu(),
+            );
+        }
     }
 
     /// Sums over the nodes that live now: queries ended, requests sent, connections.
@@ -267,6 +296,7 @@ async fn run(cores: usize) {
         ports: Mutex::default(),
         members: Mutex::default(),
     });
+    tokio::spawn(world.clone().tell_progress());
     let options = &world.options;
     for node in 0..ANCHORS as u64 {
         let anchors = anchors(&world);
@@ -281,8 +311,8 @@ async fn run(cores: usize) {
         }
     }
     while starting.join_next().await.is_some() {}
-    eprintln!("{} nodes started; {SETTLE:?} to settle", options.nodes);
-    sleep(SETTLE).await;
+    eprintln!("{} nodes started; {} s to settle", options.nodes, options.settle);
+    sleep(Duration::from_secs(options.settle)).await;
 
     let (queries, requests, _) = world.totals();
     let (began, cpu_before) = (Instant::now(), cpu());
@@ -361,10 +391,11 @@ fn print(options: &Options, cores: usize, churned: u64, rows: &[(&str, &str, f64
             })
             .collect();
         println!(
-            r#"{{"bench":"dht_lookup","conditions":{{"cores":{cores},"profile":"release","transport":"TCP","nodes":{},"processes":1,"rtt_ms":[{least},{most}],"connections_a_node":{},"churn_percent_a_minute":{},"left_frozen":{churned},"seconds":{},"look_ups_a_second":{},"experts":{EXPERTS},"experts_a_node":{PROVIDED},"seed":{}}},"rows":[{}]}}"#,
+            r#"{{"bench":"dht_lookup","conditions":{{"cores":{cores},"profile":"release","transport":"TCP","nodes":{},"processes":1,"rtt_ms":[{least},{most}],"connections_a_node":{},"churn_percent_a_minute":{},"left_frozen":{churned},"settled_s":{},"seconds":{},"look_ups_a_second":{},"experts":{EXPERTS},"experts_a_node":{PROVIDED},"seed":{}}},"rows":[{}]}}"#,
             options.nodes,
             options.connections,
             options.churn,
+            options.settle,
             options.seconds,
             options.rate,
             options.seed,

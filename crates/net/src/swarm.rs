@@ -138,7 +138,7 @@ fn kad_config(names: &Names, lease: Duration) -> Result<kad::Config, StartError>
         // In a mesh of hundreds the few dead peers on the way must not hold up a look-up, nor those
         // who mislead: as many paths, none of which takes directions from another's peers.
         .disjoint_query_paths(true)
-        .set_parallelism(NonZeroUsize::new(8).unwrap_or(NonZeroUsize::MIN))
+        .set_parallelism(NonZeroUsize::new(4).unwrap_or(NonZeroUsize::MIN))
         // Twenty closer peers with eight addresses each, and a sample of providers.
         .set_max_packet_size(64 * 1024)
         // Only peers whose identify names this mesh get in.

@@ -30,7 +30,8 @@ use crate::{
 const ANNOUNCING: usize = 16;
 /// While the routing table is this small, every newcomer should hold our records.
 const SMALL_TABLE: usize = 20;
-/// Newcomers within this time share one round of announcements.
+/// Newcomers within this time share one round of announcements; the next gathers for twice as long.
+/// A round asks a good part of a small mesh: one for each newcomer would keep everybody busy.
 const GATHER: std::time::Duration = std::time::Duration::from_millis(500);
 /// How often strangers' expired records are dropped; a look through all of them takes milliseconds.
 const SWEEP: std::time::Duration = std::time::Duration::from_secs(60);
@@ -48,6 +49,8 @@ pub(super) struct Dht {
     announcing: HashSet<QueryId>,
     /// When everything is to be announced again.
     announce_all: Option<Instant>,
+    /// Rounds of that so far, since the table was last empty.
+    rounds: u32,
     /// When strangers' expired records were last dropped.
     swept: Option<Instant>,
 }
@@ -249,9 +252,13 @@ impl Manager {
         self.dht.routed.insert(peer);
         let now = Instant::now();
         if before == 0 {
+            self.dht.rounds = 0;
             self.announce_everything();
         } else if before < SMALL_TABLE && self.dht.announce_all.is_none() {
-            self.dht.announce_all = Some(now + GATHER);
+            // As long as the periodic renewal takes, at most.
+            let gather = GATHER * 2u32.pow(self.dht.rounds.min(10));
+            self.dht.rounds += 1;
+            self.dht.announce_all = Some(now + gather);
         }
     }
 
