@@ -73,7 +73,11 @@ async fn be_peers(anchor: Multiaddr) {
             let mut config = NetConfig::new(NodeKey::generate(), genesis, Vec::new());
             config.role = Role::Client;
             let net = Net::start(config).await.unwrap();
-            while net.dial(anchor.clone(), Duration::from_secs(30)).await.is_err() {
+            while net
+                .dial(anchor.clone(), Duration::from_secs(30))
+                .await
+                .is_err()
+            {
                 sleep(Duration::from_millis(200)).await;
             }
             net
@@ -95,7 +99,11 @@ async fn measure() {
         "/ip4/127.0.0.1/tcp/0"
     };
     let mesh = Genesis::new("anchor-memory", &NodeKey::generate().keypair().public()).unwrap();
-    let mut config = NetConfig::new(NodeKey::generate(), mesh.clone(), vec![listen.parse().unwrap()]);
+    let mut config = NetConfig::new(
+        NodeKey::generate(),
+        mesh.clone(),
+        vec![listen.parse().unwrap()],
+    );
     config.limits = NetLimits::anchor();
     // All of them come from one address here.
     config.limits.connections_per_source = peers;
@@ -111,11 +119,15 @@ async fn measure() {
             .spawn()
             .unwrap()
     };
-    let sizes = (0..peers).step_by(A_PROCESS).map(|from| A_PROCESS.min(peers - from));
+    let sizes = (0..peers)
+        .step_by(A_PROCESS)
+        .map(|from| A_PROCESS.min(peers - from));
     let _peers = Peers(sizes.map(spawn).collect());
     let members = || {
         let all = anchor.peers();
-        all.iter().filter(|p| p.membership == Membership::Member).count()
+        all.iter()
+            .filter(|p| p.membership == Membership::Member)
+            .count()
     };
     let began = Instant::now();
     while members() < peers {

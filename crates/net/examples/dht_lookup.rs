@@ -64,7 +64,10 @@ impl Options {
             settle: number("--settle", if quick { 15.0 } else { 60.0 }) as u64,
             seconds: number("--seconds", if quick { 20.0 } else { 120.0 }) as u64,
             churn: number("--churn", 10.0),
-            rtt: (number("--rtt-min", 50.0) as u64, number("--rtt-max", 100.0) as u64),
+            rtt: (
+                number("--rtt-min", 50.0) as u64,
+                number("--rtt-max", 100.0) as u64,
+            ),
             rate: number("--rate", 10.0),
             connections: number("--connections", 64.0) as u32,
             seed: number("--seed", 1.0) as u64,
@@ -160,7 +163,11 @@ impl World {
     /// Pulls the plug of a node chosen by chance.
     fn vanish(&self, chance: &mut Chance) {
         let mut members = self.members.lock().unwrap();
-        let mortal: Vec<u64> = members.keys().copied().filter(|n| *n >= ANCHORS as u64).collect();
+        let mortal: Vec<u64> = members
+            .keys()
+            .copied()
+            .filter(|n| *n >= ANCHORS as u64)
+            .collect();
         let node = mortal[chance.below(mortal.len() as u64) as usize];
         if let Some(gone) = members.remove(&node) {
             gone.conditions.cut();
@@ -179,7 +186,9 @@ impl World {
     /// A node that asks, and an expert of somebody else.
     fn question(&self, chance: &mut Chance) -> Option<(Net, u64)> {
         let members = self.members.lock().unwrap();
-        let asker = members.values().nth(chance.below(members.len() as u64) as usize)?;
+        let asker = members
+            .values()
+            .nth(chance.below(members.len() as u64) as usize)?;
         let announced: Vec<u64> = members
             .values()
             .filter(|m| m.joined.elapsed() > ANNOUNCED)
@@ -218,7 +227,11 @@ impl World {
         members.values().fold((0, 0, 0), |(q, r, c), m| {
             let counters = m.net.counters();
             let connections = m.net.peers().iter().map(|p| p.connections).sum::<usize>();
-            (q + counters.dht_queries, r + counters.dht_requests, c + connections)
+            (
+                q + counters.dht_queries,
+                r + counters.dht_requests,
+                c + connections,
+            )
         })
     }
 }
@@ -261,20 +274,30 @@ async fn look_up(world: Arc<World>, asker: Net, expert: u64) -> Outcome {
 fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after = stat.rsplit(") ").next().unwrap_or_default();
-    let ticks: f64 = after.split(' ').skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum();
+    let ticks: f64 = after
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .filter_map(|n| n.parse::<f64>().ok())
+        .sum();
     ticks / 100.0
 }
 
 fn rss_mb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .unwrap_or_default();
     let kb: f64 = line.trim().trim_end_matches(" kB").parse().unwrap_or(0.0);
     kb / 1024.0
 }
 
 fn percentile(sorted: &[Duration], p: f64) -> f64 {
     let at = ((sorted.len() as f64 - 1.0) * p).round() as usize;
-    sorted.get(at).map_or(f64::NAN, |d| d.as_secs_f64() * 1000.0)
+    sorted
+        .get(at)
+        .map_or(f64::NAN, |d| d.as_secs_f64() * 1000.0)
 }
 
 fn main() {
@@ -311,7 +334,10 @@ async fn run(cores: usize) {
         }
     }
     while starting.join_next().await.is_some() {}
-    eprintln!("{} nodes started; {} s to settle", options.nodes, options.settle);
+    eprintln!(
+        "{} nodes started; {} s to settle",
+        options.nodes, options.settle
+    );
     sleep(Duration::from_secs(options.settle)).await;
 
     let (queries, requests, _) = world.totals();
@@ -350,7 +376,10 @@ async fn run(cores: usize) {
     let mut alive: Vec<_> = outcomes.iter().filter_map(|o| o.alive).collect();
     first.sort();
     alive.sort();
-    let local = first.iter().filter(|d| **d < Duration::from_millis(5)).count();
+    let local = first
+        .iter()
+        .filter(|d| **d < Duration::from_millis(5))
+        .count();
     let remote = &alive[alive.partition_point(|d| *d < Duration::from_millis(5))..];
     let share = |part: usize| 100.0 * part as f64 / outcomes.len().max(1) as f64;
     let mut rows = Vec::new();
@@ -365,10 +394,30 @@ async fn run(cores: usize) {
     }
     rows.extend([
         ("look-ups", "count", outcomes.len() as f64, ""),
-        ("look-ups", "named a living provider", share(alive.len()), "%"),
-        ("look-ups", "answered by the asker's own store", share(local), "%"),
-        ("queries, announcements included", "requests", per_query, "a query"),
-        ("nodes", "connections", connections as f64 / living as f64, "a node"),
+        (
+            "look-ups",
+            "named a living provider",
+            share(alive.len()),
+            "%",
+        ),
+        (
+            "look-ups",
+            "answered by the asker's own store",
+            share(local),
+            "%",
+        ),
+        (
+            "queries, announcements included",
+            "requests",
+            per_query,
+            "a query",
+        ),
+        (
+            "nodes",
+            "connections",
+            connections as f64 / living as f64,
+            "a node",
+        ),
         ("process", "cpu", load, "cores"),
         ("process", "rss", rss_mb(), "MB"),
     ]);
@@ -378,7 +427,9 @@ async fn run(cores: usize) {
 fn anchors(world: &World) -> Vec<Multiaddr> {
     let members = world.members.lock().unwrap();
     let anchors = members.values().take(ANCHORS);
-    anchors.map(|m| m.net.listen_addrs().borrow()[0].clone()).collect()
+    anchors
+        .map(|m| m.net.listen_addrs().borrow()[0].clone())
+        .collect()
 }
 
 fn print(options: &Options, cores: usize, churned: u64, rows: &[(&str, &str, f64, &str)]) {
@@ -387,7 +438,9 @@ fn print(options: &Options, cores: usize, churned: u64, rows: &[(&str, &str, f64
         let rows: Vec<String> = rows
             .iter()
             .map(|(case, metric, value, unit)| {
-                format!(r#"{{"case":"{case}","metric":"{metric}","value":{value:.2},"unit":"{unit}"}}"#)
+                format!(
+                    r#"{{"case":"{case}","metric":"{metric}","value":{value:.2},"unit":"{unit}"}}"#
+                )
             })
             .collect();
         println!(
@@ -406,7 +459,12 @@ fn print(options: &Options, cores: usize, churned: u64, rows: &[(&str, &str, f64
     println!(
         "{} nodes of one process on {cores} cores, TCP, {least}-{most} ms RTT seeded for each pair, {} % churn a minute\n\
          ({churned} nodes frozen without a word, as many joined), {} s, {} look-ups a second, {EXPERTS} experts, {PROVIDED} a node, at most {} connections a node, seed {}\n",
-        options.nodes, options.churn, options.seconds, options.rate, options.connections, options.seed
+        options.nodes,
+        options.churn,
+        options.seconds,
+        options.rate,
+        options.connections,
+        options.seed
     );
     for (case, metric, value, unit) in rows {
         println!("{case:<40} {metric:<34} {value:>9.1} {unit}");

@@ -421,7 +421,11 @@ mod tests {
         }
 
         fn names(&self, n: usize) -> HashSet<PeerId> {
-            let records = self.others.get(&key(n)).into_iter().flat_map(|s| &s.records);
+            let records = self
+                .others
+                .get(&key(n))
+                .into_iter()
+                .flat_map(|s| &s.records);
             records.map(|r| r.provider).collect()
         }
 
@@ -463,7 +467,10 @@ mod tests {
         store.put_from(1, record(1, a)).unwrap();
         store.add_provider(record(9, store.local)).unwrap();
         assert!(store.add_provider(record(8, store.local)).is_err());
-        assert!(store.add_provider(record(8, a)).is_err(), "without a source");
+        assert!(
+            store.add_provider(record(8, a)).is_err(),
+            "without a source"
+        );
         assert_eq!(store.provided().count(), 1);
         let counters = store.counters.snapshot();
         assert_eq!(counters.provider_records_peer_full, 1);

@@ -83,9 +83,7 @@ fn judge(address: &Multiaddr, from: Distance) -> Result<(), Refusal> {
     if !is_dialable(address) {
         return Err(Refusal::Undialable);
     }
-    from.hears(address)
-        .then_some(())
-        .ok_or(Refusal::OutOfScope)
+    from.hears(address).then_some(()).ok_or(Refusal::OutOfScope)
 }
 
 /// RFC 1918, RFC 6598, RFC 4193, and link-local ones.

@@ -49,7 +49,10 @@ fn message(kind: u8, fields: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn announcement(key: &[u8], by: PeerId, addresses: &[Multiaddr]) -> Vec<u8> {
-    message(ADD_PROVIDER, &[field(KEY, key), field(PROVIDERS, &peer(by, addresses))])
+    message(
+        ADD_PROVIDER,
+        &[field(KEY, key), field(PROVIDERS, &peer(by, addresses))],
+    )
 }
 
 async fn kad_to(from: &Net, to: &Net) -> MeshStream {
@@ -95,7 +98,10 @@ async fn a_flood_of_made_up_keys_is_bounded_and_look_ups_go_on() {
     let mut n = 0u32;
     while !flood.is_finished() {
         n += 1;
-        honest.provide(format!("poet {}", n % 8).as_bytes()).await.unwrap();
+        honest
+            .provide(format!("poet {}", n % 8).as_bytes())
+            .await
+            .unwrap();
         finds(&asker, b"chef", honest.local_peer()).await;
     }
     let _stream = flood.await.unwrap();
@@ -170,7 +176,12 @@ async fn mislead(net: Net, nowhere: Multiaddr) {
         let nowhere = nowhere.clone();
         tokio::spawn(async move {
             let _ = stream.read_u8().await;
-            let made_up = |_| field(CLOSER, &peer(PeerId::random(), &[nowhere.clone()]));
+            let made_up = |_| {
+                field(
+                    CLOSER,
+                    &peer(PeerId::random(), std::slice::from_ref(&nowhere)),
+                )
+            };
             let answer: Vec<_> = (0..200).map(made_up).collect();
             let _ = stream.write_all(&message(GET_PROVIDERS, &answer)).await;
             let _ = stream.shutdown().await;
