@@ -7,6 +7,8 @@ use polymath_types::{Genesis, NodeKey};
 
 use crate::door::Door;
 
+use crate::lab::Conditions;
+
 /// Whether others may rely on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -35,7 +37,7 @@ pub struct NetConfig {
     /// Addresses under which others reach this node, on the word of whoever runs it.
     pub announce: Vec<Multiaddr>,
     /// Whether loopback stands for the internet: for tests of all this on one machine.
-    pub lab: bool,
+    pub loopback_is_internet: bool,
     /// The door of a closed mesh. With it nobody gets past the connection's first bytes who cannot
     /// prove to be a member or to be invited.
     pub door: Option<Door>,
@@ -47,6 +49,11 @@ pub struct NetConfig {
     pub agent: String,
     /// Bounds.
     pub limits: NetLimits,
+    /// How long provider records are kept unless renewed: the mesh must forget a dead expert. This
+    /// node's own are renewed at a third of it.
+    pub lease: Duration,
+    /// Conditions imposed on every TCP connection, for simulations.
+    pub lab: Conditions,
 }
 
 impl NetConfig {
@@ -60,12 +67,14 @@ impl NetConfig {
             local_discovery: false,
             anchor: false,
             announce: Vec::new(),
-            lab: false,
+            loopback_is_internet: false,
             door: None,
             upnp: false,
             proxy: None,
             agent: concat!("polymath/", env!("CARGO_PKG_VERSION")).to_owned(),
             limits: NetLimits::default(),
+            lease: PROVIDER_LEASE,
+            lab: Conditions::default(),
         }
     }
 }
@@ -104,9 +113,10 @@ pub struct NetLimits {
     pub address_book: usize,
     /// Keys this node may provide.
     pub provided_keys: usize,
-    /// Providers kept of one key.
+    /// Providers kept of one key; an answer names twenty of them at most, drawn by chance.
     pub providers_per_key: usize,
-    /// Provider records kept for others, in total.
+    /// Provider records kept for others, in total. One takes about 400 bytes with two addresses, and
+    /// 2.5 KB at most.
     pub provider_records: usize,
     /// Provider records kept for others, from one peer.
     pub provider_records_per_peer: usize,
@@ -133,7 +143,7 @@ impl Default for NetLimits {
             inbound_queue_per_peer: 64,
             address_book: 4096,
             provided_keys: 1024,
-            providers_per_key: 256,
+            providers_per_key: 4096,
             provider_records: 32_768,
             provider_records_per_peer: 2048,
             queries: 256,
@@ -143,6 +153,17 @@ impl Default for NetLimits {
 }
 
 impl NetLimits {
+    /// For a node whose work is to be connected with many: bootstrap, DHT server, relay.
+    pub fn anchor() -> Self {
+        Self {
+            connections: 4096,
+            pending_connections: 256,
+            connections_per_source: 512,
+            address_book: 16_384,
+            ..Self::default()
+        }
+    }
+
     /// Established inbound connections: all but the quarter for our own.
     pub(crate) fn inbound(&self) -> u32 {
         self.connections - self.connections / 4
@@ -177,9 +198,9 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(8500);
 pub(crate) const FOREIGN_GRACE: Duration = Duration::from_secs(10);
 /// How often the swarm task looks after silent peers, waiting queries and delayed announcements.
 pub(crate) const HOUSEKEEPING: Duration = Duration::from_millis(250);
-/// Provider records expire after this unless renewed; the mesh must forget a dead expert.
-pub(crate) const PROVIDER_TTL: Duration = Duration::from_secs(30 * 60);
-/// Own provider records are renewed this often: a third of their life.
-pub(crate) const REPUBLISH: Duration = Duration::from_secs(10 * 60);
+/// See [`NetConfig::lease`].
+const PROVIDER_LEASE: Duration = Duration::from_secs(30 * 60);
+/// The whole routing table is looked up anew this often.
+pub(crate) const BOOTSTRAP: Duration = Duration::from_secs(15 * 60);
 /// One DHT query.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(20);

@@ -45,8 +45,6 @@ counters! {
     callers_refused,
     /// Peers dropped from the full address book.
     addresses_evicted,
-    /// Provider records of others not kept.
-    provider_records_refused,
     /// Bytes this node has relayed for others.
     relayed_bytes,
     /// Circuits broken because their peer had used up its allowance.
@@ -63,8 +61,6 @@ counters! {
     dial_backs,
     /// Dial-backs refused: too many, or to an address out of the asker's scope.
     dial_backs_refused,
-    /// Addresses told by peers that were not kept: undialable, or private and out of scope.
-    addresses_refused,
     /// Holes punched.
     holes_punched,
     /// Hole punches that failed.
@@ -73,6 +69,27 @@ counters! {
     behaviours_restarted,
     /// Strangers turned away at the door of a closed mesh.
     strangers_refused,
+    /// Look-ups and announcements of this node's own that have ended.
+    dht_queries,
+    /// Requests they sent.
+    dht_requests,
+    /// Provider records of others kept or renewed.
+    provider_records_kept,
+    /// Provider records of others refused: a key that is none of this mesh's.
+    provider_records_malformed,
+    /// Provider records of others refused: their peer had as many as it may.
+    provider_records_peer_full,
+    /// Provider records of others refused: no room, and no source held more than theirs.
+    provider_records_no_room,
+    /// Provider records of others that made room for those of a source with fewer.
+    provider_records_evicted,
+    /// Addresses told by peers that no transport here could dial.
+    addresses_undialable,
+    /// Addresses told by peers that reach less far than the connection they were told on: private or
+    /// loopback ones from afar.
+    addresses_out_of_scope,
+    /// Addresses told by peers beyond the number kept of one.
+    addresses_too_many,
     /// Announcements on the local network that were malformed or of another mesh.
     local_announcements_ignored,
     /// Announcements of members on the local network.

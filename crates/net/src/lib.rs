@@ -24,11 +24,11 @@ mod config;
 mod counters;
 mod dialback;
 mod discovery;
-#[allow(dead_code)] // `Door::pass` waits for the transports
 mod door;
 mod error;
 mod guard;
 mod hello;
+mod lab;
 mod link;
 mod manager;
 mod meter;
@@ -43,6 +43,7 @@ mod sources;
 mod streams;
 mod swarm;
 mod transports;
+mod vetting;
 mod whereabouts;
 mod wss;
 
@@ -52,8 +53,9 @@ pub use counters::NetCounters;
 pub use door::{Door, Doorkeeper, Refused};
 pub use error::{AcceptError, DhtError, DialError, HelloError, OpenError, StartError};
 pub use hello::Hello;
+pub use lab::Conditions;
 pub use libp2p::{Multiaddr, PeerId};
-pub use net::Net;
+pub use net::{Net, Providers};
 pub use peers::{Membership, NetEvent, PeerInfo};
 pub use report::{
     AddressReport, AddressSource, Filtering, Mapping, NetReport, RelayReport, RelayState, Scope,

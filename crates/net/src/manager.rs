@@ -327,6 +327,7 @@ impl Manager {
                 answer(reply, ());
             }
             Command::Providers { key, found, reply } => self.find_providers(key, found, reply),
+            Command::Abandoned => self.end_abandoned_queries(),
             Command::Disconnect { peer, reply } => {
                 let _ = self.swarm.disconnect_peer_id(peer);
                 answer(reply, ());

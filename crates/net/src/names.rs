@@ -6,6 +6,9 @@ use polymath_types::{Format, MeshId, VersionMismatch};
 /// The protocol that asks a peer which mesh it belongs to; the same in every mesh and version.
 pub(crate) const HELLO: StreamProtocol = StreamProtocol::new("/polymath/hello/1");
 
+/// Length of every DHT key, bytes.
+pub(crate) const KEY_BYTES: usize = 32;
+
 /// Longest name of a stream protocol, bytes.
 const MAX_NAME: usize = 64;
 

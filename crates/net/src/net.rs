@@ -1,13 +1,14 @@
 //! The handle.
 
 use std::{
-    collections::BTreeSet,
     fmt,
+    pin::Pin,
     sync::{Arc, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use polymath_types::{Genesis, MeshId, PathKind};
 use tokio::{
@@ -83,6 +84,33 @@ impl WeakNet {
 /// The swarm task is gone.
 struct Gone;
 
+/// Peers that announced a key, each once, as they are found; it ends when the DHT has nothing more to
+/// tell, or with the 64th.
+#[derive(Debug)]
+pub struct Providers {
+    found: mpsc::Receiver<PeerId>,
+    commands: mpsc::WeakSender<Command>,
+}
+
+impl Stream for Providers {
+    type Item = PeerId;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<PeerId>> {
+        self.found.poll_recv(cx)
+    }
+}
+
+impl Drop for Providers {
+    fn drop(&mut self) {
+        self.found.close();
+        // Each moment more, the query would ask and dial for nobody. If there is no room to say so,
+        // the next round of housekeeping finds out.
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.try_send(Command::Abandoned);
+        }
+    }
+}
+
 impl Net {
     /// Starts a swarm; returns when every listen address is in use and known.
     pub async fn start(config: NetConfig) -> Result<Self, StartError> {
@@ -97,7 +125,11 @@ impl Net {
             config.limits.clone(),
             registry,
             counters,
-            Reach::new(config.anchor, config.lab, config.announce.clone()),
+            Reach::new(
+                config.anchor,
+                config.loopback_is_internet,
+                config.announce.clone(),
+            ),
         ));
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
         let tasks = TaskTracker::new();
@@ -556,23 +588,34 @@ impl Net {
             .await;
     }
 
-    /// Up to 64 peers, this one excepted, that announced `key`; their addresses go into the
-    /// address book. Returns when the DHT has nothing more to tell, or at the deadline with what
-    /// was found by then. A record may be up to half an hour old: its peer may be gone.
-    pub async fn providers(&self, key: &[u8], within: Duration) -> Result<Vec<PeerId>, DhtError> {
+    /// Looks for peers, this one excepted, that announced `key`; each comes as soon as it is named, its
+    /// addresses in the address book. Dropping what is returned ends the look-up.
+    ///
+    /// A record is a hint: anybody may announce anything, and its peer may be gone for half an hour.
+    /// What counts is what the peer itself answers.
+    pub async fn look_up(&self, key: &[u8]) -> Result<Providers, DhtError> {
         let key = self.shared.names.dht_key(key);
-        let (sender, mut receiver) = mpsc::channel(MAX_PROVIDERS);
-        let mut found = BTreeSet::new();
+        let (sender, found) = mpsc::channel(MAX_PROVIDERS);
+        let commands = self.commands.downgrade();
+        let providers = Providers { found, commands };
+        self.ask(|reply| Command::Providers {
+            key,
+            found: sender,
+            reply,
+        })
+        .await
+        .map_err(|Gone| DhtError::Stopped)??;
+        Ok(providers)
+    }
+
+    /// Up to 64 of the peers [`Net::look_up`] finds: when the DHT has nothing more to tell, or at
+    /// the deadline those found by then.
+    pub async fn providers(&self, key: &[u8], within: Duration) -> Result<Vec<PeerId>, DhtError> {
+        let mut found = Vec::new();
         let search = async {
-            self.ask(|reply| Command::Providers {
-                key,
-                found: sender,
-                reply,
-            })
-            .await
-            .map_err(|Gone| DhtError::Stopped)??;
-            while let Some(peer) = receiver.recv().await {
-                found.insert(peer);
+            let mut providers = self.look_up(key).await?;
+            while let Some(peer) = providers.next().await {
+                found.push(peer);
             }
             Ok(())
         };
@@ -581,7 +624,7 @@ impl Net {
             Err(_) if found.is_empty() => return Err(DhtError::Timeout(within)),
             Err(_) => {}
         }
-        Ok(found.into_iter().collect())
+        Ok(found)
     }
 
     /// Connected peers, members or not, in no particular order.

@@ -85,6 +85,11 @@ impl Reach {
         }
     }
 
+    /// Whether loopback stands for the internet.
+    pub(crate) fn is_lab(&self) -> bool {
+        self.lab
+    }
+
     pub(crate) fn scope(&self, address: &Multiaddr) -> Scope {
         match scope_of(address) {
             Scope::Loopback if self.lab => Scope::Global,

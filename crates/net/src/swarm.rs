@@ -18,8 +18,8 @@ use libp2p::{
 use crate::{
     adapter::{Adapter, DirectOnly, OwnCandidates, PublicOnly, Unproven},
     config::{
-        IDLE_TIMEOUT, MAX_AGENT, NetConfig, NetLimits, PING_INTERVAL, PROVIDER_TTL, QUERY_TIMEOUT,
-        REPUBLISH, Role, SILENCE,
+        BOOTSTRAP, IDLE_TIMEOUT, MAX_AGENT, NetConfig, NetLimits, PING_INTERVAL, QUERY_TIMEOUT,
+        Role, SILENCE,
     },
     counters::Counters,
     error::StartError,
@@ -58,7 +58,7 @@ pub(crate) fn build(
         config.limits.relayed_bytes_per_hour,
         counters.clone(),
     ));
-    let Transports { transport, relay } = transports::build(config, &meters)?;
+    let Transports { transport, relay } = transports::build(config, &meters, counters)?;
     let behaviour = behaviour(config, names, registry, counters, meters, relay)?;
     let settings = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE_TIMEOUT)
@@ -78,7 +78,7 @@ fn behaviour(
 ) -> Result<Mesh, StartError> {
     let peer = config.key.peer_id();
     let store = ProviderStore::new(peer, config.limits.clone(), counters.clone());
-    let kad = kad::Behaviour::with_config(peer, store, kad_config(names)?);
+    let kad = kad::Behaviour::with_config(peer, store, kad_config(names, config.lease)?);
     let identify = identify::Config::new(names.identify(), config.key.keypair().public())
         .with_agent_version(agent(&config.agent))
         .with_push_listen_addr_updates(true)
@@ -141,24 +141,30 @@ fn relay_config(limits: &NetLimits) -> relay::Config {
     .circuit_src_per_ip(often(1024), second / 16)
 }
 
-fn kad_config(names: &Names) -> Result<kad::Config, StartError> {
+fn kad_config(names: &Names, lease: Duration) -> Result<kad::Config, StartError> {
     let protocol = names
         .kad()
         .ok_or_else(|| StartError::Setup("no protocol name for the DHT".into()))?;
     let mut config = kad::Config::new(protocol);
     config
         .set_query_timeout(QUERY_TIMEOUT)
-        // In a mesh of hundreds the few dead peers on the way must not hold up a look-up.
-        .set_parallelism(NonZeroUsize::new(8).unwrap_or(NonZeroUsize::MIN))
-        // Twenty providers or peers with eight addresses each.
+        // In a mesh of hundreds the few dead peers on the way must not hold up a look-up, nor those
+        // who mislead: as many paths, none of which takes directions from another's peers.
+        .disjoint_query_paths(true)
+        .set_parallelism(NonZeroUsize::new(4).unwrap_or(NonZeroUsize::MIN))
+        // Twenty closer peers with eight addresses each, and a sample of providers.
         .set_max_packet_size(64 * 1024)
         // Only peers whose identify names this mesh get in.
         .set_kbucket_inserts(kad::BucketInserts::Manual)
+        // Records pass by the swarm task, which knows where they come from.
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_caching(kad::Caching::Disabled)
+        // Every connection brings news of its own; this only mends what they missed.
+        .set_periodic_bootstrap_interval(Some(BOOTSTRAP))
         .set_replication_interval(None)
         .set_publication_interval(None)
-        .set_provider_record_ttl(Some(PROVIDER_TTL))
-        .set_provider_publication_interval(Some(REPUBLISH));
+        .set_provider_record_ttl(Some(lease))
+        .set_provider_publication_interval(Some(lease / 3));
     Ok(config)
 }
 

@@ -3,6 +3,7 @@
 
 use std::{io, sync::Arc};
 
+use futures::FutureExt;
 use libp2p::{
     PeerId, Transport as _,
     core::{
@@ -15,6 +16,7 @@ use libp2p::{
 
 use crate::{
     config::{CONNECT_TIMEOUT, NetConfig},
+    counters::Counters,
     error::StartError,
     meter::Meters,
     proxy::Proxied,
@@ -27,7 +29,11 @@ pub(crate) struct Transports {
     pub(crate) relay: relay::client::Behaviour,
 }
 
-pub(crate) fn build(config: &NetConfig, meters: &Arc<Meters>) -> Result<Transports, StartError> {
+pub(crate) fn build(
+    config: &NetConfig,
+    meters: &Arc<Meters>,
+    counters: &Arc<Counters>,
+) -> Result<Transports, StartError> {
     let key = config.key.keypair();
     let limits = &config.limits;
     // Both directions, and room for libp2p's own protocols: reaching it ends the connection.
@@ -57,11 +63,15 @@ pub(crate) fn build(config: &NetConfig, meters: &Arc<Meters>) -> Result<Transpor
         .map(|either, _| either.into_inner())
         .or_transport(names.around(plain)?)
         .map(|either, _| either.into_inner());
-    let (meters, door, me) = (meters.clone(), config.door.clone(), config.key.peer_id());
+    let (meters, counters) = (meters.clone(), counters.clone());
+    let (door, me) = (config.door.clone(), config.key.peer_id());
     let admitted = any.and_then(
         move |(peer, muxer): (PeerId, StreamMuxerBox), endpoint| async move {
             let muxer = match door {
-                Some(door) => door.pass(muxer, me, peer, &endpoint).await?,
+                Some(door) => {
+                    let passed = door.pass(muxer, me, peer, &endpoint).await;
+                    passed.inspect_err(|_| counters.strangers_refused.up())?
+                }
                 None => muxer,
             };
             Ok::<_, io::Error>((peer, meters.measure(peer, &endpoint, muxer)))
@@ -75,11 +85,13 @@ pub(crate) fn build(config: &NetConfig, meters: &Arc<Meters>) -> Result<Transpor
 
 /// TCP, through the proxy where one is configured.
 fn tcp_stream(config: &NetConfig) -> Boxed<SubstreamBox> {
+    let lab = config.lab.clone();
     Proxied {
         proxy: config.proxy.clone(),
     }
     .or_transport(
         tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+            .and_then(move |stream, point| lab.lay(stream, point).map(io::Result::Ok))
             .map(|stream, _| SubstreamBox::new(stream)),
     )
     .map(|either, _| either.into_inner())

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, fs, io, path::Path};
 
+use polymath_net::NetLimits;
 use polymath_types::{ErrorKind, Failure};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -53,6 +54,8 @@ pub struct Net {
     pub upnp: bool,
     /// `HOST:PORT` of an HTTP proxy to dial through (CONNECT); empty for none.
     pub proxy: String,
+    /// Bytes this node relays for one peer in an hour, both ways together.
+    pub relayed_per_hour: u64,
 }
 
 /// HTTP side.
@@ -122,6 +125,7 @@ impl Default for Net {
             announce: Vec::new(),
             upnp: true,
             proxy: String::new(),
+            relayed_per_hour: NetLimits::default().relayed_bytes_per_hour,
         }
     }
 }

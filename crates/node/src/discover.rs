@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{
+    StreamExt,
+    stream::{self, FuturesUnordered},
+};
 use polymath_net::{Membership, Net};
 use polymath_proto::v1;
 use polymath_rpc::Clients;
@@ -113,24 +116,21 @@ impl Discovered {
             }
         }
         // Half of the time, so that those found can still be asked.
-        let key = wanted(kind, constraints);
-        let mut providers = std::pin::pin!(net.providers(&key, within / 2));
+        let search = tokio::time::sleep(within / 2);
+        let providers = net.look_up(&wanted(kind, constraints)).await;
+        let providers = providers.inspect_err(|e| tracing::debug!("DHT lookup: {e}"));
+        let providers = stream::iter(providers.ok()).flatten().take_until(search);
+        let mut providers = std::pin::pin!(providers);
         let (mut searching, mut end) = (true, until);
         while searching || !asked.is_empty() {
             tokio::select! {
-                found = &mut providers, if searching => {
-                    searching = false;
-                    match found {
-                        Ok(found) => {
-                            for peer in found {
-                                if seen.len() < MOST_ASKED && seen.insert(peer) {
-                                    asked.push(ask(peer));
-                                }
-                            }
-                        }
-                        Err(e) => tracing::debug!("DHT lookup: {e}"),
+                found = providers.next(), if searching => match found {
+                    Some(peer) if seen.len() < MOST_ASKED && seen.insert(peer) => {
+                        asked.push(ask(peer));
                     }
-                }
+                    Some(_) => {}
+                    None => searching = false,
+                },
                 Some((peer, described)) = asked.next() => match described {
                     Ok(described) => {
                         let allowed = constraints.peer.is_none_or(|p| p == peer)

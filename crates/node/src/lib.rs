@@ -37,7 +37,7 @@ use arc_swap::ArcSwap;
 use polymath_blobs::{Cancel, Progress, Store};
 use polymath_catalog::{Catalog, CatalogConfig};
 use polymath_engine::{Engine, EngineConfig};
-use polymath_net::{Door, Multiaddr, Net, NetConfig, Role};
+use polymath_net::{Door, Multiaddr, Net, NetConfig, NetLimits, Role};
 use polymath_proto::v1::{catalog_server::CatalogServer, expert_server::ExpertServer};
 use polymath_router::{Router, RouterConfig};
 use polymath_rpc::{Admission, Clients, MAX_MESSAGE};
@@ -192,8 +192,15 @@ impl Node {
         let invites = invites::Invites::open(key.peer_id(), &mesh_dir)?;
         let door = door(&membership, Some(&invites));
         let announce = config.net.announce.iter().map(|a| parse_address(a));
+        let mut limits = if config.net.anchor {
+            NetLimits::anchor()
+        } else {
+            NetLimits::default()
+        };
+        limits.relayed_bytes_per_hour = config.net.relayed_per_hour;
         let net = Net::start(NetConfig {
             role,
+            limits,
             local_discovery: config.net.local_discovery,
             agent: AGENT.to_owned(),
             anchor: config.net.anchor,

@@ -86,6 +86,8 @@ pub(crate) enum Command {
         peer: PeerId,
         message: Whereabouts,
     },
+    /// Whoever looked for providers has enough.
+    Abandoned,
     Disconnect {
         peer: PeerId,
         reply: oneshot::Sender<()>,

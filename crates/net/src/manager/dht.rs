@@ -1,6 +1,9 @@
 //! The DHT: who gets into the routing table, look-ups, and keeping this node's own keys announced.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    net::Ipv6Addr,
+};
 
 use libp2p::{
     Multiaddr, PeerId,
@@ -13,19 +16,23 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Manager, answer};
+use super::{Manager, answer, table::Standing};
 use crate::{
-    address::scope_of,
+    address::{scope_of, split_peer},
     config::{MAX_PROVIDERS, Role},
     error::DhtError,
+    provider_store::ADDRESSES,
     report::Scope,
+    sources::source_of,
+    vetting::vet,
 };
 
 /// Announcements under way at once; a node may provide a thousand keys.
 const ANNOUNCING: usize = 16;
 /// While the routing table is this small, every newcomer should hold our records.
 const SMALL_TABLE: usize = 20;
-/// Newcomers within this time share one round of announcements.
+/// Newcomers within this time share one round of announcements; the next gathers for twice as long.
+/// A round asks a good part of a small mesh: one for each newcomer would keep everybody busy.
 const GATHER: std::time::Duration = std::time::Duration::from_millis(500);
 /// How often strangers' expired records are dropped; a look through all of them takes milliseconds.
 const SWEEP: std::time::Duration = std::time::Duration::from_secs(60);
@@ -43,6 +50,8 @@ pub(super) struct Dht {
     announcing: HashSet<QueryId>,
     /// When everything is to be announced again.
     announce_all: Option<Instant>,
+    /// Rounds of that so far, since the table was last empty.
+    rounds: u32,
     /// When strangers' expired records were last dropped.
     swept: Option<Instant>,
 }
@@ -89,9 +98,22 @@ impl Manager {
         if !known.serves_dht || addresses.is_empty() {
             return self.unroute(&peer);
         }
+        let told = &addresses[..addresses.len().min(ROUTED_ADDRESSES)];
         let kad = &mut self.swarm.behaviour_mut().kad;
-        for address in addresses.iter().take(ROUTED_ADDRESSES) {
+        for address in told {
             kad.add_address(&peer, address.clone());
+        }
+        // Kad only ever adds: without this a peer could fill memory with new ones.
+        let known = kad.kbucket(peer).into_iter().flat_map(|bucket| {
+            let entry = bucket.iter().find(|e| *e.node.key.preimage() == peer);
+            let known = entry.map(|e| e.node.value.clone().into_vec());
+            known.unwrap_or_default()
+        });
+        let known: Vec<_> = known.collect();
+        for address in known {
+            if !told.contains(&split_peer(address.clone()).0) {
+                kad.remove_address(&peer, &address);
+            }
         }
     }
 
@@ -103,6 +125,14 @@ impl Manager {
     pub(super) fn unroute(&mut self, peer: &PeerId) {
         self.dht.routed.remove(peer);
         self.swarm.behaviour_mut().kad.remove_peer(peer);
+    }
+
+    /// A peer is gone. What is told to others should be alive, and look-ups should begin with those
+    /// who answer at once: it leaves the table, unless that would become too small to find back by.
+    pub(super) fn route_lost(&mut self, peer: &PeerId) {
+        if self.dht.routed.len() > SMALL_TABLE {
+            self.unroute(peer);
+        }
     }
 
     pub(super) fn provide(&mut self, key: RecordKey, reply: oneshot::Sender<Result<(), DhtError>>) {
@@ -165,8 +195,16 @@ impl Manager {
     pub(super) fn on_kad_event(&mut self, event: kad::Event) {
         match event {
             kad::Event::OutboundQueryProgressed {
-                id, result, step, ..
+                id,
+                result,
+                step,
+                stats,
             } => {
+                if step.last {
+                    self.shared.counters.dht_queries.up();
+                    let requests = stats.num_requests().into();
+                    self.shared.counters.dht_requests.add(requests);
+                }
                 self.on_query(id, result, step.last);
             }
             kad::Event::RoutingUpdated {
@@ -182,7 +220,37 @@ impl Manager {
                     self.on_newcomer(peer);
                 }
             }
+            kad::Event::InboundRequest {
+                request:
+                    kad::InboundRequest::AddProvider {
+                        record: Some(record),
+                    },
+            } => self.on_record(record),
             _ => {}
+        }
+    }
+
+    /// A peer announces that it provides a key. Kad has made sure that it speaks for itself.
+    fn on_record(&mut self, mut record: kad::ProviderRecord) {
+        let provider = record.provider;
+        let Some(peer) = self.peers.get(&provider) else {
+            return;
+        };
+        if matches!(peer.standing, Standing::Foreign { .. }) {
+            return;
+        }
+        let source = peer
+            .connections
+            .iter()
+            .find_map(|c| source_of(&c.link.remote));
+        let source = source.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+        let told = record.addresses.drain(..).map(|a| split_peer(a).0);
+        let told: Vec<_> = told.collect();
+        let distance = self.distance(&provider);
+        record.addresses = vet(told, distance, ADDRESSES, &self.shared.counters);
+        let store = self.swarm.behaviour_mut().kad.store_mut();
+        if let Err(refusal) = store.keep(record, source, Instant::now().into_std()) {
+            tracing::debug!(peer = %provider, "a provider record is not kept: {refusal}");
         }
     }
 
@@ -193,9 +261,13 @@ impl Manager {
         self.dht.routed.insert(peer);
         let now = Instant::now();
         if before == 0 {
+            self.dht.rounds = 0;
             self.announce_everything();
         } else if before < SMALL_TABLE && self.dht.announce_all.is_none() {
-            self.dht.announce_all = Some(now + GATHER);
+            // As long as the periodic renewal takes, at most.
+            let gather = GATHER * 2u32.pow(self.dht.rounds.min(10));
+            self.dht.rounds += 1;
+            self.dht.announce_all = Some(now + gather);
         }
     }
 
@@ -326,29 +398,31 @@ impl Manager {
                 .store_mut()
                 .sweep(now.into_std());
         }
-        let mut over = Vec::new();
-        let wanted: Vec<_> = self
-            .dht
-            .queries
-            .iter()
-            .filter_map(|(id, query)| match query {
-                Query::Providers { found, .. } => {
-                    if found.is_closed() {
-                        over.push(*id);
-                    }
-                    None
-                }
-                Query::Peer { reply, .. }
-                    if reply.as_ref().is_none_or(oneshot::Sender::is_closed) =>
-                {
-                    over.push(*id);
-                    None
-                }
-                Query::Peer { peer, .. } => Some((*id, *peer)),
-            })
-            .collect();
+        self.end_abandoned_queries();
+        self.answer_known_addresses();
+    }
+
+    /// Nobody waits for them any more.
+    pub(super) fn end_abandoned_queries(&mut self) {
+        let abandoned = |query: &Query| match query {
+            Query::Providers { found, .. } => found.is_closed(),
+            Query::Peer { reply, .. } => reply.as_ref().is_none_or(oneshot::Sender::is_closed),
+        };
+        let queries = self.dht.queries.extract_if(|_, query| abandoned(query));
+        let over: Vec<_> = queries.map(|(id, _)| id).collect();
+        for id in over {
+            self.finish(id);
+        }
+    }
+
+    /// No need to ask the rest of the closest peers once one has told the address.
+    fn answer_known_addresses(&mut self) {
+        let wanted = |(id, query): (&QueryId, &Query)| match query {
+            Query::Peer { peer, .. } => Some((*id, *peer)),
+            Query::Providers { .. } => None,
+        };
+        let wanted: Vec<_> = self.dht.queries.iter().filter_map(wanted).collect();
         for (id, peer) in wanted {
-            // No need to ask the rest of the closest peers once one has told the address.
             let addresses = self.dht_addresses(peer);
             if addresses.is_empty() && !self.peers.contains_key(&peer) {
                 continue;
@@ -360,10 +434,6 @@ impl Manager {
             {
                 answer(reply, true);
             }
-            over.push(id);
-        }
-        for id in over {
-            self.dht.queries.remove(&id);
             self.finish(id);
         }
     }

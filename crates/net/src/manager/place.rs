@@ -21,6 +21,7 @@ use crate::{
     dialback::{self, Unconfirmed},
     report::{AddressSource, NetReport, Scope, UpnpReport},
     streams::OpenRequest,
+    vetting::{Distance, vet},
     whereabouts::{self, Whereabouts},
 };
 
@@ -326,33 +327,28 @@ impl Manager {
 
     /// A member told where it is.
     pub(super) fn told(&mut self, id: PeerId, message: &Whereabouts) {
+        let (addresses, candidates) = (message.addresses(), message.candidates());
+        let here = self.distance(&id);
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let (addresses, candidates) = (message.addresses(), message.candidates());
-        let said = addresses.len() + candidates.len();
-        let (neighbour, usable, candidates) = {
+        let (neighbour, candidates) = {
             let reach = self.shared.reach();
             let ours = reach.public_ips();
-            let neighbour = candidates
-                .iter()
-                .filter_map(ip_of)
-                .any(|ip| ours.contains(&ip));
-            let scope = peer.scope(&reach);
-            let usable: Vec<_> = addresses
-                .into_iter()
-                .map(|a| split_peer(a).0)
-                .filter(|a| is_dialable(a) && believable(reach.scope(a), scope, neighbour))
-                .collect();
-            let candidates: Vec<_> = candidates
-                .into_iter()
-                .map(|a| split_peer(a).0)
+            let bare = candidates.into_iter().map(|a| split_peer(a).0);
+            let candidates: Vec<_> = bare
                 .filter(|a| is_dialable(a) && reach.scope(a) == Scope::Global)
                 .collect();
-            (neighbour, usable, candidates)
+            let same = |ip| ours.contains(&ip);
+            (candidates.iter().filter_map(ip_of).any(same), candidates)
         };
-        let refused = said - usable.len() - candidates.len();
-        self.shared.counters.addresses_refused.add(refused as u64);
+        let distance = if neighbour {
+            here.min(Distance::SamePrivateNetwork)
+        } else {
+            here
+        };
+        let bare = addresses.into_iter().map(|a| split_peer(a).0);
+        let usable = vet(bare, distance, MAX_ADDRESSES, &self.shared.counters);
         let news = neighbour && !peer.told.neighbour;
         peer.told.neighbour |= neighbour;
         peer.told.addresses.clone_from(&usable);
@@ -428,15 +424,6 @@ impl Manager {
             relay::Event::CircuitReqDenied { .. } => counters.circuits_refused.up(),
             _ => {}
         }
-    }
-}
-
-/// Whether an address of scope `at`, told over a connection of scope `by`, can lead to the teller.
-fn believable(at: Scope, by: Scope, neighbour: bool) -> bool {
-    match at {
-        Scope::Global | Scope::Circuit => true,
-        Scope::Private => neighbour || matches!(by, Scope::Private | Scope::Loopback),
-        Scope::Loopback => by == Scope::Loopback,
     }
 }
 

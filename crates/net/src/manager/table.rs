@@ -14,7 +14,7 @@ use super::{
     place::{self, Told},
 };
 use crate::{
-    address::{is_dialable, split_peer},
+    address::{ip_of, split_peer},
     config::{FOREIGN_GRACE, MAX_ADDRESSES, WAITERS_PER_PEER},
     error::{DialError, OpenError, OpenRefusal},
     link::Link,
@@ -24,6 +24,7 @@ use crate::{
     report::Scope,
     streams::OpenRequest,
     swarm::agent,
+    vetting::{Distance, vet},
 };
 
 pub(super) struct Peer {
@@ -257,6 +258,7 @@ impl Manager {
                 waiter.tell(Err(DialError::Closed { peer: id }));
             }
         }
+        self.route_lost(&id);
         self.shared.peers().remove(&id);
         self.path_changed(id);
         self.shared.emit(NetEvent::Disconnected { peer: id });
@@ -340,7 +342,7 @@ impl Manager {
     }
 
     fn member(&mut self, id: PeerId, agent: String, info: identify::Info) {
-        let kad = self.shared.names.kad();
+        let (kad, distance) = (self.shared.names.kad(), self.distance(&id));
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
@@ -355,14 +357,8 @@ impl Manager {
         let links: Vec<_> = peer.usable().map(|c| c.link.clone()).collect();
         let waiters = std::mem::take(&mut peer.waiters);
         // Foreign implementations tell their addresses here; ours tell by whereabouts what is private.
-        let addresses: Vec<_> = info
-            .listen_addrs
-            .into_iter()
-            .map(|a| split_peer(a).0)
-            .filter(|a| is_dialable(a))
-            .filter(|a| matches!(self.shared.reach().scope(a), Scope::Global | Scope::Circuit))
-            .take(MAX_ADDRESSES)
-            .collect();
+        let told = info.listen_addrs.into_iter().map(|a| split_peer(a).0);
+        let addresses = vet(told, distance, MAX_ADDRESSES, &self.shared.counters);
         self.shared.learn(id, addresses.clone());
         for link in links {
             self.met_member(&link);
@@ -378,6 +374,20 @@ impl Manager {
         for waiter in waiters {
             waiter.tell(Ok(id));
         }
+    }
+
+    /// Where a peer is, by the nearest of its connections.
+    pub(super) fn distance(&self, id: &PeerId) -> Distance {
+        if self.shared.reach().is_lab() {
+            return Distance::SameMachine;
+        }
+        let listen = self.shared.listen.borrow();
+        let here: Vec<_> = listen.iter().filter_map(ip_of).collect();
+        let connections = self.peers.get(id).into_iter().flat_map(|p| &p.connections);
+        connections
+            .map(|c| Distance::of(&c.link.remote, &here))
+            .min()
+            .unwrap_or(Distance::Far)
     }
 
     fn foreign(&mut self, id: PeerId, agent: String, error: DialError) {

@@ -5,7 +5,12 @@ use std::time::Duration;
 use libp2p::PeerId;
 use tokio::time::Instant;
 
-use super::{Manager, dials::Waiter, paths, table::Standing};
+use super::{
+    Manager,
+    dials::Waiter,
+    paths,
+    table::{Connection, Standing},
+};
 use crate::{
     config::{CONNECT_TIMEOUT, HOUSEKEEPING, REFUSALS_TOLD, SILENCE},
     link::Link,
@@ -94,6 +99,7 @@ impl Manager {
 
     /// Members' connections are kept while there is room. From seven eighths of a limit on, the ones
     /// unused for longest are closed: of all, and of the inbound ones, which have a limit of their own.
+    /// First go those beside a better one with the same peer, by an order on which both sides agree.
     fn trim(&mut self) {
         let limits = &self.shared.limits;
         let (all, inbound) = (limits.connections as usize, limits.inbound() as usize);
@@ -107,11 +113,16 @@ impl Manager {
         let mut idle: Vec<_> = self
             .peers
             .iter()
-            .flat_map(|(id, p)| p.connections.iter().map(move |c| (c, *id)))
-            .filter(|(c, _)| c.link.streams() == 0)
-            .map(|(c, id)| (c.used_at, id, c.link.clone(), c.inbound))
+            .flat_map(|(id, p)| {
+                let rank = |c: &Connection| (c.link.is_relayed(), c.since);
+                let first = p.connections.iter().map(rank).min();
+                let spare = move |c| first.is_some_and(|first| rank(c) > first);
+                p.connections.iter().map(move |c| (c, spare(c), *id))
+            })
+            .filter(|(c, ..)| c.link.streams() == 0)
+            .map(|(c, spare, id)| ((!spare, c.used_at), id, c.link.clone(), c.inbound))
             .collect();
-        idle.sort_by_key(|(used_at, ..)| *used_at);
+        idle.sort_by_key(|(order, ..)| *order);
         for (_, id, link, inbound) in idle {
             if of_all == 0 && !(inbound && of_inbound > 0) {
                 continue;

@@ -1,5 +1,7 @@
 //! Provider records: what is announced is found by peers that were never told.
 
+use std::time::Duration;
+
 use polymath_net::Net;
 
 use crate::support::{Mesh, QUIC, SOON, TCP, addr_of, echo, is_member, serve_echo, soon, until};
@@ -106,6 +108,36 @@ async fn what_is_no_longer_provided_is_not_announced_to_newcomers() {
     b.dial(addr_of(&a), SOON).await.unwrap();
     finds(&b, b"kept", &a).await;
     assert!(b.providers(b"gone", SOON).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn leases_are_renewed_and_end() {
+    let mesh = Mesh::new("leases");
+    let lease = Duration::from_millis(1500);
+    let node = async |listen: &[&str]| {
+        let mut config = mesh.config(listen);
+        config.lease = lease;
+        Net::start(config).await.unwrap()
+    };
+    let (holder, a, b) = (node(&[TCP]).await, node(&[TCP]).await, mesh.guest().await);
+    a.provide(b"stays").await.unwrap();
+    a.provide(b"ends").await.unwrap();
+    a.dial(addr_of(&holder), SOON).await.unwrap();
+    b.dial(addr_of(&holder), SOON).await.unwrap();
+    finds(&b, b"stays", &a).await;
+    finds(&b, b"ends", &a).await;
+    a.stop_providing(b"ends").await;
+    // The holder forgets the one, and has been told of the other again.
+    until("the lease to end", async || {
+        b.providers(b"ends", SOON).await.unwrap().is_empty()
+    })
+    .await;
+    let renewed = holder.counters().provider_records_kept;
+    until("two more renewals", async || {
+        holder.counters().provider_records_kept >= renewed + 2
+    })
+    .await;
+    finds(&b, b"stays", &a).await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod closed;
 mod dht;
+mod dht_under_attack;
 mod discovery;
 mod failures;
 mod lifecycle;

@@ -23,7 +23,7 @@ use crate::support::{
 
 fn lab(mesh: &Mesh, listen: &[&str], change: impl FnOnce(&mut NetConfig)) -> NetConfig {
     let mut config = mesh.config(listen);
-    config.lab = true;
+    config.loopback_is_internet = true;
     change(&mut config);
     config
 }
