@@ -417,6 +417,11 @@ impl Net {
         self.shared.learn(peer, addrs);
     }
 
+    /// Where `peer` was last known to be, best first: by its own word, the DHT's, or what was added.
+    pub fn known_addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        self.shared.addresses(peer)
+    }
+
     /// Opens a stream of `protocol` (1 to 64 lower-case letters, digits, `.`, `_`, `-`) to a
     /// member. Connects first if need be: by the address book, then by asking the DHT. Of several
     /// connections takes a direct one before a relayed one, then the one with the shortest round

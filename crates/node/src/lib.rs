@@ -392,9 +392,7 @@ impl Node {
         inner.cancel.cancel();
         inner.tasks.close();
         let _ = tokio::time::timeout(LAST_WORDS, inner.tasks.wait()).await;
-        if let Err(e) = inner.remembered.save() {
-            tracing::debug!("the address book is not written: {e}");
-        }
+        self.remember();
         inner.net.shutdown().await;
         control::unbind(&inner.home);
     }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, fmt, sync::PoisonError, time::Duration};
 
 use futures::StreamExt;
 use polymath_catalog::Offer;
-use polymath_net::{DialError, Multiaddr, Net, NetEvent, worth_telling};
+use polymath_net::{DialError, Membership, Multiaddr, Net, NetEvent, worth_telling};
 use polymath_types::{Constraints, ExpertKind, PathKind, PeerId};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -71,9 +71,7 @@ pub(crate) async fn meet(node: Node) {
             }
         }
         inner.clients.reap();
-        if let Err(e) = inner.remembered.save() {
-            tracing::debug!("the address book is not written: {e}");
-        }
+        node.remember();
         let met = !inner.net.peers().is_empty();
         pause = if met {
             LONGEST_PAUSE
@@ -105,15 +103,6 @@ pub(crate) async fn meet(node: Node) {
                 () = inner.cancel.cancelled() => return,
                 () = tokio::time::sleep_until(until) => break,
                 event = events.recv() => match event {
-                    Ok(NetEvent::Identified { peer, addresses, .. }) => {
-                        inner.misses.met(peer);
-                        let relayed = |p: &polymath_net::PeerInfo| {
-                            p.peer == peer && p.path == PathKind::Relayed
-                        };
-                        if !inner.net.peers().iter().any(relayed) {
-                            inner.remembered.met(peer, addresses);
-                        }
-                    }
                     Ok(NetEvent::Disconnected { peer }) => {
                         inner.clients.forget(&peer);
                         if inner.net.peers().is_empty() {
@@ -440,6 +429,22 @@ async fn provide(net: &Net, provided: &mut HashSet<Vec<u8>>, keys: &HashSet<Vec<
 }
 
 impl Node {
+    /// Writes down where the members are that are connected directly now.
+    pub(crate) fn remember(&self) {
+        let inner = &self.inner;
+        let members = inner.net.peers().into_iter();
+        for p in members.filter(|p| p.membership == Membership::Member) {
+            if p.path != PathKind::Relayed {
+                inner
+                    .remembered
+                    .met(p.peer, inner.net.known_addresses(&p.peer));
+            }
+        }
+        if let Err(e) = inner.remembered.save() {
+            tracing::debug!("the address book is not written: {e}");
+        }
+    }
+
     /// Waits until some expert is known and a peer is connected, or `within` has passed.
     pub async fn meet(&self, within: Duration) {
         let met = async {

@@ -1,7 +1,7 @@
 //! The address book: where members were that this node reached directly, for its next start.
 //!
-//! A hint and no more: whoever answers at an address proves who it is. Bounded; the member not
-//! met for longest goes first.
+//! A hint and no more: whoever answers at an address proves who it is. Bounded; the one of which nothing
+//! new was learned for longest goes first.
 
 use std::{
     fs::File,
@@ -27,7 +27,7 @@ const MAX_BYTES: u64 = 128 * 1024;
 #[serde(deny_unknown_fields)]
 struct Book {
     version: u32,
-    /// Met last comes first.
+    /// Newest knowledge comes first.
     members: Vec<Member>,
 }
 
@@ -85,7 +85,7 @@ impl Remembered {
             addresses,
         };
         let (book, behind) = &mut *self.lock();
-        if book.members.first() == Some(&member) {
+        if book.members.contains(&member) {
             return;
         }
         book.members.retain(|m| m.peer != member.peer);
@@ -107,7 +107,7 @@ impl Remembered {
         write_atomic(&self.file, &bytes)
     }
 
-    /// Everybody remembered and where, met last first.
+    /// Everybody remembered and where, newest knowledge first.
     pub(crate) fn members(&self) -> Vec<(PeerId, Vec<Multiaddr>)> {
         let parsed = |m: &Member| {
             let addresses = m.addresses.iter().filter_map(|a| a.parse().ok());

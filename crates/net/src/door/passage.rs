@@ -110,6 +110,7 @@ mod tests {
     use super::*;
 
     type Connected = (PeerId, StreamMuxerBox);
+    type Bare = fn(&Keypair) -> Boxed<Connected>;
 
     fn over_tcp(key: &Keypair) -> Boxed<Connected> {
         tcp::tokio::Transport::default()
@@ -126,31 +127,28 @@ mod tests {
     }
 
     /// With `door` in the way of every connection.
-    fn behind(door: Option<Door>, key: &Keypair, bare: Boxed<Connected>) -> Boxed<Connected> {
+    fn behind(door: Door, key: &Keypair, bare: Boxed<Connected>) -> Boxed<Connected> {
         let me = key.public().to_peer_id();
         bare.and_then(move |(them, muxer), endpoint| async move {
-            match door {
-                Some(door) => Ok((them, door.pass(muxer, me, them, &endpoint).await?)),
-                None => Ok::<_, io::Error>((them, muxer)),
-            }
+            Ok::<_, io::Error>((them, door.pass(muxer, me, them, &endpoint).await?))
         })
         .boxed()
     }
 
-    fn door(secret: u8) -> Option<Door> {
+    fn door(secret: u8) -> Door {
         let (mesh, secret) = (
             MeshId::from_bytes([1; 32]),
             MeshSecret::from_bytes([secret; 32]),
         );
-        Some(Door::member(mesh, secret, None))
+        Door::member(mesh, secret, None)
     }
 
     /// What both sides say when one dials the other.
     async fn meet(
-        bare: fn(&Keypair) -> Boxed<Connected>,
+        bare: Bare,
         listen: &str,
-        outside: Option<Door>,
-        inside: Option<Door>,
+        outside: Door,
+        inside: Door,
     ) -> (io::Result<()>, io::Result<()>) {
         let (a, b) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
         let mut listener = behind(inside, &b, bare(&b));
@@ -200,7 +198,7 @@ mod tests {
         (dialled.map(drop), answered)
     }
 
-    const WAYS: [(fn(&Keypair) -> Boxed<Connected>, &str); 2] = [
+    const WAYS: [(Bare, &str); 2] = [
         (over_tcp, "/ip4/127.0.0.1/tcp/0"),
         (over_quic, "/ip4/127.0.0.1/udp/0/quic-v1"),
     ];
@@ -222,7 +220,7 @@ mod tests {
             let outside = door(2);
             let (dialled, answered) = meet(bare, listen, outside.clone(), door(1)).await;
             assert!(dialled.is_err() && answered.is_err(), "{listen}");
-            let (_, refused) = outside.unwrap().refusal().unwrap();
+            let (_, refused) = outside.refusal().unwrap();
             assert_eq!(refused, Refused::Stranger, "{listen}");
         }
     }

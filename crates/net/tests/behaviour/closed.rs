@@ -18,9 +18,9 @@ fn closed() -> Mesh {
     Mesh(Genesis::found("vault", &founder, Access::Closed).unwrap())
 }
 
-fn door(mesh: &Mesh, secret: u8) -> Option<Door> {
+fn door(mesh: &Mesh, secret: u8) -> Door {
     let secret = MeshSecret::from_bytes([secret; 32]);
-    Some(Door::member(mesh.0.id(), secret, None))
+    Door::member(mesh.0.id(), secret, None)
 }
 
 async fn node(mesh: &Mesh, door: Option<Door>, listen: &[&str], local_discovery: bool) -> Net {
@@ -32,7 +32,7 @@ async fn node(mesh: &Mesh, door: Option<Door>, listen: &[&str], local_discovery:
 
 /// A member that serves streams and has a provider record to tell.
 async fn member(mesh: &Mesh, listen: &str) -> Net {
-    let member = node(mesh, door(mesh, 1), &[listen], false).await;
+    let member = node(mesh, Some(door(mesh, 1)), &[listen], false).await;
     serve_echo(member.accept("echo").unwrap());
     member.provide(b"treasure").await.unwrap();
     member
@@ -42,7 +42,7 @@ async fn member(mesh: &Mesh, listen: &str) -> Net {
 async fn strangers(mesh: &Mesh) -> [Net; 2] {
     [
         node(mesh, None, &[], false).await,
-        node(mesh, door(mesh, 2), &[], false).await,
+        node(mesh, Some(door(mesh, 2)), &[], false).await,
     ]
 }
 
@@ -64,7 +64,7 @@ async fn nobody_but_members_by(listen: &str) {
     let mesh = closed();
     let inside = member(&mesh, listen).await;
     let address = addr_of(&inside);
-    let friend = node(&mesh, door(&mesh, 1), &[], false).await;
+    let friend = node(&mesh, Some(door(&mesh, 1)), &[], false).await;
     friend.dial(address.clone(), SOON).await.unwrap();
     let stream = friend
         .open(inside.local_peer(), "echo", SOON)
@@ -124,14 +124,14 @@ async fn nobody_but_members_by_local_discovery() {
     const ANYWHERE: &str = "/ip4/0.0.0.0/tcp/0";
     let mesh = closed();
     let (a, b) = (
-        node(&mesh, door(&mesh, 1), &[ANYWHERE], true).await,
-        node(&mesh, door(&mesh, 1), &[ANYWHERE], true).await,
+        node(&mesh, Some(door(&mesh, 1)), &[ANYWHERE], true).await,
+        node(&mesh, Some(door(&mesh, 1)), &[ANYWHERE], true).await,
     );
     until("members to find each other", async || {
         is_member(&a, b.local_peer()) && is_member(&b, a.local_peer())
     })
     .await;
-    for stranger_door in [None, door(&mesh, 2)] {
+    for stranger_door in [None, Some(door(&mesh, 2))] {
         let stranger = node(&mesh, stranger_door, &[ANYWHERE], true).await;
         until("the stranger to hear of members", async || {
             stranger.counters().local_members_heard > 0
