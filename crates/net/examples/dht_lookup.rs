@@ -2,9 +2,9 @@
 //! length for each pair, and nodes that vanish without a word while others join.
 //!
 //!     cargo run --release --example dht_lookup -- [--quick] [--json] [--nodes 200] [--settle 60] [--seconds 120]
-//!         [--churn PERCENT-A-MINUTE] [--rtt-min MS] [--rtt-max MS] [--rate LOOK-UPS-A-SECOND] [--seed N] [--connections MOST-OF-A-NODE]
+//!         [--churn PERCENT-A-MINUTE] [--rtt-min MS] [--rtt-max MS] [--rate LOOK-UPS-A-SECOND] [--seed N] [--connections KEPT-BY-A-NODE]
 //!
-//! With fewer connections than nodes a mesh of 200 shows what a larger one is like, where a node cannot be
+//! With fewer idle connections kept than there are nodes, a mesh of 200 shows what a larger one is like, where a node cannot be
 //! connected with everybody; and a process may have only so many sockets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -135,7 +135,7 @@ impl World {
             // All of them come from one address here.
             config.limits.connections_per_source = self.options.nodes * 2;
         } else {
-            config.limits.connections = self.options.connections;
+            config.limits.idle_connections = self.options.connections;
         }
         let net = Net::start(config).await.unwrap();
         let address = net.listen_addrs().borrow()[0].clone();
@@ -283,6 +283,18 @@ fn cpu() -> f64 {
     ticks / 100.0
 }
 
+/// Seconds the threads of this process ran, and waited for a core although they could have run. A
+/// look-up that waits there says nothing of the DHT.
+fn scheduled() -> (f64, f64) {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let stats = threads.flatten().filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        let mut nanos = text.split(' ').filter_map(|n| n.parse::<f64>().ok());
+        Some((nanos.next()? / 1e9, nanos.next()? / 1e9))
+    });
+    stats.fold((0.0, 0.0), |(r, w), (run, wait)| (r + run, w + wait))
+}
+
 fn rss_mb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status
@@ -341,7 +353,7 @@ async fn run(cores: usize) {
     sleep(Duration::from_secs(options.settle)).await;
 
     let (queries, requests, _) = world.totals();
-    let (began, cpu_before) = (Instant::now(), cpu());
+    let (began, cpu_before, (ran, waited)) = (Instant::now(), cpu(), scheduled());
     let length = Duration::from_secs(options.seconds);
     let mut chance = Chance(options.seed);
     let mut questions = interval(Duration::from_secs_f64(1.0 / options.rate));
@@ -365,6 +377,8 @@ async fn run(cores: usize) {
         }
     }
     let load = (cpu() - cpu_before) / began.elapsed().as_secs_f64();
+    let (ran_now, waited_now) = scheduled();
+    let starved = (waited_now - waited) / (ran_now - ran + waited_now - waited).max(1e-9) * 100.0;
     let outcomes = asked.join_all().await;
     joining.join_all().await;
     let (queries_now, requests_now, connections) = world.totals();
@@ -419,6 +433,12 @@ async fn run(cores: usize) {
             "a node",
         ),
         ("process", "cpu", load, "cores"),
+        (
+            "process",
+            "could run, had no core",
+            starved,
+            "% of the time",
+        ),
         ("process", "rss", rss_mb(), "MB"),
     ]);
     print(&world.options, cores, next - options.nodes as u64, &rows);
@@ -444,7 +464,7 @@ fn print(options: &Options, cores: usize, churned: u64, rows: &[(&str, &str, f64
             })
             .collect();
         println!(
-            r#"{{"bench":"dht_lookup","conditions":{{"cores":{cores},"profile":"release","transport":"TCP","nodes":{},"processes":1,"rtt_ms":[{least},{most}],"connections_a_node":{},"churn_percent_a_minute":{},"left_frozen":{churned},"settled_s":{},"seconds":{},"look_ups_a_second":{},"experts":{EXPERTS},"experts_a_node":{PROVIDED},"seed":{}}},"rows":[{}]}}"#,
+            r#"{{"bench":"dht_lookup","conditions":{{"cores":{cores},"profile":"release","transport":"TCP","nodes":{},"processes":1,"rtt_ms":[{least},{most}],"idle_connections_a_node":{},"churn_percent_a_minute":{},"left_frozen":{churned},"settled_s":{},"seconds":{},"look_ups_a_second":{},"experts":{EXPERTS},"experts_a_node":{PROVIDED},"seed":{}}},"rows":[{}]}}"#,
             options.nodes,
             options.connections,
             options.churn,
@@ -458,7 +478,7 @@ fn print(options: &Options, cores: usize, churned: u64, rows: &[(&str, &str, f64
     }
     println!(
         "{} nodes of one process on {cores} cores, TCP, {least}-{most} ms RTT seeded for each pair, {} % churn a minute\n\
-         ({churned} nodes frozen without a word, as many joined), {} s, {} look-ups a second, {EXPERTS} experts, {PROVIDED} a node, at most {} connections a node, seed {}\n",
+         ({churned} nodes frozen without a word, as many joined), {} s, {} look-ups a second, {EXPERTS} experts, {PROVIDED} a node, {} idle connections kept by a node, seed {}\n",
         options.nodes,
         options.churn,
         options.seconds,

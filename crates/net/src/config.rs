@@ -86,6 +86,9 @@ pub struct NetLimits {
     /// Established connections. Idle ones are closed from seven eighths on; a quarter is reserved
     /// for connections this node opens itself, so that inbound ones cannot eclipse it.
     pub connections: u32,
+    /// Connections without streams that are kept nevertheless; those unused for longest are closed
+    /// first. Far fewer than `connections` leave room for the many short ones of DHT queries.
+    pub idle_connections: u32,
     /// Connections with one peer: two transports, both sides dialling at once.
     pub connections_per_peer: u32,
     /// Connections being established, in each direction.
@@ -130,6 +133,7 @@ impl Default for NetLimits {
     fn default() -> Self {
         Self {
             connections: 512,
+            idle_connections: 448,
             connections_per_peer: 4,
             pending_connections: 128,
             pending_per_source: 32,
@@ -157,6 +161,7 @@ impl NetLimits {
     pub fn anchor() -> Self {
         Self {
             connections: 4096,
+            idle_connections: 3584,
             pending_connections: 256,
             connections_per_source: 512,
             address_book: 16_384,

@@ -31,7 +31,7 @@ use crate::{
 const ANNOUNCING: usize = 16;
 /// While the routing table is this small, every newcomer should hold our records.
 const SMALL_TABLE: usize = 20;
-/// Newcomers within this time share one round of announcements; the next gathers for twice as long.
+/// Newcomers within this time share one round of announcements; the next gathers four times as long.
 /// A round asks a good part of a small mesh: one for each newcomer would keep everybody busy.
 const GATHER: std::time::Duration = std::time::Duration::from_millis(500);
 /// How often strangers' expired records are dropped; a look through all of them takes milliseconds.
@@ -264,8 +264,8 @@ impl Manager {
             self.dht.rounds = 0;
             self.announce_everything();
         } else if before < SMALL_TABLE && self.dht.announce_all.is_none() {
-            // As long as the periodic renewal takes, at most.
-            let gather = GATHER * 2u32.pow(self.dht.rounds.min(10));
+            // Up to about as long as the periodic renewal takes.
+            let gather = GATHER * 4u32.pow(self.dht.rounds.min(5));
             self.dht.rounds += 1;
             self.dht.announce_all = Some(now + gather);
         }
@@ -275,6 +275,13 @@ impl Manager {
         self.dht.announce_all = None;
         self.dht.to_announce = self.dht.provided.iter().cloned().collect();
         self.announce_some();
+    }
+
+    /// Out of turn, unless it is no longer provided or waits for its turn already.
+    fn announce_again(&mut self, key: RecordKey) {
+        if self.dht.provided.contains(&key) && !self.dht.to_announce.contains(&key) {
+            self.dht.to_announce.push_back(key);
+        }
     }
 
     fn announce_some(&mut self) {
@@ -293,8 +300,13 @@ impl Manager {
 
     fn on_query(&mut self, id: QueryId, result: QueryResult, last: bool) {
         match result {
-            QueryResult::StartProviding(_) => {
+            QueryResult::StartProviding(result) => {
                 self.dht.announcing.remove(&id);
+                if let Err(error) = result {
+                    // Kad has then told nobody, not even those it had found.
+                    tracing::debug!(%error, "a key was not announced");
+                    self.announce_again(error.into_key());
+                }
                 self.announce_some();
             }
             QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) => {

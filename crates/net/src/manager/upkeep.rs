@@ -105,7 +105,9 @@ impl Manager {
         let (all, inbound) = (limits.connections as usize, limits.inbound() as usize);
         let connections = || self.peers.values().flat_map(|p| &p.connections);
         let excess = |count: usize, limit: usize| count.saturating_sub(limit - limit / 8);
-        let mut of_all = excess(connections().count(), all);
+        let idle = connections().filter(|c| c.link.streams() == 0).count();
+        let too_idle = idle.saturating_sub(limits.idle_connections as usize);
+        let mut of_all = excess(connections().count(), all).max(too_idle);
         let mut of_inbound = excess(connections().filter(|c| c.inbound).count(), inbound);
         if of_all == 0 && of_inbound == 0 {
             return;

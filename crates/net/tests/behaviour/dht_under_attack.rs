@@ -128,10 +128,10 @@ async fn sybils_at_one_address_cannot_hide_a_provider_at_another() {
         victim.counters().provider_records_no_room > 0
     })
     .await;
-    // A dial leaves from the address that is listened on.
+    // Dialled there, for its own dials would come from where the sybils' come from.
     let honest = mesh.node(&["/ip4/127.0.0.2/tcp/0"]).await;
     honest.provide(b"chef").await.unwrap();
-    honest.dial(addr_of(&victim), SOON).await.unwrap();
+    victim.dial(addr_of(&honest), SOON).await.unwrap();
     until("a sybil to make room", async || {
         victim.counters().provider_records_evicted == 1
     })
