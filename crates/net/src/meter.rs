@@ -63,10 +63,13 @@ struct Allowance {
     at: Instant,
 }
 
+/// Meters that wait to be fetched, by whom the connection is with and where it leads.
+type Waiting = HashMap<(PeerId, Multiaddr), VecDeque<Weak<Meter>>>;
+
 /// Meters of new connections, and the ledgers of relayed peers.
 #[derive(Debug)]
 pub(crate) struct Meters {
-    waiting: Mutex<HashMap<(PeerId, Multiaddr), VecDeque<Weak<Meter>>>>,
+    waiting: Mutex<Waiting>,
     ledgers: Mutex<HashMap<PeerId, Arc<Ledger>>>,
     /// Bytes each peer may have relayed in an hour.
     hourly: u64,

@@ -395,7 +395,11 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
                     return;
                 }
                 // Addresses are found out one by one; each change of an offer costs all others.
-                tokio::time::sleep(GATHER).await;
+                // What is hosted is told at once.
+                tokio::select! {
+                    () = tokio::time::sleep(GATHER) => {}
+                    _ = changes.changed() => {}
+                }
             }
             () = tokio::time::sleep(PROVIDE_AGAIN), if !all_taken => {}
         }

@@ -64,14 +64,7 @@ const ROOMS: [Room; 11] = [
     room(
         "polymath-net",
         2,
-        &[
-            "polymath-proto",
-            "tonic*",
-            "prost*",
-            "axum*",
-            "candle*",
-            "automerge",
-        ],
+        &["polymath-proto", "tonic*", "axum*", "candle*", "automerge"],
     ),
     room(
         "polymath-engine",

@@ -1,6 +1,8 @@
 //! Candidate after candidate: what a failed call means for the next, what has arrived so far, and when
 //! to stop.
 
+use std::time::Duration;
+
 use polymath_proto::v1;
 use polymath_router::{Candidate, Decision, Outcome, Served};
 use polymath_types::{Attempt, ErrorKind, ExpertId, Failure, Query};
@@ -9,6 +11,8 @@ use tokio::time::Instant;
 use super::{Asked, call::Try};
 use crate::{Node, misses};
 
+/// How much sooner than ours a peer's clock may end a question.
+const HAIR: Duration = Duration::from_millis(100);
 /// Most bytes of text that a token brings, on average over an answer: a generous bound, against peers
 /// that would fill the caller's memory.
 const TEXT_PER_TOKEN: usize = 256;
@@ -168,7 +172,12 @@ impl Asked {
         }
         let tokens = progress.ids.len();
         let mut end = last.unwrap_or_else(|| Failure::new(ErrorKind::DeadlineExceeded, ""));
-        if Instant::now() >= deadline {
+        // A peer counts down the same budget, and may be first to say that it is over.
+        let late = match end.kind {
+            ErrorKind::DeadlineExceeded => Instant::now() + HAIR >= deadline,
+            _ => Instant::now() >= deadline,
+        };
+        if late {
             // Of several tries the last that was not merely too late tells more than the clock.
             let why = match end.kind {
                 ErrorKind::DeadlineExceeded => {
