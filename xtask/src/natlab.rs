@@ -49,10 +49,9 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         "build",
         "--release",
         "--locked",
-        "--package",
-        "polymath",
-        "--package",
-        "polymath-natlab",
+        // As the tests are built: other packages would be other features, and all compiled anew.
+        "--workspace",
+        "--bins",
     ]))?;
     let mut lab = process::command(process::target().join("release").join("natlab"));
     lab.args(args.iter().filter(|a| *a != "--strict"));
