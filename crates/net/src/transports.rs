@@ -70,7 +70,12 @@ pub(crate) fn build(
             let muxer = match door {
                 Some(door) => {
                     let passed = door.pass(muxer, me, peer, &endpoint).await;
-                    passed.inspect_err(|_| counters.strangers_refused.up())?
+                    // Who is refused at another's door is no stranger at ours.
+                    passed.inspect_err(|_| {
+                        if endpoint.is_listener() {
+                            counters.strangers_refused.up();
+                        }
+                    })?
                 }
                 None => muxer,
             };
