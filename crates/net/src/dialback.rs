@@ -293,17 +293,21 @@ pub(crate) async fn serve(mut incoming: Incoming, net: WeakNet, tasks: TaskTrack
     let busy: Arc<Mutex<HashMap<PeerId, usize>>> = Arc::default();
     while let Some(stream) = incoming.next().await {
         let peer = stream.peer();
-        let permit = room.clone().try_acquire_owned().ok();
+        let Some(net) = net.upgrade() else { return };
+        // Without room the stream is reset: whoever asked tries another.
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            net.count_dial_back(false);
+            continue;
+        };
         let of_peer = {
             let mut busy = busy.lock().unwrap_or_else(PoisonError::into_inner);
             let of_peer = busy.entry(peer).or_default();
             *of_peer += 1;
             *of_peer
         };
-        let Some(net) = net.upgrade() else { return };
         let busy = busy.clone();
         tasks.spawn(async move {
-            let admitted = permit.is_some() && of_peer <= PER_PEER;
+            let admitted = of_peer <= PER_PEER;
             let _ = timeout(TIMEOUT, answer(stream, peer, &net, admitted)).await;
             drop(permit);
             let mut busy = busy.lock().unwrap_or_else(PoisonError::into_inner);

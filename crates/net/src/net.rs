@@ -12,7 +12,7 @@ use futures::{Stream, StreamExt};
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use polymath_types::{Genesis, MeshId, PathKind};
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
+    sync::{Semaphore, broadcast, mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -40,6 +40,8 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between looks at whether an address is to be dialled back.
 const PROBE_PAUSE: Duration = Duration::from_millis(500);
+/// Members listened to at once; more wait in the bounded queue.
+const TELLERS: usize = 64;
 /// A member must have told where it is by then.
 const TELLING: Duration = Duration::from_secs(10);
 /// Pauses before a hidden peer is tried once more.
@@ -177,9 +179,14 @@ impl Net {
         };
         let (commands, tasks) = (self.commands.downgrade(), self.tasks.clone());
         self.tasks.spawn(async move {
-            while let Some(stream) = incoming.next().await {
+            let room = Arc::new(Semaphore::new(TELLERS));
+            while let Ok(permit) = room.clone().acquire_owned().await {
+                let Some(stream) = incoming.next().await else {
+                    return;
+                };
                 let commands = commands.clone();
                 tasks.spawn(async move {
+                    let _permit = permit;
                     let peer = stream.peer();
                     let heard = timeout(TELLING, whereabouts::receive(stream)).await;
                     if let (Ok(Ok(message)), Some(commands)) = (heard, commands.upgrade()) {

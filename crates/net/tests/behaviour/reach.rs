@@ -76,17 +76,18 @@ async fn an_address_is_announced_once_another_peer_has_dialled_it_back_and_not_b
         assert_eq!(row.source, AddressSource::Listen);
         assert!(row.announced);
     }
-    // The connections dialled back are closed behind it.
+    // The connections dialled back are closed behind it: one over each transport may stay, by which
+    // the anchor sees the node.
     assert!(anchor.counters().dial_backs >= 2);
-    until("one connection with each other", async || {
+    until("a connection over each transport at most", async || {
         let count = |net: &Net| net.peers().iter().map(|p| p.connections).sum::<usize>();
-        count(&anchor) == 1 && count(&node) == 1
+        count(&anchor) <= 2 && count(&node) <= 2
     })
     .await;
     // And gone for good, not only hidden: their limits count them.
     sleep(Duration::from_secs(6)).await;
     let open = anchor.report().connections;
-    assert_eq!(open, 1, "dial-backs leak");
+    assert!(open <= 2, "dial-backs leak: {open} connections are open");
 }
 
 #[tokio::test]
