@@ -54,13 +54,13 @@ pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
 }
 
 /// How far an address reaches.
-pub(crate) fn scope_of(address: &Multiaddr) -> Scope {
+pub fn scope_of(address: &Multiaddr) -> Scope {
     if path_of(address) == PathKind::Relayed {
         return Scope::Circuit;
     }
     match ip_of(address) {
         Some(ip) if ip.is_loopback() => Scope::Loopback,
-        Some(ip) if is_link_local(ip) || is_private(ip) || is_shared(ip) => Scope::Private,
+        Some(ip) if is_of_a_network(ip) => Scope::Private,
         _ => Scope::Global,
     }
 }
@@ -76,6 +76,11 @@ pub(crate) fn is_container_bridge(address: &Multiaddr) -> bool {
         ip.octets(),
         [172, 17..=31, 0, 1] | [10, 88, 0, 1] | [10, 42 | 244, _, 0 | 1] | [192, 168, 122, 1]
     )
+}
+
+/// Whether an address means something in one network only: RFC 1918, RFC 4193, RFC 6598, link-local.
+pub(crate) fn is_of_a_network(ip: IpAddr) -> bool {
+    is_link_local(ip) || is_private(ip) || is_shared(ip)
 }
 
 /// Carrier-grade NAT's own network (RFC 6598).

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
 use crate::{
-    address::{ip_of, is_dialable},
+    address::{ip_of, is_dialable, is_of_a_network},
     counters::Counters,
 };
 
@@ -38,7 +38,7 @@ impl Distance {
         match ip_of(remote).map(|ip| ip.to_canonical()) {
             _ if relayed => Self::Far,
             Some(ip) if ip.is_loopback() || here.contains(&ip) => Self::SameMachine,
-            Some(ip) if is_private(ip) => Self::SamePrivateNetwork,
+            Some(ip) if is_of_a_network(ip) => Self::SamePrivateNetwork,
             _ => Self::Far,
         }
     }
@@ -46,7 +46,7 @@ impl Distance {
     fn hears(self, address: &Multiaddr) -> bool {
         match ip_of(address).map(|ip| ip.to_canonical()) {
             Some(ip) if ip.is_loopback() => self == Self::SameMachine,
-            Some(ip) if is_private(ip) => self <= Self::SamePrivateNetwork,
+            Some(ip) if is_of_a_network(ip) => self <= Self::SamePrivateNetwork,
             _ => true,
         }
     }
@@ -84,17 +84,6 @@ fn judge(address: &Multiaddr, from: Distance) -> Result<(), Refusal> {
         return Err(Refusal::Undialable);
     }
     from.hears(address).then_some(()).ok_or(Refusal::OutOfScope)
-}
-
-/// RFC 1918, RFC 6598, RFC 4193, and link-local ones.
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            ip.is_private() || ip.is_link_local() || (a == 100 && b & 0xc0 == 64)
-        }
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
-    }
 }
 
 #[cfg(test)]

@@ -101,23 +101,7 @@ impl Place {
     }
 }
 
-/// How far an address reaches.
-pub fn scope(address: &Multiaddr) -> Scope {
-    let text = address.to_string();
-    if text.contains("/p2p-circuit") {
-        return Scope::Circuit;
-    }
-    match ip(address) {
-        Some(ip) if ip.is_loopback() => Scope::Loopback,
-        Some(IpAddr::V4(ip)) if ip.is_private() || ip.is_link_local() || shared(ip.into()) => {
-            Scope::Private
-        }
-        Some(IpAddr::V6(ip)) if ip.is_unique_local() || ip.is_unicast_link_local() => {
-            Scope::Private
-        }
-        _ => Scope::Global,
-    }
-}
+pub use polymath_net::scope_of as scope;
 
 /// The IP address at its beginning.
 pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {
