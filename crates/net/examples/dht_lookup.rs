@@ -204,16 +204,17 @@ impl World {
         let began = Instant::now();
         loop {
             sleep(Duration::from_secs(10)).await;
-            let (mut trimmed, mut refused, mut living) = (0, 0, 0);
+            let (mut trimmed, mut refused, mut failed, mut living) = (0, 0, 0, 0);
             for member in self.members.lock().unwrap().values() {
                 let counters = member.net.counters();
                 trimmed += counters.connections_trimmed;
                 refused += counters.connections_refused;
+                failed += counters.announcements_failed;
                 living += 1;
             }
             let (queries, requests, connections) = self.totals();
             eprintln!(
-                "{:3.0} s: {living} nodes, {connections} connections, {trimmed} trimmed, {refused} refused; \
+                "{:3.0} s: {living} nodes, {connections} connections, {trimmed} trimmed, {refused} refused, {failed} announcements failed; \
                  {queries} queries, {requests} requests; {:.0} s of CPU",
                 began.elapsed().as_secs_f64(),
                 cpu(),

@@ -39,6 +39,8 @@ counters! {
     connections_silent,
     /// Idle connections closed to stay under the limit.
     connections_trimmed,
+    /// Announcements of a key that reached nobody in time; each is tried again.
+    announcements_failed,
     /// Peers met that belong to another mesh, another version, or no mesh.
     foreign_peers,
     /// Callers turned away because too many waited for the same peer or query.

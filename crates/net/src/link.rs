@@ -6,12 +6,13 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, swarm::ConnectionId};
 use polymath_types::{PathKind, Transport};
 
 use crate::{
     address::{path_of, relay_of, transport_of},
     meter::Meter,
+    names::is_upkeep,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +41,7 @@ pub(crate) struct Link {
     pub(crate) keep: AtomicBool,
     inbound: AtomicU32,
     outbound: AtomicU32,
-    /// Counts streams ever opened; tells a busy connection from an idle one.
+    /// Counts streams ever opened that are of use to somebody; tells a busy connection from an idle one.
     used: AtomicU64,
 }
 
@@ -103,7 +104,6 @@ impl Link {
         count
             .fetch_update(Relaxed, Relaxed, |n| (n < limit).then_some(n + 1))
             .ok()?;
-        self.used.fetch_add(1, Relaxed);
         Some(Claim {
             link: self.clone(),
             direction,
@@ -115,7 +115,14 @@ impl Link {
         self.inbound.load(Relaxed) + self.outbound.load(Relaxed)
     }
 
-    /// Streams opened so far, both ways.
+    /// A stream of use to somebody: what members tell each other unasked is none.
+    pub(crate) fn use_once(&self, protocol: &StreamProtocol) {
+        if !is_upkeep(protocol) {
+            self.used.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Streams opened so far, both ways, but those of upkeep.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Relaxed)
     }

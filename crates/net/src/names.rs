@@ -3,6 +3,8 @@
 use libp2p::{StreamProtocol, kad::RecordKey};
 use polymath_types::{Format, MeshId, VersionMismatch};
 
+use crate::whereabouts;
+
 /// The protocol that asks a peer which mesh it belongs to; the same in every mesh and version.
 pub(crate) const HELLO: StreamProtocol = StreamProtocol::new("/polymath/hello/1");
 
@@ -30,6 +32,12 @@ pub(crate) enum Belongs {
     OtherVersion(VersionMismatch),
     /// It is no Polymath node.
     Nowhere,
+}
+
+/// Whether a stream of this name serves the network alone: a connection with no other is idle.
+pub(crate) fn is_upkeep(protocol: &StreamProtocol) -> bool {
+    let name = protocol.as_ref().split('/').nth(3);
+    matches!(name, Some(whereabouts::NAME))
 }
 
 impl Names {

@@ -36,6 +36,14 @@ const SMALL_TABLE: usize = 20;
 const GATHER: std::time::Duration = std::time::Duration::from_millis(500);
 /// How often strangers' expired records are dropped; a look through all of them takes milliseconds.
 const SWEEP: std::time::Duration = std::time::Duration::from_secs(60);
+/// A search ends after this, see [`is_enough`].
+const SEARCH: std::time::Duration = std::time::Duration::from_secs(4);
+/// Peers that have to answer when a node looks for its own neighbours, and for peers of one bucket.
+const NEAREST: u32 = 20;
+const REFRESH: u32 = 4;
+/// A key whose announcement failed is announced again after this; at once would keep a mesh busy that
+/// fails for being busy.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(30);
 /// Most addresses of one peer in the routing table; they travel in every reply.
 const ROUTED_ADDRESSES: usize = 8;
 
@@ -48,6 +56,8 @@ pub(super) struct Dht {
     /// Keys to announce, in turn; each of `provided` at most once.
     to_announce: VecDeque<RecordKey>,
     announcing: HashSet<QueryId>,
+    /// Keys that could not be announced, and when each is tried again.
+    failed: VecDeque<(Instant, RecordKey)>,
     /// When everything is to be announced again.
     announce_all: Option<Instant>,
     /// Rounds of that so far, since the table was last empty.
@@ -67,6 +77,30 @@ enum Query {
         found: mpsc::Sender<PeerId>,
         seen: HashSet<PeerId>,
     },
+}
+
+/// Whether a search of kad's has found what it can be expected to find.
+///
+/// An announcement tells those it has found when its search ends; kad would search on until the whole query
+/// times out, and then tell nobody. Looking around asks eighty peers for each bucket of the routing table,
+/// the most of a mesh of hundreds for every node that joins; the nearest twenty are worth that, and a few
+/// in each other bucket.
+fn is_enough(query: &kad::QueryInfo, stats: &kad::QueryStats) -> bool {
+    match query {
+        kad::QueryInfo::AddProvider {
+            phase: kad::AddProviderPhase::GetClosestPeers,
+            ..
+        } => stats.duration().is_some_and(|d| d > SEARCH),
+        kad::QueryInfo::Bootstrap { remaining, .. } => {
+            let enough = if remaining.is_none() {
+                NEAREST
+            } else {
+                REFRESH
+            };
+            stats.num_successes() >= enough || stats.duration().is_some_and(|d| d > SEARCH)
+        }
+        _ => false,
+    }
 }
 
 impl Manager {
@@ -284,6 +318,25 @@ impl Manager {
         }
     }
 
+    fn announce_failed(&mut self, now: Instant) {
+        while let Some((due, _)) = self.dht.failed.front()
+            && *due <= now
+            && let Some((_, key)) = self.dht.failed.pop_front()
+        {
+            self.announce_again(key);
+        }
+        self.announce_some();
+    }
+
+    /// Ends what kad would pursue for longer than it is worth: see [`is_enough`].
+    fn end_long_searches(&mut self) {
+        for mut query in self.swarm.behaviour_mut().kad.iter_queries_mut() {
+            if is_enough(query.info(), query.stats()) {
+                query.finish();
+            }
+        }
+    }
+
     fn announce_some(&mut self) {
         while self.dht.announcing.len() < ANNOUNCING {
             let Some(key) = self.dht.to_announce.pop_front() else {
@@ -303,9 +356,10 @@ impl Manager {
             QueryResult::StartProviding(result) => {
                 self.dht.announcing.remove(&id);
                 if let Err(error) = result {
-                    // Kad has then told nobody, not even those it had found.
                     tracing::debug!(%error, "a key was not announced");
-                    self.announce_again(error.into_key());
+                    self.shared.counters.announcements_failed.up();
+                    let failed = (Instant::now() + RETRY, error.into_key());
+                    self.dht.failed.push_back(failed);
                 }
                 self.announce_some();
             }
@@ -410,6 +464,8 @@ impl Manager {
                 .store_mut()
                 .sweep(now.into_std());
         }
+        self.end_long_searches();
+        self.announce_failed(now);
         self.end_abandoned_queries();
         self.answer_known_addresses();
     }

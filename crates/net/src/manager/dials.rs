@@ -39,6 +39,8 @@ pub(super) struct Dial {
     circuits: Option<(Instant, Vec<Multiaddr>)>,
     /// Who wants this very connection, for a dial-back.
     back: Option<oneshot::Sender<Result<Arc<Link>, DialError>>>,
+    /// A behaviour dials, the DHT for a query.
+    by_behaviour: bool,
 }
 
 impl Dial {
@@ -50,6 +52,7 @@ impl Dial {
             waiters: Vec::new(),
             circuits: None,
             back: None,
+            by_behaviour: false,
         }
     }
 }
@@ -222,6 +225,12 @@ impl Manager {
             .is_some_and(|d| d.back.is_some())
     }
 
+    /// Whether a behaviour dialled so, and nobody else waits for it.
+    pub(super) fn is_unwanted(&self, connection: ConnectionId) -> bool {
+        let dial = self.dials.get(&connection);
+        dial.is_some_and(|d| d.by_behaviour && d.waiters.is_empty())
+    }
+
     fn start(
         &mut self,
         opts: DialOpts,
@@ -238,6 +247,7 @@ impl Manager {
                     waiters,
                     circuits: None,
                     back: None,
+                    by_behaviour: false,
                 };
                 Some(self.dials.entry(id).insert_entry(dial).into_mut())
             }
@@ -254,9 +264,10 @@ impl Manager {
     /// A behaviour, the DHT, dials on its own account: others may wait for that too.
     pub(super) fn dialling(&mut self, peer: Option<PeerId>, connection: ConnectionId) {
         if let Some(peer) = peer {
-            self.dials
-                .entry(connection)
-                .or_insert_with(|| Dial::unasked(peer));
+            self.dials.entry(connection).or_insert_with(|| Dial {
+                by_behaviour: true,
+                ..Dial::unasked(peer)
+            });
         }
     }
 

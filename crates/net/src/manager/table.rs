@@ -46,6 +46,8 @@ pub(super) struct Peer {
 pub(super) struct Connection {
     pub(super) link: Arc<Link>,
     pub(super) inbound: bool,
+    /// Opened by a DHT query of this node's own, to ask a stranger once.
+    errand: bool,
     pub(super) since: Instant,
     /// Last pong.
     pub(super) heard: Instant,
@@ -63,6 +65,13 @@ pub(super) enum Standing {
         error: Box<DialError>,
         until: Instant,
     },
+}
+
+impl Connection {
+    /// Of no use beyond the query it was opened for, as far as anybody has shown.
+    pub(super) fn is_errand(&self) -> bool {
+        self.errand && self.used == 0
+    }
 }
 
 impl Peer {
@@ -176,6 +185,7 @@ impl Manager {
         self.shared.book().reached(&id);
         let now = Instant::now();
         let first = !self.peers.contains_key(&id);
+        let errand = first && self.is_unwanted(connection);
         let peer = self.peers.entry(id).or_insert_with(|| Peer {
             connections: Vec::new(),
             standing: Standing::Unidentified,
@@ -197,6 +207,7 @@ impl Manager {
         peer.connections.push(Connection {
             link: link.clone(),
             inbound: endpoint.is_listener(),
+            errand,
             since: now,
             heard: now,
             rtt: None,

@@ -1,8 +1,8 @@
 //! Everything that depends on time: silent peers, unwelcome guests, too many connections.
 
-use std::time::Duration;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use libp2p::PeerId;
+use libp2p::{PeerId, kad};
 use tokio::time::Instant;
 
 use super::{
@@ -18,6 +18,38 @@ use crate::{
 
 /// A late wake-up of our own must not make every peer look silent.
 const LATE: Duration = Duration::from_secs(1);
+/// A query is done with a connection by then; the side that opened it closes it first.
+const ERRAND: Duration = Duration::from_secs(10);
+const VISIT: Duration = Duration::from_secs(20);
+/// As many as a bucket of the DHT holds.
+const NEIGHBOURS: usize = 20;
+
+/// A connection that may be closed.
+struct Idle {
+    class: Class,
+    peer: PeerId,
+    link: Arc<Link>,
+    inbound: bool,
+    settled: bool,
+}
+
+/// In the order in which idle connections are closed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Spare,
+    /// Its age.
+    Errand(Duration),
+    /// When it was last used.
+    Kept(Instant),
+    Neighbour,
+}
+
+/// Whether it has lasted long enough to be one of those that are kept.
+fn is_settled(c: &Connection, now: Instant) -> bool {
+    let patience = if c.is_errand() { ERRAND } else { VISIT };
+    now.saturating_duration_since(c.since) > patience
+}
+
 impl Manager {
     /// Everything that depends on time.
     pub(super) fn keep_house(&mut self, now: Instant) {
@@ -26,7 +58,7 @@ impl Manager {
             .saturating_sub(HOUSEKEEPING);
         self.kept_house = now;
         self.look_after_connections(now, if late > LATE { late } else { Duration::ZERO });
-        self.trim();
+        self.trim(now);
         self.report_refusals(now);
         self.forget_callers();
         self.keep_dials(now);
@@ -97,43 +129,82 @@ impl Manager {
         self.disconnected(id, link.id);
     }
 
-    /// Members' connections are kept while there is room. From seven eighths of a limit on, the ones
-    /// unused for longest are closed: of all, and of the inbound ones, which have a limit of their own.
-    /// First go those beside a better one with the same peer, by an order on which both sides agree.
-    fn trim(&mut self) {
+    /// Members' connections are kept while there is room. From seven eighths of a limit on, idle ones are
+    /// closed: of all, of the inbound ones, which have a limit of their own, and of those kept for their own
+    /// sake. Among these a connection counts only after a while: the many that a DHT query opens shall end
+    /// without displacing one that has proven to last.
+    fn trim(&mut self, now: Instant) {
         let limits = &self.shared.limits;
         let (all, inbound) = (limits.connections as usize, limits.inbound() as usize);
+        let kept = limits.idle_connections as usize;
         let connections = || self.peers.values().flat_map(|p| &p.connections);
         let excess = |count: usize, limit: usize| count.saturating_sub(limit - limit / 8);
-        let idle = connections().filter(|c| c.link.streams() == 0).count();
-        let too_idle = idle.saturating_sub(limits.idle_connections as usize);
-        let mut of_all = excess(connections().count(), all).max(too_idle);
+        let counts = |c: &&Connection| c.link.streams() == 0 && is_settled(c, now);
+        let too_idle = connections().filter(counts).count().saturating_sub(kept);
+        let mut of_all = excess(connections().count(), all);
         let mut of_inbound = excess(connections().filter(|c| c.inbound).count(), inbound);
-        if of_all == 0 && of_inbound == 0 {
+        let mut of_idle = too_idle;
+        if of_all == 0 && of_inbound == 0 && of_idle == 0 {
             return;
         }
-        let mut idle: Vec<_> = self
-            .peers
-            .iter()
-            .flat_map(|(id, p)| {
-                let rank = |c: &Connection| (c.link.is_relayed(), c.since);
-                let first = p.connections.iter().map(rank).min();
-                let spare = move |c| first.is_some_and(|first| rank(c) > first);
-                p.connections.iter().map(move |c| (c, spare(c), *id))
-            })
-            .filter(|(c, ..)| c.link.streams() == 0)
-            .map(|(c, spare, id)| ((!spare, c.used_at), id, c.link.clone(), c.inbound))
-            .collect();
-        idle.sort_by_key(|(order, ..)| *order);
-        for (_, id, link, inbound) in idle {
-            if of_all == 0 && !(inbound && of_inbound > 0) {
+        for idle in self.idle(now) {
+            if of_all == 0 && !(idle.inbound && of_inbound > 0) && !(idle.settled && of_idle > 0) {
                 continue;
             }
             of_all = of_all.saturating_sub(1);
-            of_inbound = of_inbound.saturating_sub(usize::from(inbound));
+            of_inbound = of_inbound.saturating_sub(usize::from(idle.inbound));
+            of_idle = of_idle.saturating_sub(usize::from(idle.settled));
             self.shared.counters.connections_trimmed.up();
-            self.give_up(id, &link);
+            self.give_up(idle.peer, &idle.link);
         }
+    }
+
+    /// Connections without streams, those to be spared for longest last: first go those beside a better one
+    /// with the same peer, by an order on which both sides agree; then those of DHT queries, the newest
+    /// first; then the others, unused for longest first; and last those with this node's neighbours in
+    /// the DHT, by whom its look-ups come to an end.
+    fn idle(&self, now: Instant) -> Vec<Idle> {
+        let neighbours = self.neighbours();
+        let mut idle = Vec::new();
+        for (id, peer) in &self.peers {
+            let rank = |c: &Connection| (c.link.is_relayed(), c.since);
+            let first = peer.connections.iter().map(rank).min();
+            for c in peer.connections.iter().filter(|c| c.link.streams() == 0) {
+                let class = if first.is_some_and(|first| rank(c) > first) {
+                    Class::Spare
+                } else if neighbours.contains(id) {
+                    Class::Neighbour
+                } else if c.is_errand() {
+                    Class::Errand(now.saturating_duration_since(c.since))
+                } else {
+                    Class::Kept(c.used_at)
+                };
+                idle.push(Idle {
+                    class,
+                    peer: *id,
+                    link: c.link.clone(),
+                    inbound: c.inbound,
+                    settled: is_settled(c, now),
+                });
+            }
+        }
+        idle.sort_by_key(|i| i.class);
+        idle
+    }
+
+    /// The connected servers of the DHT that are nearest to this node in its metric.
+    fn neighbours(&self) -> HashSet<PeerId> {
+        let own = kad::KBucketKey::from(self.shared.local);
+        let servers = self.peers.iter().filter(|(_, p)| p.serves_dht);
+        let mut servers: Vec<_> = servers
+            .map(|(id, _)| (kad::KBucketKey::from(*id).distance(&own), *id))
+            .collect();
+        servers.sort_unstable();
+        servers
+            .into_iter()
+            .take(NEIGHBOURS)
+            .map(|(_, id)| id)
+            .collect()
     }
 
     /// Says, now and then, that connections are refused: whoever runs the node cannot see it else.

@@ -94,9 +94,11 @@ impl Handler {
     fn accepted(&mut self, (stream, protocol): (Stream, StreamProtocol)) {
         let limit = self.registry.limits.streams_per_connection;
         match self.link.claim(Direction::Inbound, limit) {
-            Some(claim) => self
-                .registry
-                .deliver(&protocol, MeshStream::new(stream, claim)),
+            Some(claim) => {
+                self.link.use_once(&protocol);
+                self.registry
+                    .deliver(&protocol, MeshStream::new(stream, claim));
+            }
             None => self.registry.counters.streams_refused_connection_full.up(),
         }
     }
@@ -123,7 +125,10 @@ impl ConnectionHandler for Handler {
             Direction::Outbound,
             self.registry.limits.streams_per_connection,
         ) {
-            Some(claim) => self.waiting.push_back((request, claim)),
+            Some(claim) => {
+                self.link.use_once(&request.protocol);
+                self.waiting.push_back((request, claim));
+            }
             None => {
                 self.registry.counters.opens_refused.up();
                 let error = OpenError::TooManyStreams {
