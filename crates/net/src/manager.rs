@@ -163,7 +163,6 @@ pub(crate) struct Manager {
     /// Whose turn it is among dial-back servers.
     turn: usize,
     tasks: TaskTracker,
-    begun: Instant,
     kept_house: Instant,
     /// Refused connections that the log has told of, and when it may tell of more.
     refused_told: u64,
@@ -198,7 +197,6 @@ impl Manager {
             observers: HashMap::new(),
             turn: 0,
             tasks,
-            begun: Instant::now(),
             kept_house: Instant::now(),
             refused_told: 0,
             tell_refused_at: Instant::now(),

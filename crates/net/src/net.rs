@@ -12,7 +12,7 @@ use futures::{Stream, StreamExt};
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use polymath_types::{Genesis, MeshId, PathKind};
 use tokio::{
-    sync::{Semaphore, broadcast, mpsc, oneshot, watch},
+    sync::{broadcast, mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,7 +21,6 @@ use crate::{
     address::in_use,
     config::{COMMAND_QUEUE, MAX_ADDRESSES, MAX_PROVIDERS, NetConfig, Role},
     counters::{Counters, NetCounters},
-    dialback::{self, Expected, Unconfirmed},
     discovery,
     error::{AcceptError, DhtError, DialError, HelloError, OpenError, OpenRefusal, StartError},
     hello::{self, Hello},
@@ -31,19 +30,17 @@ use crate::{
     reach::Reach,
     report::{NetReport, Scope, UpnpReport},
     streams::{Incoming, MeshStream, OpenRequest, Registry},
-    swarm, whereabouts,
+    swarm,
 };
+
+mod services;
+
+pub(crate) use services::WeakNet;
 
 /// How long the listeners may take to tell their addresses.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the tasks of a swarm may take to end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between looks at whether an address is to be dialled back.
-const PROBE_PAUSE: Duration = Duration::from_millis(500);
-/// Members listened to at once; more wait in the bounded queue.
-const TELLERS: usize = 64;
-/// A member must have told where it is by then.
-const TELLING: Duration = Duration::from_secs(10);
 /// Pauses before a hidden peer is tried once more.
 const AGAIN: [Duration; 3] = [
     Duration::from_millis(200),
@@ -61,26 +58,6 @@ pub struct Net {
     commands: mpsc::Sender<Command>,
     tasks: TaskTracker,
     stop: CancellationToken,
-}
-
-/// A handle that does not keep the swarm running.
-#[derive(Clone)]
-pub(crate) struct WeakNet {
-    shared: Arc<Shared>,
-    commands: mpsc::WeakSender<Command>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-}
-
-impl WeakNet {
-    pub(crate) fn upgrade(&self) -> Option<Net> {
-        Some(Net {
-            shared: self.shared.clone(),
-            commands: self.commands.upgrade()?,
-            tasks: self.tasks.clone(),
-            stop: self.stop.clone(),
-        })
-    }
 }
 
 /// The swarm task is gone.
@@ -169,155 +146,6 @@ impl Net {
             ));
         }
         Ok(net)
-    }
-
-    /// Takes in where members say they are.
-    fn listen_to_members(&self) {
-        let name = self.shared.names.stream(whereabouts::NAME);
-        let Some(Ok(mut incoming)) = name.map(|n| self.shared.registry.register(n)) else {
-            return;
-        };
-        let (commands, tasks) = (self.commands.downgrade(), self.tasks.clone());
-        self.tasks.spawn(async move {
-            let room = Arc::new(Semaphore::new(TELLERS));
-            while let Ok(permit) = room.clone().acquire_owned().await {
-                let Some(stream) = incoming.next().await else {
-                    return;
-                };
-                let commands = commands.clone();
-                tasks.spawn(async move {
-                    let _permit = permit;
-                    let peer = stream.peer();
-                    let heard = timeout(TELLING, whereabouts::receive(stream)).await;
-                    if let (Ok(Ok(message)), Some(commands)) = (heard, commands.upgrade()) {
-                        let _ = commands.send(Command::Told { peer, message }).await;
-                    }
-                });
-            }
-        });
-    }
-
-    /// Has this node's addresses dialled back, and does so for others while it can.
-    fn have_addresses_tested(&self, role: Role) {
-        if role == Role::Client {
-            return;
-        }
-        let expected = Arc::new(Expected::default());
-        if let Ok(incoming) = self.shared.registry.register(dialback::BACK) {
-            let (expected, tasks) = (expected.clone(), self.tasks.clone());
-            self.tasks
-                .spawn(dialback::receive_all(incoming, expected, tasks));
-        }
-        // Neither may keep the swarm alive once the last handle is gone.
-        let (asker, server) = (self.weak(), self.weak());
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move {
-            while stop.run_until_cancelled(sleep(PROBE_PAUSE)).await.is_some() {
-                let Some(net) = asker.upgrade() else { return };
-                if stop
-                    .run_until_cancelled(net.probe(&expected))
-                    .await
-                    .is_none()
-                {
-                    return;
-                }
-            }
-        });
-        let (mut serving, stop) = (self.shared.serving.subscribe(), self.stop.clone());
-        self.tasks.spawn(async move {
-            loop {
-                let wanted = async { serving.wait_for(|s| *s).await.is_ok() };
-                if stop.run_until_cancelled(wanted).await != Some(true) {
-                    return;
-                }
-                let Some(net) = server.upgrade() else { return };
-                let Ok(incoming) = net.shared.registry.register(dialback::REQUEST) else {
-                    return;
-                };
-                let tasks = net.tasks.clone();
-                let serve = dialback::serve(incoming, server.clone(), tasks);
-                drop(net);
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = serve => return,
-                    _ = serving.wait_for(|s| !*s) => {}
-                }
-            }
-        });
-    }
-
-    /// Has one address dialled back, if one is due and somebody would.
-    async fn probe(&self, expected: &Expected) {
-        let next = self.ask(|reply| Command::NextProbe { reply }).await;
-        let Ok(Some((server, address))) = next else {
-            return;
-        };
-        let outcome = match self.request_stream(server, dialback::REQUEST, false).await {
-            Ok(stream) => dialback::ask(stream, &address, expected).await,
-            Err(refusal) => Err(Unconfirmed::NoVerdict(format!("{refusal:?}"))),
-        };
-        let told = Command::Probed {
-            server,
-            address,
-            outcome,
-        };
-        let _ = self.commands.send(told).await;
-    }
-
-    /// Dials `address` of a connected peer once more; the stream is on that very connection, which is
-    /// closed soon after the stream.
-    pub(crate) async fn dial_back(
-        &self,
-        peer: PeerId,
-        address: Multiaddr,
-    ) -> Result<MeshStream, OpenError> {
-        let link = self
-            .ask(|reply| Command::DialBack {
-                peer,
-                address,
-                reply,
-            })
-            .await
-            .map_err(|Gone| OpenError::Stopped)??;
-        let (reply, opened) = oneshot::channel();
-        let request = OpenRequest {
-            protocol: dialback::BACK,
-            reply,
-        };
-        self.commands
-            .send(Command::OpenOn { link, request })
-            .await
-            .map_err(|_| OpenError::Stopped)?;
-        match opened.await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(OpenRefusal::Final(error))) => Err(error),
-            _ => Err(OpenError::ConnectionLost {
-                peer,
-                reason: "it closed".into(),
-            }),
-        }
-    }
-
-    pub(crate) fn scope(&self, address: &Multiaddr) -> Scope {
-        self.shared.reach().scope(address)
-    }
-
-    pub(crate) fn count_dial_back(&self, granted: bool) {
-        let counters = &self.shared.counters;
-        if granted {
-            counters.dial_backs.up();
-        } else {
-            counters.dial_backs_refused.up();
-        }
-    }
-
-    pub(crate) fn weak(&self) -> WeakNet {
-        WeakNet {
-            shared: self.shared.clone(),
-            commands: self.commands.downgrade(),
-            tasks: self.tasks.clone(),
-            stop: self.stop.clone(),
-        }
     }
 
     /// Runs the swarm task and cleans up when it ends, however it ends.
@@ -721,76 +549,4 @@ fn clip(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use polymath_types::NodeKey;
-    use tokio::io::AsyncWriteExt;
-
-    use super::*;
-
-    const SOON: Duration = Duration::from_secs(20);
-
-    #[tokio::test]
-    async fn when_the_swarm_task_dies_every_call_says_so() {
-        let key = NodeKey::generate();
-        let genesis = Genesis::new("test", &key.keypair().public()).unwrap();
-        let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
-        let net = Net::start(NetConfig::new(key, genesis, listen))
-            .await
-            .unwrap();
-        let mut incoming = net.accept("echo").unwrap();
-        let addr: Multiaddr = "/ip4/127.0.0.1/tcp/9".parse().unwrap();
-        net.commands.send(Command::Crash).await.unwrap();
-
-        timeout(SOON, async {
-            assert!(incoming.next().await.is_none());
-            assert_eq!(net.dial(addr, SOON).await, Err(DialError::Stopped));
-            let peer = PeerId::random();
-            assert_eq!(net.connect(peer, SOON).await, Err(DialError::Stopped));
-            assert!(matches!(
-                net.open(peer, "echo", SOON).await,
-                Err(OpenError::Stopped)
-            ));
-            assert_eq!(net.provide(b"key").await, Err(DhtError::Stopped));
-            assert_eq!(net.providers(b"key", SOON).await, Err(DhtError::Stopped));
-            assert!(matches!(net.accept("other"), Err(AcceptError::Stopped)));
-            net.stop_providing(b"key").await;
-            net.disconnect(peer).await;
-            net.shutdown().await;
-        })
-        .await
-        .unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_hello_that_hangs_is_a_task_that_shutdown_waits_for() {
-        let node = async |listen: &[&str]| {
-            let key = NodeKey::generate();
-            let genesis = Genesis::new("test", &key.keypair().public()).unwrap();
-            let listen = listen.iter().map(|a| a.parse().unwrap()).collect();
-            Net::start(NetConfig::new(key, genesis, listen))
-                .await
-                .unwrap()
-        };
-        let (net, stranger) = (node(&["/ip4/127.0.0.1/tcp/0"]).await, node(&[]).await);
-        let idle = net.tasks.len();
-        let addr = net.listen_addrs().borrow()[0].clone();
-        timeout(SOON, async {
-            let peer = stranger
-                .dial_until(addr, Need::Connected, SOON)
-                .await
-                .unwrap();
-            let mut silent = stranger.request_stream(peer, HELLO, true).await.unwrap();
-            // Half a question: the answerer waits for the rest.
-            silent.write_all(&[0, 0]).await.unwrap();
-            silent.flush().await.unwrap();
-            while net.tasks.len() == idle {
-                sleep(PORT_CHECK).await;
-            }
-            net.shutdown().await;
-            assert!(net.tasks.is_empty());
-        })
-        .await
-        .unwrap();
-    }
-}
+mod tests;

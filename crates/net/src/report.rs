@@ -1,7 +1,5 @@
 //! What this node knows of its own place in the network: for `doctor`, `status` and logs.
 
-use std::time::Duration;
-
 use libp2p::{Multiaddr, PeerId};
 use polymath_types::Transport;
 
@@ -39,8 +37,11 @@ pub enum Filtering {
     /// Nobody has tried.
     #[default]
     Unknown,
-    /// A dial-back got through.
+    /// Strangers get in: one did, or an address that owes nothing to earlier traffic answered.
     Open,
+    /// A host that was dialled before gets in on any port. Whether strangers do, nobody has shown:
+    /// address-dependent filtering would keep them out.
+    Contacts,
     /// No dial-back got through.
     Restricted,
 }
@@ -159,6 +160,6 @@ pub struct NetReport {
     pub routed: usize,
     /// Connections of every kind.
     pub connections: usize,
-    /// Age of this report's oldest fact, for people who wait for it to settle.
-    pub age: Duration,
+    /// Connected members that relay or dial others back.
+    pub anchors: usize,
 }

@@ -138,6 +138,12 @@ impl<'a> Home<'a> {
         Ok(reply.done().then_some(reply.json))
     }
 
+    /// Settings of the daemon to come, as a person would write them down.
+    pub(crate) fn configure(&self, settings: &str) -> Result<()> {
+        let path = self.folder.join("config.toml");
+        fs::write(&path, settings).with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// A definition of a real expert that needs no model file.
     pub(crate) fn define(&self, name: &str) -> Result<String> {
         let path = self.folder.join("expert.toml");

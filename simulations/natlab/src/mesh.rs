@@ -69,13 +69,18 @@ pub(crate) struct Anchors<'a> {
 }
 
 impl<'a> Anchors<'a> {
-    /// Starts both, and waits until they know each other.
+    /// Starts both with these settings, and waits until they know each other.
     pub(crate) fn start(
         place: &'a Place,
         net: &'a Topology,
         transports: Transports,
+        settings: &str,
     ) -> Result<Self> {
-        let home = |number: usize| place.home(&format!("anchor{number}"), net.anchor(number)?);
+        let home = |number: usize| {
+            let home = place.home(&format!("anchor{number}"), net.anchor(number)?)?;
+            home.configure(settings)?;
+            anyhow::Ok(home)
+        };
         let arguments = [&["--anchor"], anchor_listens(transports)].concat();
         let first = home(0)?.up(&arguments)?;
         let written = first.look(&["mesh", "invite"])?;

@@ -28,6 +28,12 @@ const READY: Duration = Duration::from_secs(30);
 const RECOVERY: Duration = Duration::from_secs(60);
 /// What a NAT of the scenario remembers of idle UDP, in seconds.
 const FORGETFUL: &str = "30";
+/// Bytes that an anchor relays for one node in an hour.
+const QUOTA: u64 = 512 * 1024;
+/// What nodes say to each other and to anchors beside questions, while a scenario lasts.
+const CHATTER: u64 = 256 * 1024;
+/// Without anchors, a pair must go on for so long.
+const ORPHANED: Duration = Duration::from_secs(20);
 /// Longer than that.
 const IDLE: Duration = Duration::from_secs(45);
 
@@ -44,6 +50,10 @@ pub(crate) enum Scenario {
     MappingTimeout,
     /// The anchor that relays an answer is killed while it does
     RelayDeath,
+    /// Nodes may have 512 KiB relayed in an hour, and ask for more
+    RelayQuota,
+    /// Both anchors are killed under a pair with a direct path
+    AnchorsDeath,
     /// The answering side is cut off, and comes back
     PartitionHeal,
     /// Both sides on a mobile line: 60 to 80 ms, 1 % loss, 8 Mbit/s
@@ -51,17 +61,19 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::ColdStart,
         Self::NatReboot,
         Self::UplinkSwitch,
         Self::MappingTimeout,
         Self::RelayDeath,
+        Self::RelayQuota,
+        Self::AnchorsDeath,
         Self::PartitionHeal,
         Self::RoughLine,
     ];
     /// Those of `--quick`.
-    pub(crate) const QUICK: [Self; 1] = [Self::NatReboot];
+    pub(crate) const QUICK: [Self; 2] = [Self::NatReboot, Self::AnchorsDeath];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -70,6 +82,8 @@ impl Scenario {
             Self::UplinkSwitch => "uplink-switch",
             Self::MappingTimeout => "mapping-timeout",
             Self::RelayDeath => "relay-death",
+            Self::RelayQuota => "relay-quota",
+            Self::AnchorsDeath => "anchors-death",
             Self::PartitionHeal => "partition-heal",
             Self::RoughLine => "rough-line",
         }
@@ -84,8 +98,14 @@ impl Scenario {
                 Access::PortRestricted,
                 Transports::Quic,
             ),
-            Self::RelayDeath => (Access::Symmetric, Access::Symmetric, Transports::Both),
-            Self::ColdStart | Self::UplinkSwitch | Self::PartitionHeal | Self::RoughLine => (
+            Self::RelayDeath | Self::RelayQuota => {
+                (Access::Symmetric, Access::Symmetric, Transports::Both)
+            }
+            Self::ColdStart
+            | Self::UplinkSwitch
+            | Self::AnchorsDeath
+            | Self::PartitionHeal
+            | Self::RoughLine => (
                 Access::PortRestricted,
                 Access::PortRestricted,
                 Transports::Both,
@@ -95,6 +115,14 @@ impl Scenario {
             transports,
             asks,
             answers,
+        }
+    }
+
+    /// What the anchors have in their settings.
+    fn settings(self) -> String {
+        match self {
+            Self::RelayQuota => format!("[net]\nrelayed_per_hour = {QUOTA}\n"),
+            _ => String::new(),
         }
     }
 
@@ -167,7 +195,7 @@ fn stage(
             unit: "%",
         });
     }
-    let anchors = Anchors::start(place, &net, cell.transports)?;
+    let anchors = Anchors::start(place, &net, cell.transports, &scenario.settings())?;
     let start = |side| mesh::start(place, &net, &anchors, side, cell.transports);
     let (a, b) = if scenario == Scenario::ColdStart {
         thread::scope(|scope| {
@@ -199,6 +227,8 @@ fn stage(
         Scenario::UplinkSwitch => stage.uplink_switch(),
         Scenario::MappingTimeout => stage.mapping_timeout(),
         Scenario::RelayDeath => stage.relay_death(),
+        Scenario::RelayQuota => stage.relay_quota(),
+        Scenario::AnchorsDeath => stage.anchors_death(),
         Scenario::PartitionHeal => stage.partition_heal(),
         Scenario::RoughLine => stage.rough_line(&wiring),
     }
@@ -394,8 +424,73 @@ impl Stage<'_, '_> {
             asked.way == Way::Relayed && carried[1 - relay] > carried[relay],
             "the other anchor does not relay: {asked:?}, {carried:?}"
         );
+        // Without any anchor there is no way left, and that must be said.
+        self.anchors.daemons[1 - relay] = None;
+        let since = Instant::now();
+        let asked = trial::ask(self.net, &self.a)?;
+        ensure!(
+            asked.way == Way::None && !asked.note.is_empty(),
+            "without an anchor: {asked:?}"
+        );
+        let named = self.measured("no anchor left, error named after", since.elapsed());
         Ok(format!(
-            "the question {end}; relayed by the other anchor after {again:.1} s"
+            "the question {end}; relayed by the other anchor after {again:.1} s; \
+             that one killed too, an error after {named:.1} s"
+        ))
+    }
+
+    fn relay_quota(&mut self) -> Result<String> {
+        let since = Instant::now();
+        let mut answered = 0;
+        let refused = eventually(RECOVERY, || {
+            let asked = trial::ask(self.net, &self.a)?;
+            match asked.way {
+                Way::None => {
+                    ensure!(!asked.note.is_empty(), "a question ended without a word");
+                    return Ok(true);
+                }
+                Way::Relayed => answered += 1,
+                way => bail!("between two symmetric NATs the way was {way}: {asked:?}"),
+            }
+            Ok(false)
+        })?;
+        ensure!(refused, "{answered} questions, and no end of them");
+        let time = self.measured("refused after", since.elapsed());
+        // Each byte is charged to both nodes, so no anchor can have carried more than one allowance.
+        let carried = self.net.site(Side::A).carried()?.anchors;
+        ensure!(
+            carried.iter().all(|c| *c <= QUOTA + CHATTER),
+            "the anchors carried {carried:?} bytes"
+        );
+        for anchor in self.anchors.daemons.iter().flatten() {
+            ensure!(
+                anchor.look(&["status"])?.is_some(),
+                "an anchor no longer answers"
+            );
+        }
+        Ok(format!(
+            "{answered} questions answered, then an error, after {time:.1} s; the anchors carried \
+             {carried:?} bytes"
+        ))
+    }
+
+    fn anchors_death(&mut self) -> Result<String> {
+        self.anchors.daemons = [None, None];
+        let since = Instant::now();
+        let mut answered = 0;
+        while since.elapsed() < ORPHANED {
+            let asked = trial::ask(self.net, &self.a)?;
+            ensure!(
+                asked.way == Way::Direct,
+                "{:.0} s after the anchors' death: {asked:?}",
+                since.elapsed().as_secs_f64()
+            );
+            answered += 1;
+            thread::sleep(Duration::from_secs(1));
+        }
+        Ok(format!(
+            "{answered} questions in {} s, each answered directly",
+            ORPHANED.as_secs()
         ))
     }
 

@@ -90,7 +90,7 @@ impl Run {
 /// Runs a cell once, in namespaces and homes named `name`. The first of the cell asks the second.
 pub(crate) fn run(place: &Place, name: &str, cell: Cell, wiring: &Wiring) -> Result<Run> {
     let net = Topology::build(name, cell.asks, cell.answers, wiring)?;
-    let anchors = Anchors::start(place, &net, cell.transports)?;
+    let anchors = Anchors::start(place, &net, cell.transports, "")?;
     // The one that answers was there before: what is measured is how a newcomer gets to it.
     let b = mesh::start(place, &net, &anchors, Side::B, cell.transports)?;
     mesh::reached(&b)?;
@@ -245,29 +245,25 @@ fn ask_with(net: &Topology, a: &Daemon<'_>, bytes: usize) -> Result<Asked> {
     }
     let after = carried(net)?;
     let seen = [0, 1].map(|i| after[i].since(before[i]));
-    let ways = seen.map(|carried| way(carried, bytes));
-    // Both edges must have seen the same.
-    if ways[0] == ways[1] && ways[0] != Way::Unclear {
-        return Ok(Asked {
-            way: ways[0],
-            note: String::new(),
-        });
-    }
-    Ok(Asked {
-        way: Way::Unclear,
-        note: format!("the edges saw {seen:?}"),
-    })
+    let way = way(seen, bytes);
+    let note = match way {
+        Way::Unclear => format!("the edges saw {seen:?}"),
+        _ => String::new(),
+    };
+    Ok(Asked { way, note })
 }
 
 fn carried(net: &Topology) -> Result<[Carried; 2]> {
     Ok([net.site(Side::A).carried()?, net.site(Side::B).carried()?])
 }
 
-/// The way of `question` bytes: the other counters have not seen half of them.
-pub(crate) const fn way(carried: Carried, question: usize) -> Way {
+/// The way of `question` bytes: both edges have seen them on it, and not half of them on the other. What a
+/// node talks over with an anchor meanwhile passes one edge alone.
+pub(crate) fn way(seen: [Carried; 2], question: usize) -> Way {
     let question = question as u64;
-    let peer = carried.peer;
-    let anchors = carried.anchors[0] + carried.anchors[1];
+    let both = |bytes: fn(Carried) -> u64| bytes(seen[0]).min(bytes(seen[1]));
+    let peer = both(|c| c.peer);
+    let anchors = both(|c| c.anchors.iter().sum());
     if peer >= question && anchors < question / 2 {
         Way::Direct
     } else if anchors >= question && peer < question / 2 {
@@ -284,13 +280,19 @@ mod tests {
     #[test]
     fn only_clear_counts_decide() {
         let question = QUESTION as u64;
-        let seen = |peer, anchor| {
-            let anchors = [anchor, 0];
-            way(Carried { peer, anchors }, QUESTION)
+        let edge = |peer, anchor| Carried {
+            peer,
+            anchors: [anchor, 0],
         };
+        let seen = |peer, anchor| way([edge(peer, anchor); 2], QUESTION);
         assert_eq!(seen(question + 4000, 3000), Way::Direct);
         assert_eq!(seen(3000, question + 4000), Way::Relayed);
         assert_eq!(seen(question, question), Way::Unclear);
         assert_eq!(seen(0, 0), Way::Unclear);
+        // One that talks with its anchor has nothing relayed, and what only one edge saw went nowhere.
+        let talks = [edge(question + 4000, question), edge(question + 4000, 3000)];
+        assert_eq!(way(talks, QUESTION), Way::Direct);
+        let lost = [edge(question + 4000, 3000), edge(3000, 3000)];
+        assert_eq!(way(lost, QUESTION), Way::Unclear);
     }
 }

@@ -392,7 +392,11 @@ impl Manager {
                 .network_info()
                 .connection_counters()
                 .num_established() as usize,
-            age: self.begun.elapsed(),
+            anchors: self
+                .peers
+                .values()
+                .filter(|p| p.is_member() && (p.relays || p.dials_back))
+                .count(),
         }
     }
 

@@ -9,10 +9,15 @@ use polymath_net::{
 use polymath_types::{PathKind, Transport};
 
 use super::{
-    Area, Finding, Member, Network, Reach, State,
+    Area, Finding, Member, Network, State,
     machine::count,
     place::{self, scope},
 };
+
+mod reached;
+
+pub(super) use reached::verdict;
+use reached::{dial_back, relay, upnp};
 
 const ANCHOR: &str = "start an anchor on a machine with a public address (`polymath up --anchor`) and join through it: `polymath join ADDR`";
 /// What a node has not learnt by then, nobody is there to tell it.
@@ -71,12 +76,23 @@ impl Network {
         self.report.addresses.iter().filter(global)
     }
 
-    /// Whether somebody has dialled this node from outside.
+    /// Whether strangers have got in from outside, or must.
     fn confirmed(&self) -> bool {
-        let open = |t: &TransportReport| t.filtering == Filtering::Open;
-        self.global()
-            .any(|a| matches!(a.verdict, Verdict::Confirmed(_)))
-            || self.report.transports.iter().any(open)
+        self.filtered(Filtering::Open)
+            || self.global().any(|a| {
+                // What a NAT has made of earlier traffic may lead back its destinations alone.
+                matches!(a.verdict, Verdict::Confirmed(_)) && a.source != AddressSource::Observed
+            })
+    }
+
+    /// Whether peers have got in that this node had dialled before, and nobody else yet.
+    fn lets_contacts_in(&self) -> bool {
+        !self.confirmed() && self.filtered(Filtering::Contacts)
+    }
+
+    fn filtered(&self, filtering: Filtering) -> bool {
+        let transports = &self.report.transports;
+        transports.iter().any(|t| t.filtering == filtering)
     }
 
     /// Whether a relay has granted a place.
@@ -91,11 +107,11 @@ impl Network {
 
     /// Whether something shows that outsiders do not get in by dialling.
     fn shut(&self) -> bool {
-        let restricted = |t: &TransportReport| t.filtering == Filtering::Restricted;
         !self.confirmed()
+            && !self.lets_contacts_in()
             && (self.mapping(Mapping::EndpointIndependent)
                 || self.mapping(Mapping::EndpointDependent)
-                || self.report.transports.iter().any(restricted)
+                || self.filtered(Filtering::Restricted)
                 || self
                     .global()
                     .any(|a| matches!(a.verdict, Verdict::Failed(_))))
@@ -355,10 +371,20 @@ fn nat(network: &Network, t: &TransportReport) -> Finding {
         (Mapping::None, Filtering::Open) => {
             (State::Ok, "no NAT, strangers get in".into(), String::new())
         }
+        (Mapping::None, Filtering::Contacts) => (
+            State::Ok,
+            "no NAT, peers this node has dialled get in".into(),
+            String::new(),
+        ),
         (Mapping::None, Filtering::Unknown) => (State::Ok, "no NAT".into(), String::new()),
         (Mapping::EndpointIndependent, Filtering::Open) => (
             State::Ok,
             "a NAT with endpoint-independent mapping that lets strangers in".into(),
+            String::new(),
+        ),
+        (Mapping::EndpointIndependent, Filtering::Contacts) => (
+            State::Ok,
+            "a NAT with endpoint-independent mapping that lets in peers this node has dialled; a relay is needed for the first contact with others".into(),
             String::new(),
         ),
         (Mapping::EndpointIndependent, _) => (
@@ -402,6 +428,7 @@ const fn filtering_name(filtering: Filtering) -> &'static str {
     match filtering {
         Filtering::Unknown => "unknown",
         Filtering::Open => "open",
+        Filtering::Contacts => "contacts",
         Filtering::Restricted => "restricted",
     }
 }
@@ -505,245 +532,6 @@ fn ipv6(network: &Network) -> Finding {
         Finding::ok(Area::Ipv6, first.to_string())
     };
     finding.with("present", true)
-}
-
-fn dial_back(network: &Network) -> Finding {
-    let mut confirmed = Vec::new();
-    let mut failed = Vec::new();
-    for a in network.global() {
-        match &a.verdict {
-            Verdict::Confirmed(by) => confirmed.push((&a.address, by)),
-            Verdict::Failed(why) => failed.push((&a.address, why)),
-            Verdict::Untested | Verdict::NotNeeded => {}
-        }
-    }
-    let finding = match (confirmed.first(), failed.first()) {
-        (Some((address, by)), _) => {
-            let but = if failed.is_empty() {
-                String::new()
-            } else {
-                format!("; {} did not", count(failed.len(), "other"))
-            };
-            Finding::ok(
-                Area::DialBack,
-                format!("{address} answered {}{but}", short(by)),
-            )
-        }
-        (None, Some((address, why))) => Finding::new(
-            Area::DialBack,
-            State::Warning,
-            format!("{address} did not answer a peer that dialled it: {why}"),
-            network.forward(),
-        ),
-        (None, None) if network.alone() => {
-            Finding::ok(Area::DialBack, "not needed: only this machine is let in")
-        }
-        (None, None) if network.confirmed() => Finding::ok(Area::DialBack, "got through"),
-        (None, None) if network.global().next().is_none() => Finding::new(
-            Area::DialBack,
-            State::Unknown,
-            "not tried: no address for it is known",
-            if network.report.anchor { "" } else { ANCHOR },
-        ),
-        (None, None) => Finding::new(
-            Area::DialBack,
-            State::Unknown,
-            "nobody has dialled back yet: no anchor is connected",
-            ANCHOR,
-        ),
-    };
-    finding
-        .with("confirmed", confirmed.len())
-        .with("failed", failed.len())
-}
-
-fn upnp(network: &Network) -> Finding {
-    // Whoever is reached anyway needs no gateway's help.
-    let worse = if network.shut() && !network.reserved() {
-        State::Warning
-    } else {
-        State::Ok
-    };
-    let (name, finding) = match &network.report.upnp {
-        UpnpReport::Off => ("off", Finding::ok(Area::Upnp, "not asked")),
-        UpnpReport::Searching => (
-            "searching",
-            Finding::new(
-                Area::Upnp,
-                State::Unknown,
-                "no gateway has answered yet",
-                "",
-            ),
-        ),
-        UpnpReport::NoGateway => (
-            "no-gateway",
-            Finding::new(
-                Area::Upnp,
-                worse,
-                "no gateway here speaks it",
-                if worse == State::Ok {
-                    String::new()
-                } else {
-                    format!("switch UPnP on in the router, or {}", network.forward())
-                },
-            ),
-        ),
-        UpnpReport::NotPublic => (
-            "not-public",
-            Finding::new(
-                Area::Upnp,
-                worse,
-                "the gateway itself has no public address (carrier-grade NAT, or a second router before it)",
-                if worse == State::Ok {
-                    ""
-                } else {
-                    "forward the port on the outer router too, or ask the provider for a public address"
-                },
-            ),
-        ),
-        UpnpReport::Mapped(addresses) => {
-            let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            (
-                "mapped",
-                Finding::ok(
-                    Area::Upnp,
-                    format!("the gateway forwards {}", list.join(", ")),
-                ),
-            )
-        }
-    };
-    finding.with("upnp", name)
-}
-
-fn relay(network: &Network) -> Finding {
-    let report = &network.report;
-    let of = |wanted: fn(&RelayState) -> bool| -> Vec<String> {
-        let relays = report.relays.iter().filter(|r| wanted(&r.state));
-        relays.map(|r| short(&r.peer)).collect()
-    };
-    let reserved = of(|s| *s == RelayState::Reserved);
-    let asked = of(|s| *s == RelayState::Asked);
-    let failed = report.relays.iter().find_map(|r| match &r.state {
-        RelayState::Failed(why) => Some((short(&r.peer), why)),
-        _ => None,
-    });
-    let finding = if !reserved.is_empty() {
-        Finding::ok(Area::Relay, format!("reserved at {}", reserved.join(", ")))
-    } else if network.confirmed() {
-        let serves = if report.anchor {
-            ": this node is one for others"
-        } else {
-            ": others dial this node"
-        };
-        Finding::ok(Area::Relay, format!("not needed{serves}"))
-    } else if network.alone() {
-        Finding::ok(Area::Relay, "not needed: only this machine is let in")
-    } else if !asked.is_empty() {
-        Finding::new(
-            Area::Relay,
-            State::Unknown,
-            format!(
-                "{} has been asked and has not answered yet",
-                asked.join(", ")
-            ),
-            "",
-        )
-    } else {
-        let needed = network.shut() && !network.promised();
-        let state = if needed {
-            State::Failing
-        } else {
-            State::Unknown
-        };
-        let (found, fix) = match failed {
-            Some((peer, why)) => (
-                format!("{peer} gave none: {why}"),
-                format!("try again, or {ANCHOR}"),
-            ),
-            None if needed => (
-                "none is known, and without one nobody can begin to reach this node".to_owned(),
-                ANCHOR.to_owned(),
-            ),
-            None => ("none was asked for".to_owned(), String::new()),
-        };
-        Finding::new(Area::Relay, state, found, fix)
-    };
-    finding
-        .with("reserved", reserved.len())
-        .with("anchor", report.anchor)
-}
-
-/// How others reach this node, and the same in one line.
-pub(super) fn verdict(network: &Network) -> (Reach, String) {
-    let answer = |reach, text: &str| (reach, text.to_owned());
-    if network.client {
-        return answer(Reach::AsksOnly, "this node only asks: nobody need reach it");
-    }
-    if network.confirmed() {
-        return answer(Reach::Direct, "others reach this node directly");
-    }
-    if network.reserved() {
-        let stable =
-            network.mapping(Mapping::EndpointIndependent) || network.mapping(Mapping::None);
-        return if stable {
-            answer(
-                Reach::HolePunching,
-                "others reach this node by hole punching, after first contact through a relay",
-            )
-        } else {
-            answer(Reach::Relay, "others reach this node only through relays")
-        };
-    }
-    if network.alone() {
-        return answer(
-            Reach::Local,
-            "only this machine reaches this node: it listens on loopback",
-        );
-    }
-    if network.promised() {
-        return answer(
-            Reach::Unknown,
-            "others should reach this node directly, but nobody has said yet that they do",
-        );
-    }
-    let asked = |s: &RelayState| *s == RelayState::Asked;
-    if network.shut() {
-        if network.report.relays.iter().any(|r| asked(&r.state)) {
-            return answer(
-                Reach::Unknown,
-                "not known yet whether others reach this node: a relay has been asked",
-            );
-        }
-        let why = if network.mapping(Mapping::EndpointDependent)
-            && !network.mapping(Mapping::EndpointIndependent)
-        {
-            "its NAT is symmetric and no relay is known"
-        } else if network.mapping(Mapping::EndpointIndependent) {
-            "holes could be punched through its NAT, but no relay is known for first contact"
-        } else {
-            "a firewall lets nobody in and no relay is known"
-        };
-        return (
-            Reach::None,
-            format!("others reach this node not at all: {why}"),
-        );
-    }
-    if network.members.is_empty() {
-        answer(
-            Reach::Unknown,
-            "not known whether others reach this node: no peer is connected",
-        )
-    } else if network.members.iter().all(near) {
-        answer(
-            Reach::Local,
-            "others on this network reach this node directly; nobody outside has seen it",
-        )
-    } else {
-        answer(
-            Reach::Unknown,
-            "not known whether others reach this node: nobody has dialled it back",
-        )
-    }
 }
 
 /// The end of a peer's id: it tells peers apart, the beginning does not.

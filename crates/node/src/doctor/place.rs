@@ -65,7 +65,8 @@ impl Place {
         for a in &report.addresses {
             match a.scope {
                 Scope::Global => {
-                    place.open |= matches!(a.verdict, Verdict::Confirmed(_))
+                    place.open |= (matches!(a.verdict, Verdict::Confirmed(_))
+                        && a.source != AddressSource::Observed)
                         || (a.source == AddressSource::Announced
                             && !matches!(a.verdict, Verdict::Failed(_)));
                 }
@@ -233,7 +234,9 @@ fn punch(own: &Place, other: &Place) -> Option<bool> {
             continue;
         };
         let stable = |n: Nat| n.mapping != Mapping::EndpointDependent;
-        let open = |n: Nat| stable(n) && n.filtering == Filtering::Open;
+        // Both sides speak up, so that it suffices if each lets in whom it has addressed, on any port.
+        let open =
+            |n: Nat| stable(n) && matches!(n.filtering, Filtering::Open | Filtering::Contacts);
         if (stable(a) && stable(b)) || open(a) || open(b) {
             return Some(true);
         }

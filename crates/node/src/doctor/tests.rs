@@ -7,6 +7,9 @@ use polymath_net::{
 
 use super::*;
 
+mod between;
+mod on_the_machine;
+
 fn machine() -> Machine {
     Machine {
         home: "/home/ada/polymath".into(),
@@ -160,6 +163,44 @@ fn an_open_node_is_reached_directly() {
     is(&d, Area::DialBack, State::Ok, &["203.0.113.5", "answered"]);
     is(&d, Area::Relay, State::Ok, &["not needed"]);
     is(&d, Area::Nat, State::Ok, &["no NAT"]);
+}
+
+#[test]
+fn a_dial_back_through_a_nat_is_no_proof_that_strangers_get_in() {
+    let mut n = network();
+    n.report.transports = both(Mapping::EndpointIndependent, Filtering::Contacts);
+    n.report.addresses = vec![global(
+        "/ip4/203.0.113.5/tcp/61000",
+        Verdict::Confirmed(PeerId::random()),
+    )];
+    n.report.anchors = 1;
+    let d = diagnose(n.clone());
+    assert_eq!((d.reach, d.fails()), (Reach::Unknown, false));
+    is(
+        &d,
+        Area::DialBack,
+        State::Ok,
+        &["which this node had dialled before"],
+    );
+    assert_eq!(
+        finding(&d, Area::Nat, "tcp").values["filtering"],
+        "contacts"
+    );
+    n.report.relays = relayed(RelayState::Reserved);
+    let d = diagnose(n.clone());
+    assert_eq!(d.reach, Reach::HolePunching);
+    is(&d, Area::Nat, State::Ok, &["first contact with others"]);
+    n.report.transports = both(Mapping::EndpointIndependent, Filtering::Open);
+    assert_eq!(diagnose(n).reach, Reach::Direct);
+}
+
+#[test]
+fn anchors_that_have_not_dialled_back_are_counted() {
+    let mut n = network();
+    n.report.addresses = vec![global("/ip4/203.0.113.5/tcp/4040", Verdict::Untested)];
+    n.report.anchors = 2;
+    let d = diagnose(n);
+    is(&d, Area::DialBack, State::Unknown, &["2 anchors connected"]);
 }
 
 #[test]
@@ -439,7 +480,10 @@ fn ipv6_is_there_or_not_and_may_have_a_firewall_of_its_own() {
         State::Warning,
         &["IPv6 firewall"],
     );
-    n.report.addresses = vec![global(own, Verdict::Confirmed(PeerId::random()))];
+    n.report.addresses = vec![AddressReport {
+        source: AddressSource::Listen,
+        ..global(own, Verdict::Confirmed(PeerId::random()))
+    }];
     let d = diagnose(n);
     is(&d, Area::Ipv6, State::Ok, &["answers from outside"]);
     assert_eq!(d.reach, Reach::Direct);
@@ -517,160 +561,6 @@ fn a_report_that_is_empty_leads_to_no_fault() {
 }
 
 #[test]
-fn a_clock_is_judged_by_the_median_of_members() {
-    let clock = |offsets: &[i64]| {
-        on(Machine {
-            offsets_ms: offsets.to_vec(),
-            ..machine()
-        })
-    };
-    is(&clock(&[]), Area::Clock, State::Ok, &["no member"]);
-    is(&clock(&[29_000]), Area::Clock, State::Ok, &["1 member"]);
-    is(
-        &clock(&[31_000, 32_000, 33_000]),
-        Area::Clock,
-        State::Warning,
-        &["32 s behind", "3 members"],
-    );
-    is(
-        &clock(&[-400_000]),
-        Area::Clock,
-        State::Failing,
-        &["6 min ahead of", "timedatectl"],
-    );
-    // One that lies does not sway two that do not.
-    is(&clock(&[0, 10, 9_000_000]), Area::Clock, State::Ok, &[]);
-    let old = on(Machine {
-        now: Duration::from_secs(1),
-        ..machine()
-    });
-    is(&old, Area::Clock, State::Failing, &["before"]);
-    let back = on(Machine {
-        offsets_ms: Vec::new(),
-        last_written: Some(machine().now + Duration::from_secs(7200)),
-        ..machine()
-    });
-    is(&back, Area::Clock, State::Warning, &["set back", "2 h"]);
-}
-
-#[test]
-fn names_are_resolved_where_addresses_have_some() {
-    let dns = |names: &[(&str, Result<usize, &str>)]| {
-        let own = |(name, found): &(&str, Result<usize, &str>)| {
-            ((*name).to_owned(), found.map_err(str::to_owned))
-        };
-        on(Machine {
-            names: names.iter().map(own).collect(),
-            ..machine()
-        })
-    };
-    is(&dns(&[]), Area::Dns, State::Ok, &["not needed"]);
-    is(
-        &dns(&[("a.test", Ok(2))]),
-        Area::Dns,
-        State::Ok,
-        &["a.test has 2 addresses"],
-    );
-    let broken = dns(&[("a.test", Err("no answer within 2s"))]);
-    is(
-        &broken,
-        Area::Dns,
-        State::Failing,
-        &["a.test", "192.0.2.53", "--bootstrap /ip4/"],
-    );
-    assert!(broken.fails());
-    let half = dns(&[("a.test", Ok(1)), ("b.test", Err("unknown"))]);
-    is(&half, Area::Dns, State::Warning, &["b.test"]);
-    assert!(!half.fails());
-}
-
-#[test]
-fn disks_fill_up_in_two_steps() {
-    let disk = |free: Result<u64, String>| {
-        on(Machine {
-            disks: vec![Disk {
-                what: "models",
-                path: "/srv/models".into(),
-                free,
-            }],
-            ..machine()
-        })
-    };
-    is(&disk(Ok(2 << 30)), Area::Disk, State::Ok, &["/srv/models"]);
-    is(
-        &disk(Ok(500 << 20)),
-        Area::Disk,
-        State::Warning,
-        &["524 MB", "models.dir"],
-    );
-    is(
-        &disk(Ok(1 << 20)),
-        Area::Disk,
-        State::Failing,
-        &["free some space"],
-    );
-    is(
-        &disk(Err("no such device".into())),
-        Area::Disk,
-        State::Unknown,
-        &["no such device"],
-    );
-}
-
-#[test]
-fn ports_home_key_and_settings_each_have_their_line() {
-    let port = |taken: Option<&str>| Port {
-        address: "/ip4/0.0.0.0/tcp/4040".into(),
-        protocol: "tcp",
-        socket: "0.0.0.0:4040".into(),
-        taken: taken.map(str::to_owned),
-    };
-    let ports = |ports| on(Machine { ports, ..machine() });
-    is(
-        &ports(vec![port(None)]),
-        Area::Ports,
-        State::Ok,
-        &["free: tcp 0.0.0.0:4040"],
-    );
-    is(
-        &ports(vec![port(Some("address in use"))]),
-        Area::Ports,
-        State::Failing,
-        &["0.0.0.0:4040", "address in use", "grep 4040", "--listen"],
-    );
-    let api = Port {
-        address: "api".into(),
-        ..port(Some("address in use"))
-    };
-    is(&ports(vec![api]), Area::Ports, State::Failing, &["--api"]);
-
-    let bad = on(Machine {
-        home_error: Some("read-only file system".into()),
-        identity: IdentityFile::Open { mode: 0o644 },
-        config_error: Some("config.toml, line 3: unknown field".into()),
-        ..machine()
-    });
-    is(
-        &bad,
-        Area::Home,
-        State::Failing,
-        &["read-only", "--home DIR"],
-    );
-    is(&bad, Area::Identity, State::Failing, &["0644", "chmod 600"]);
-    is(
-        &bad,
-        Area::Config,
-        State::Failing,
-        &["line 3", "polymath config validate"],
-    );
-    let damaged = on(Machine {
-        identity: IdentityFile::Bad("it is damaged".into()),
-        ..machine()
-    });
-    is(&damaged, Area::Identity, State::Failing, &["backup"]);
-}
-
-#[test]
 fn what_could_not_be_looked_at_is_said() {
     let facts = |network| Facts {
         machine: machine(),
@@ -700,133 +590,4 @@ fn a_diagnosis_crosses_the_wire_whole() {
     let nat = sent.findings.iter().find(|f| f.subject == "quic").unwrap();
     assert_eq!((nat.area.as_str(), nat.state.as_str()), ("nat", "warning"));
     assert_eq!(nat.values["observed"], "/ip4/203.0.113.5/udp/61000/quic-v1");
-}
-
-/// Two places and the way between them.
-mod between {
-    use super::{Filtering::*, Mapping::*, *};
-
-    fn behind(mapping: Mapping, filtering: Filtering, relayed: bool) -> Place {
-        Place {
-            nats: [Transport::Tcp, Transport::Quic]
-                .map(|transport| Nat {
-                    transport,
-                    mapping,
-                    filtering,
-                })
-                .to_vec(),
-            open: false,
-            relayed,
-            private: true,
-            loopback: false,
-        }
-    }
-
-    fn open() -> Place {
-        Place {
-            open: true,
-            ..Place::default()
-        }
-    }
-
-    #[test]
-    fn the_nat_matrix() {
-        let (easy, hard) = (EndpointIndependent, EndpointDependent);
-        // Own mapping, the other's, whether the other has a relay.
-        for (own, other, relayed, way) in [
-            (easy, easy, true, Way::HolePunching),
-            (easy, hard, true, Way::Relayed),
-            (hard, easy, true, Way::Relayed),
-            (hard, hard, true, Way::Relayed),
-            (Mapping::None, easy, true, Way::HolePunching),
-            (easy, easy, false, Way::None),
-            (easy, hard, false, Way::None),
-            (hard, hard, false, Way::None),
-        ] {
-            let found = reachability(
-                &behind(own, Restricted, false),
-                &behind(other, Restricted, relayed),
-            );
-            assert_eq!(found.way, way, "{own:?} {other:?} {relayed}: {found:?}");
-            assert!(!found.fix.is_empty());
-        }
-    }
-
-    #[test]
-    fn a_filter_that_lets_everybody_in_makes_up_for_the_other_sides_mapping() {
-        let found = reachability(
-            &behind(EndpointDependent, Restricted, false),
-            &behind(EndpointIndependent, Open, true),
-        );
-        assert_eq!(found.way, Way::HolePunching);
-    }
-
-    #[test]
-    fn whoever_is_open_is_dialled_and_can_be_dialled_back() {
-        let hidden = behind(EndpointDependent, Restricted, true);
-        assert_eq!(reachability(&hidden, &open()).way, Way::Direct);
-        assert_eq!(reachability(&open(), &hidden).way, Way::HolePunching);
-        let mute = behind(EndpointDependent, Restricted, false);
-        let found = reachability(&open(), &mute);
-        assert_eq!(found.way, Way::None);
-        assert!(found.why.contains("only it can dial"), "{found:?}");
-    }
-
-    #[test]
-    fn of_others_one_knows_what_they_tell() {
-        let relay = format!(
-            "/ip4/198.51.100.1/tcp/1/p2p/{}/p2p-circuit",
-            PeerId::random()
-        );
-        for (addresses, way, word) in [
-            (vec!["/ip4/198.51.100.1/tcp/1"], Way::Direct, "public"),
-            (vec!["/dns4/peer.test/tcp/1"], Way::Direct, "public"),
-            (
-                vec![relay.as_str(), "/ip4/10.0.0.7/tcp/1"],
-                Way::Relayed,
-                "relay",
-            ),
-            (vec!["/ip4/10.0.0.7/tcp/1"], Way::Unknown, "private network"),
-            (
-                vec!["/ip6/fd00::7/udp/1/quic-v1"],
-                Way::Unknown,
-                "private network",
-            ),
-            (
-                vec!["/ip4/100.64.0.7/tcp/1"],
-                Way::Unknown,
-                "private network",
-            ),
-            (vec!["/ip4/127.0.0.1/tcp/1"], Way::Unknown, "own machine"),
-            (vec!["nonsense"], Way::Unknown, "no address"),
-        ] {
-            let found = reachability(&Place::default(), &Place::told(&addresses));
-            assert_eq!(found.way, way, "{addresses:?}: {found:?}");
-            assert!(found.why.contains(word), "{addresses:?}: {found:?}");
-        }
-    }
-
-    #[test]
-    fn on_one_machine_loopback_is_no_obstacle() {
-        let here = Place::own(&NetReport::default(), &[addr("/ip4/127.0.0.1/tcp/1")]);
-        let found = reachability(&here, &Place::told(["/ip4/127.0.0.1/tcp/2"]));
-        assert_eq!(found.way, Way::Direct);
-        assert!(found.why.contains("down"), "{found:?}");
-    }
-
-    #[test]
-    fn the_own_place_is_read_off_the_report() {
-        let mut report = NetReport::default();
-        report.transports = both(EndpointIndependent, Restricted);
-        report.relays = relayed(RelayState::Asked);
-        let place = Place::own(&report, &network().listen);
-        assert_eq!(
-            (place.open, place.relayed, place.nats.len()),
-            (false, false, 2)
-        );
-        report.relays = relayed(RelayState::Reserved);
-        report.addresses = vec![global(OUTSIDE_TCP, Verdict::Confirmed(PeerId::random()))];
-        let place = Place::own(&report, &network().listen);
-        assert!(place.open && place.relayed);
-    }
 }
