@@ -442,11 +442,13 @@ impl Stage<'_, '_> {
     fn relay_quota(&mut self) -> Result<String> {
         let since = Instant::now();
         let mut answered = 0;
+        let mut error = String::new();
         let refused = eventually(RECOVERY, || {
             let asked = trial::ask(self.net, &self.a)?;
             match asked.way {
                 Way::None => {
                     ensure!(!asked.note.is_empty(), "a question ended without a word");
+                    error = asked.note;
                     return Ok(true);
                 }
                 Way::Relayed => answered += 1,
@@ -468,9 +470,10 @@ impl Stage<'_, '_> {
                 "an anchor no longer answers"
             );
         }
+        let again = self.recover()?;
         Ok(format!(
-            "{answered} questions answered, then an error, after {time:.1} s; the anchors carried \
-             {carried:?} bytes"
+            "{answered} questions answered, then an error, after {time:.1} s: {error}; \
+             by the other anchor after {again:.1} s"
         ))
     }
 
