@@ -104,6 +104,7 @@ async fn measure() {
         mesh.clone(),
         vec![listen.parse().unwrap()],
     );
+    config.anchor = true;
     config.limits = NetLimits::anchor();
     // All of them come from one address here.
     config.limits.connections_per_source = peers;

@@ -1,6 +1,10 @@
 //! A behaviour with a word put in: what it hears of the swarm, and what it says to it.
 
-use std::task::{Context, Poll};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use libp2p::{
     Multiaddr, PeerId,
@@ -11,11 +15,21 @@ use libp2p::{
     },
 };
 
+use crate::{
+    counters::Counters,
+    vetting::{Distance, vet},
+};
+
 /// What an [`Adapter`] changes.
 pub(crate) trait Adapt<B: NetworkBehaviour>: 'static {
     /// Whether the behaviour hears of `event`.
     fn hears(_: &FromSwarm<'_>) -> bool {
         true
+    }
+
+    /// Which of the addresses it names for a dial are dialled.
+    fn dials(&self, addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
+        addresses
     }
 
     /// What becomes of what it says.
@@ -29,20 +43,35 @@ pub(crate) trait Adapt<B: NetworkBehaviour>: 'static {
 /// `B`, changed by `A`.
 pub(crate) struct Adapter<B, A> {
     pub(crate) inner: B,
-    how: std::marker::PhantomData<A>,
+    pub(crate) how: A,
 }
 
-impl<B, A> Adapter<B, A> {
+impl<B, A> Deref for Adapter<B, A> {
+    type Target = B;
+
+    fn deref(&self) -> &B {
+        &self.inner
+    }
+}
+
+impl<B, A> DerefMut for Adapter<B, A> {
+    fn deref_mut(&mut self) -> &mut B {
+        &mut self.inner
+    }
+}
+
+impl<B, A: Default> Adapter<B, A> {
     pub(crate) fn new(inner: B) -> Self {
         Self {
             inner,
-            how: std::marker::PhantomData,
+            how: A::default(),
         }
     }
 }
 
 /// Identify tells everybody the same, so it hears of no address that is private: those are told to
 /// peers of their scope alone, by [`crate::whereabouts`].
+#[derive(Default)]
 pub(crate) struct PublicOnly;
 
 impl<B: NetworkBehaviour> Adapt<B> for PublicOnly {
@@ -62,6 +91,7 @@ fn is_public(address: &Multiaddr) -> bool {
 
 /// Hole punching is given its candidates by [`crate::reach`]: identify's own are of ports that no NAT
 /// that translates them has mapped.
+#[derive(Default)]
 pub(crate) struct OwnCandidates;
 
 impl<B: NetworkBehaviour> Adapt<B> for OwnCandidates {
@@ -72,6 +102,7 @@ impl<B: NetworkBehaviour> Adapt<B> for OwnCandidates {
 
 /// The relay server of `libp2p-relay` 0.22 sends its status to relayed connections too, whose handlers
 /// do not know that event and panic: it hears of direct connections alone.
+#[derive(Default)]
 pub(crate) struct DirectOnly;
 
 impl<B: NetworkBehaviour> Adapt<B> for DirectOnly {
@@ -85,6 +116,7 @@ impl<B: NetworkBehaviour> Adapt<B> for DirectOnly {
 }
 
 /// A gateway's word is no proof: what it has mapped is dialled back before it is announced.
+#[derive(Default)]
 pub(crate) struct Unproven;
 
 impl<B: NetworkBehaviour> Adapt<B> for Unproven {
@@ -95,6 +127,24 @@ impl<B: NetworkBehaviour> Adapt<B> for Unproven {
             ToSwarm::ExternalAddrConfirmed(address) => ToSwarm::NewExternalAddrCandidate(address),
             other => other,
         }
+    }
+}
+
+/// The DHT dials whatever addresses others name for third parties. In a mesh that spans the internet none
+/// of them may be of a private network: it would be somebody else's, or this node's own.
+#[derive(Default)]
+pub(crate) struct Vetted {
+    /// Whether members beyond this machine and its network were met.
+    pub(crate) abroad: bool,
+    pub(crate) counters: Arc<Counters>,
+}
+
+impl<B: NetworkBehaviour> Adapt<B> for Vetted {
+    fn dials(&self, addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
+        if !self.abroad {
+            return addresses;
+        }
+        vet(addresses, Distance::Far, usize::MAX, &self.counters)
     }
 }
 
@@ -130,8 +180,10 @@ impl<B: NetworkBehaviour, A: Adapt<B>> NetworkBehaviour for Adapter<B, A> {
         addresses: &[Multiaddr],
         role: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        self.inner
-            .handle_pending_outbound_connection(id, peer, addresses, role)
+        let named = self
+            .inner
+            .handle_pending_outbound_connection(id, peer, addresses, role)?;
+        Ok(self.how.dials(named))
     }
 
     fn handle_established_outbound_connection(
@@ -166,5 +218,30 @@ impl<B: NetworkBehaviour, A: Adapt<B>> NetworkBehaviour for Adapter<B, A> {
         cx: &mut Context<'_>,
     ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         self.inner.poll(cx).map(A::says)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use libp2p::swarm::dummy;
+
+    use super::*;
+
+    #[test]
+    fn abroad_the_dht_dials_nothing_of_a_private_network() {
+        let addresses = [
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip4/192.168.0.1/tcp/1",
+            "/ip6/::ffff:10.0.0.1/tcp/1",
+            "/ip4/11.0.0.1/tcp/1",
+        ];
+        let named: Vec<Multiaddr> = addresses.map(|a| a.parse().unwrap()).to_vec();
+        let dials = |how: &Vetted| Adapt::<dummy::Behaviour>::dials(how, named.clone());
+        let mut how = Vetted::default();
+        assert_eq!(dials(&how), named, "a mesh of one network lives by them");
+        how.abroad = true;
+        assert_eq!(dials(&how), [named[3].clone()]);
+        assert_eq!(how.counters.snapshot().addresses_out_of_scope, 3);
     }
 }

@@ -58,7 +58,7 @@ pub fn scope_of(address: &Multiaddr) -> Scope {
     if path_of(address) == PathKind::Relayed {
         return Scope::Circuit;
     }
-    match ip_of(address) {
+    match ip_of(address).map(|ip| ip.to_canonical()) {
         Some(ip) if ip.is_loopback() => Scope::Loopback,
         Some(ip) if is_of_a_network(ip) => Scope::Private,
         _ => Scope::Global,
@@ -66,16 +66,30 @@ pub fn scope_of(address: &Multiaddr) -> Scope {
 }
 
 /// An interface of a container bridge, by the networks that container engines use unasked:
-/// 172.17 to 172.31 with the host's address ending in .0.1 (Docker), 10.88 (Podman), 10.42, 10.244
-/// (Kubernetes), 192.168.122 (libvirt).
+/// 172.17 to 172.31 with the host's address ending in .0.1 (Docker), 10.88 (Podman), 192.168.122
+/// (libvirt). What engines were told to use instead is known by the interface's name.
 pub(crate) fn is_container_bridge(address: &Multiaddr) -> bool {
     let Some(IpAddr::V4(ip)) = ip_of(address) else {
         return false;
     };
     matches!(
         ip.octets(),
-        [172, 17..=31, 0, 1] | [10, 88, 0, 1] | [10, 42 | 244, _, 0 | 1] | [192, 168, 122, 1]
+        [172, 17..=31, 0, 1] | [10, 88, 0, 1] | [192, 168, 122, 1]
     )
+}
+
+/// Addresses of this machine's interfaces to containers and virtual machines, by how engines name
+/// them: nobody outside can use them.
+pub(crate) fn bridges() -> Vec<IpAddr> {
+    const NAMES: [&str; 11] = [
+        "docker", "br-", "podman", "cni", "virbr", "lxdbr", "lxcbr", "veth", "cali", "flannel",
+        "kube",
+    ];
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let bridges = interfaces
+        .into_iter()
+        .filter(|i| NAMES.iter().any(|n| i.name.starts_with(n)));
+    bridges.map(|i| i.ip()).collect()
 }
 
 /// Whether an address means something in one network only: RFC 1918, RFC 4193, RFC 6598, link-local.

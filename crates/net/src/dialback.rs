@@ -406,6 +406,8 @@ fn choose(
             let at = net.scope(address);
             named.is_none_or(|n| n == peer)
                 && is_dialable(address)
+                // A name may lead anywhere, into this machine's own network too.
+                && ip_of(address).is_some()
                 && at != Scope::Circuit
                 && (at == Scope::Global || at == scope)
         })

@@ -5,6 +5,7 @@
 //! under way: it is replaced by a fresh one, and the panic is counted.
 
 use std::{
+    collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     task::{Context, Poll},
@@ -28,6 +29,9 @@ struct Failed;
 /// `B`, replaced by what `fresh` makes whenever it panics.
 pub(crate) struct Guard<B> {
     inner: B,
+    /// Connections that the present one has been told of. A fresh one knows nothing of older ones, and
+    /// would assert over news of them.
+    known: HashSet<ConnectionId>,
     fresh: Box<dyn Fn() -> B + Send>,
     counters: Arc<Counters>,
 }
@@ -36,6 +40,7 @@ impl<B: NetworkBehaviour> Guard<B> {
     pub(crate) fn new(fresh: impl Fn() -> B + Send + 'static, counters: Arc<Counters>) -> Self {
         Self {
             inner: fresh(),
+            known: HashSet::new(),
             fresh: Box::new(fresh),
             counters,
         }
@@ -48,6 +53,7 @@ impl<B: NetworkBehaviour> Guard<B> {
             self.counters.behaviours_restarted.up();
             tracing::warn!("hole punching failed inside and was started afresh; all else goes on");
             let broken = std::mem::replace(&mut self.inner, (self.fresh)());
+            self.known.clear();
             // Even its end may panic.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
         }
@@ -96,6 +102,15 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Guard<B> {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match &event {
+            FromSwarm::ConnectionEstablished(made) => {
+                self.known.insert(made.connection_id);
+            }
+            FromSwarm::ConnectionClosed(closed) if !self.known.remove(&closed.connection_id) => {
+                return;
+            }
+            _ => {}
+        }
         self.run(|b| b.on_swarm_event(event));
     }
 
@@ -105,7 +120,9 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Guard<B> {
         id: ConnectionId,
         event: THandlerOutEvent<Self>,
     ) {
-        self.run(|b| b.on_connection_handler_event(peer, id, event));
+        if self.known.contains(&id) {
+            self.run(|b| b.on_connection_handler_event(peer, id, event));
+        }
     }
 
     fn poll(

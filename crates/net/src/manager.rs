@@ -45,7 +45,7 @@ use tokio::{
 };
 
 use crate::{
-    address::{path_of, split_peer, try_bind},
+    address::{bridges, ip_of, is_container_bridge, path_of, split_peer, try_bind},
     address_book::AddressBook,
     config::{HOUSEKEEPING, NetLimits, Role},
     counters::Counters,
@@ -142,6 +142,8 @@ pub(crate) struct Manager {
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     role: Role,
+    /// Whether the mesh has a secret that all members know.
+    closed: bool,
     peers: HashMap<PeerId, table::Peer>,
     dials: HashMap<ConnectionId, dials::Dial>,
     dht: dht::Dht,
@@ -175,6 +177,7 @@ impl Manager {
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
         role: Role,
+        closed: bool,
         upnp: UpnpReport,
         tasks: TaskTracker,
     ) -> Self {
@@ -183,6 +186,7 @@ impl Manager {
             shared,
             commands,
             role,
+            closed,
             peers: HashMap::new(),
             dials: HashMap::new(),
             dht: dht::Dht::default(),
@@ -446,11 +450,15 @@ impl Manager {
     }
 
     fn listeners_changed(&mut self) {
+        let bridges = bridges();
+        let of_bridge = |a: &Multiaddr| {
+            is_container_bridge(a) || ip_of(a).is_some_and(|ip| bridges.contains(&ip))
+        };
         let mut addresses: Vec<_> = self
             .swarm
             .listeners()
             .map(|a| split_peer(a.clone()).0)
-            .filter(|a| path_of(a) == PathKind::Direct)
+            .filter(|a| path_of(a) == PathKind::Direct && !of_bridge(a))
             .collect();
         addresses.sort_by_key(|a| a.to_string());
         addresses.dedup();

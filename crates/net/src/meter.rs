@@ -1,8 +1,9 @@
 //! Bytes by connection and by relayed peer: counted below all protocols, limited for circuits.
 //!
 //! libp2p's relay bounds the bytes of one circuit only, and tells nobody how many flowed. Here every
-//! substream is counted as it is read and written, and one whose first bytes negotiate the relay's hop
-//! or stop protocol is charged to its peer's allowance: when that is used up the circuit breaks.
+//! substream is counted as it is read and written, and one on which this node has agreed to the relay's hop
+//! protocol, or has asked for its stop protocol, is charged to its peer's allowance: when that is used up
+//! the circuit breaks.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -31,16 +32,19 @@ use crate::counters::Counters;
 const WAITING: usize = 1024;
 /// Peers whose relayed bytes are remembered; beyond it the fullest allowances go, which lose nothing.
 const LEDGERS: usize = 16_384;
-/// First bytes of a substream that are searched for a protocol name.
-const SNIFFED: usize = 96;
-/// What only the relay's protocols have in their names (libp2p circuit relay v2).
-const RELAY_MARK: &[u8] = b"/libp2p/circuit/relay/0.2.0/";
+/// Longest line of a negotiation (multistream-select 1.0) that is looked at.
+const LINE: usize = 256;
+/// The relay's protocols (libp2p circuit relay v2): on a substream that a peer has opened to this node, and
+/// on one that this node has opened to a peer.
+const HOP: &[u8] = b"/libp2p/circuit/relay/0.2.0/hop";
+const STOP: &[u8] = b"/libp2p/circuit/relay/0.2.0/stop";
 
 /// The bytes of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     received: AtomicU64,
     sent: AtomicU64,
+    circuits: AtomicU32,
 }
 
 impl Meter {
@@ -50,6 +54,11 @@ impl Meter {
 
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
+    }
+
+    /// Circuits of others that run over it now.
+    pub(crate) fn circuits(&self) -> u32 {
+        self.circuits.load(Relaxed)
     }
 }
 
@@ -192,13 +201,14 @@ struct Metered {
 }
 
 impl Metered {
-    fn stream(&self, inner: SubstreamBox) -> MeteredStream {
+    fn stream(&self, inner: SubstreamBox, relayed: &'static [u8]) -> MeteredStream {
         MeteredStream {
             inner,
             meter: self.meter.clone(),
             ledger: self.ledger.clone(),
             meters: self.meters.clone(),
             purpose: Purpose::Unknown(Vec::new()),
+            relayed,
         }
     }
 }
@@ -213,7 +223,7 @@ impl StreamMuxer for Metered {
     ) -> Poll<io::Result<MeteredStream>> {
         Pin::new(&mut self.inner)
             .poll_inbound(cx)
-            .map_ok(|s| self.stream(s))
+            .map_ok(|s| self.stream(s, HOP))
     }
 
     fn poll_outbound(
@@ -222,7 +232,7 @@ impl StreamMuxer for Metered {
     ) -> Poll<io::Result<MeteredStream>> {
         Pin::new(&mut self.inner)
             .poll_outbound(cx)
-            .map_ok(|s| self.stream(s))
+            .map_ok(|s| self.stream(s, STOP))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -240,24 +250,69 @@ struct MeteredStream {
     ledger: Arc<Ledger>,
     meters: Arc<Meters>,
     purpose: Purpose,
+    /// The protocol that would make it part of a circuit.
+    relayed: &'static [u8],
 }
 
-/// What a substream is for, as its first bytes tell.
+/// What a substream is for.
 enum Purpose {
+    /// What this node has written of the negotiation, from the last line that is not whole yet.
     Unknown(Vec<u8>),
     Relayed,
     Other,
 }
 
 impl Purpose {
-    /// Looks at the first bytes that flow, either way.
-    fn sniff(&mut self, bytes: &[u8]) {
-        let Self::Unknown(seen) = self else { return };
-        seen.extend_from_slice(&bytes[..bytes.len().min(SNIFFED - seen.len())]);
-        if seen.windows(RELAY_MARK.len()).any(|w| w == RELAY_MARK) {
-            *self = Self::Relayed;
-        } else if seen.len() >= SNIFFED {
-            *self = Self::Other;
+    /// Looks at what this node writes first: the protocol that it asks for, or agrees to. What a peer
+    /// proposes before, however often, decides nothing. Whether that is `relayed`.
+    fn wrote(&mut self, bytes: &[u8], relayed: &[u8]) -> bool {
+        let Self::Unknown(seen) = self else {
+            return false;
+        };
+        for byte in bytes {
+            seen.push(*byte);
+            match line(seen) {
+                Line::Part => {}
+                Line::Whole(b"/multistream/1.0.0" | b"na") => seen.clear(),
+                Line::Whole(name) if name == relayed => {
+                    *self = Self::Relayed;
+                    return true;
+                }
+                Line::Whole(_) | Line::Odd => {
+                    *self = Self::Other;
+                    return false;
+                }
+            }
+        }
+        false
+    }
+}
+
+enum Line<'a> {
+    Part,
+    Whole(&'a [u8]),
+    Odd,
+}
+
+/// A line of a negotiation: its length as a varint, the text, a line feed that counts.
+fn line(seen: &[u8]) -> Line<'_> {
+    let (length, text) = match seen {
+        [low, text @ ..] if *low < 0x80 => (usize::from(*low), text),
+        [low, high, text @ ..] => (usize::from(*low & 0x7f) | (usize::from(*high) << 7), text),
+        _ => return Line::Part,
+    };
+    match text.split_last() {
+        _ if length == 0 || length > LINE => Line::Odd,
+        Some((b'\n', name)) if text.len() == length => Line::Whole(name),
+        _ if text.len() >= length => Line::Odd,
+        _ => Line::Part,
+    }
+}
+
+impl Drop for MeteredStream {
+    fn drop(&mut self) {
+        if matches!(self.purpose, Purpose::Relayed) {
+            self.meter.circuits.fetch_sub(1, Relaxed);
         }
     }
 }
@@ -265,7 +320,6 @@ impl Purpose {
 impl MeteredStream {
     /// Accounts for bytes that have flowed.
     fn account(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.purpose.sniff(bytes);
         if !matches!(self.purpose, Purpose::Relayed) {
             return Ok(());
         }
@@ -309,6 +363,10 @@ impl AsyncWrite for MeteredStream {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         if let Poll::Ready(Ok(n)) = written {
             self.meter.sent.fetch_add(n as u64, Relaxed);
+            let relayed = self.relayed;
+            if self.purpose.wrote(&buf[..n], relayed) {
+                self.meter.circuits.fetch_add(1, Relaxed);
+            }
             self.account(&buf[..n])?;
         }
         written
@@ -340,21 +398,31 @@ mod tests {
     }
 
     #[test]
-    fn only_substreams_that_negotiate_the_relay_are_relayed() {
-        let kind = |chunks: &[&[u8]]| {
+    fn the_protocol_that_this_node_agrees_to_decides() {
+        let kind = |chunks: &[&[u8]], relayed| {
             let mut purpose = Purpose::Unknown(Vec::new());
-            for chunk in chunks {
-                purpose.sniff(chunk);
-            }
+            let count = chunks.iter().filter(|c| purpose.wrote(c, relayed)).count();
+            assert_eq!(count, usize::from(matches!(purpose, Purpose::Relayed)));
             matches!(purpose, Purpose::Relayed)
         };
         let hop: &[u8] = b"\x13/multistream/1.0.0\n\x20/libp2p/circuit/relay/0.2.0/hop\n";
-        assert!(kind(&[hop]));
-        assert!(kind(&[&hop[..25], &hop[25..]]));
-        assert!(!kind(&[
-            b"\x13/multistream/1.0.0\n\x20/polymath/aa/grpc/1\n",
-            &[0; 200],
-            RELAY_MARK
-        ]));
+        assert!(kind(&[hop], HOP));
+        assert!(kind(&[&hop[..25], &hop[25..], b"more"], HOP));
+        // This node uses a relay itself.
+        assert!(!kind(&[hop], STOP));
+        let stop: &[u8] = b"\x13/multistream/1.0.0\n\x21/libp2p/circuit/relay/0.2.0/stop\n";
+        assert!(kind(&[stop], STOP));
+        // A peer that first proposes what nobody speaks, a hundred times.
+        let mut refused = vec![&hop[..20]];
+        refused.extend(vec![&b"\x03na\n"[..]; 100]);
+        refused.push(&hop[20..]);
+        assert!(kind(&refused, HOP));
+        for other in [
+            &b"\x13/multistream/1.0.0\n\x16/polymath/aa/grpc/1\n\0"[..],
+            b"\xff\xff",
+            b"\0",
+        ] {
+            assert!(!kind(&[other, hop], HOP));
+        }
     }
 }

@@ -118,7 +118,15 @@ impl Net {
             UpnpReport::Off
         };
         let (shared_, tasks_) = (shared.clone(), tasks.clone());
-        let mut manager = Manager::new(swarm, shared_, inbox, config.role, upnp, tasks_);
+        let mut manager = Manager::new(
+            swarm,
+            shared_,
+            inbox,
+            config.role,
+            config.door.is_some(),
+            upnp,
+            tasks_,
+        );
         manager.listen(&config.listen, LISTEN_TIMEOUT).await?;
 
         let net = Self {

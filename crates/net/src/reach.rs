@@ -30,6 +30,10 @@ const MOST_CONTACTS: usize = 4096;
 /// A candidate that failed is tried again after this, then after twice as long, and so on.
 const FIRST_RETRY: Duration = Duration::from_secs(30);
 const LONGEST_RETRY: Duration = Duration::from_secs(30 * 60);
+/// A confirmed one is dialled back anew after this: a forwarded port or a NAT's mapping may be gone.
+const REPROVE: Duration = Duration::from_secs(10 * 60);
+/// So many dial-backs in a row must fail before a confirmed address is given up.
+const DOUBTS: u32 = 2;
 /// A dial-back must have come by then.
 pub(crate) const PROBE: Duration = Duration::from_secs(15);
 
@@ -61,8 +65,10 @@ pub(crate) struct Reach {
     circuits: Vec<Multiaddr>,
     candidates: HashMap<Multiaddr, Candidate>,
     observed: HashMap<Transport, Vec<Observation>>,
-    /// Hosts dialled from here: a NAT may let them in for that.
+    /// Hosts and peers dialled from here: a NAT may let them in for that. A peer dialled by name has a
+    /// host nobody here knows.
     contacts: HashSet<IpAddr>,
+    known: HashSet<PeerId>,
     /// Somebody got in whom nobody here had ever dialled.
     unsolicited: bool,
     /// The widest scope a member was met in.
@@ -80,6 +86,7 @@ impl Reach {
             candidates: HashMap::new(),
             observed: HashMap::new(),
             contacts: HashSet::new(),
+            known: HashSet::new(),
             unsolicited: false,
             world: None,
         }
@@ -108,8 +115,13 @@ impl Reach {
         }
         if !self.listen.is_empty() {
             self.observed.clear();
-            self.candidates.clear();
             self.unsolicited = false;
+            // The gateway tells a mapping once, and renews it silently.
+            self.candidates
+                .retain(|_, c| c.source == AddressSource::Upnp);
+            for mapped in self.candidates.values_mut() {
+                (mapped.verdict, mapped.failures, mapped.due) = (Verdict::Untested, 0, now);
+            }
         }
         self.listen = listen;
         let global: Vec<_> = self
@@ -128,22 +140,49 @@ impl Reach {
         self.circuits = circuits;
     }
 
-    /// A host was dialled.
-    pub(crate) fn contacted(&mut self, address: &Multiaddr) {
-        if let Some(ip) = ip_of(address)
-            && self.contacts.len() < MOST_CONTACTS
-        {
-            self.contacts.insert(ip);
+    /// A host was dialled, with success or without: its NAT may be open to it now.
+    pub(crate) fn contacted(&mut self, peer: Option<PeerId>, address: &Multiaddr) {
+        if self.contacts.len() < MOST_CONTACTS {
+            self.contacts.extend(ip_of(address));
+        }
+        if self.known.len() < MOST_CONTACTS {
+            self.known.extend(peer);
         }
     }
 
-    /// Somebody got in over a direct connection, unaided.
-    pub(crate) fn dialled_from(&mut self, remote: &Multiaddr) {
-        if self.scope(remote) == Scope::Global
-            && ip_of(remote).is_some_and(|ip| self.lab || !self.contacts.contains(&ip))
-        {
-            self.unsolicited = true;
+    /// Somebody got in over a direct connection, unaided, at this node's address `local`.
+    pub(crate) fn dialled_from(
+        &mut self,
+        peer: PeerId,
+        remote: &Multiaddr,
+        local: &Multiaddr,
+        now: Instant,
+    ) {
+        let Some(ip) = ip_of(remote).filter(|_| self.scope(remote) == Scope::Global) else {
+            return;
+        };
+        // Once nobody can say any more who was dialled, nobody counts as a stranger.
+        let full = self.contacts.len() >= MOST_CONTACTS || self.known.len() >= MOST_CONTACTS;
+        let met = full || self.contacts.contains(&ip) || self.known.contains(&peer);
+        if !self.lab && (met || self.is_near(ip)) {
+            return;
         }
+        self.unsolicited = true;
+        // The socket it came to is no claim of the peer's.
+        if self.listen.contains(local) {
+            self.confirmed(local, peer, now);
+        }
+    }
+
+    /// Whether a host is in a network of this node's own, as neighbours with public addresses are: what
+    /// it reaches, strangers may not.
+    pub(crate) fn is_near(&self, ip: IpAddr) -> bool {
+        let mut own = self.listen.iter().filter_map(ip_of);
+        own.any(|own| match (own, ip) {
+            (IpAddr::V4(own), IpAddr::V4(ip)) => own.octets()[..3] == ip.octets()[..3],
+            (IpAddr::V6(own), IpAddr::V6(ip)) => own.octets()[..6] == ip.octets()[..6],
+            _ => false,
+        })
     }
 
     /// A member was met at `remote`.
@@ -176,11 +215,8 @@ impl Reach {
         let (Some(from), Scope::Global) = (ip_of(from), self.scope(seen)) else {
             return;
         };
+        // Where it came to is known better than it says.
         if !dialled {
-            // It came to an address of ours: on an own interface that proves itself.
-            if self.listen.contains(seen) {
-                self.confirmed(seen, observer, now);
-            }
             return;
         }
         let transport = transport_of(seen);
@@ -253,10 +289,12 @@ impl Reach {
             .iter_mut()
             .filter(|(a, c)| {
                 c.due <= now
-                    && !matches!(c.verdict, Verdict::Confirmed(_))
                     && !(c.source == AddressSource::Observed && useless.contains(&transport_of(a)))
             })
-            .min_by_key(|(_, c)| (c.failures, std::cmp::Reverse(c.seen)))?;
+            .min_by_key(|(_, c)| {
+                let proven = matches!(c.verdict, Verdict::Confirmed(_));
+                (proven, c.failures, std::cmp::Reverse(c.seen))
+            })?;
         candidate.due = now + PROBE;
         Some(address.clone())
     }
@@ -264,16 +302,21 @@ impl Reach {
     pub(crate) fn confirmed(&mut self, address: &Multiaddr, by: PeerId, now: Instant) {
         if let Some(c) = self.candidates.get_mut(address) {
             (c.verdict, c.failures, c.seen) = (Verdict::Confirmed(by), 0, now);
+            c.due = now + REPROVE;
         }
     }
 
     pub(crate) fn failed(&mut self, address: &Multiaddr, reason: String, now: Instant) {
-        if let Some(c) = self.candidates.get_mut(address)
-            && !matches!(c.verdict, Verdict::Confirmed(_))
-        {
-            c.due = now + (FIRST_RETRY * 2u32.pow(c.failures.min(8))).min(LONGEST_RETRY);
-            c.failures += 1;
+        let Some(c) = self.candidates.get_mut(address) else {
+            return;
+        };
+        c.due = now + (FIRST_RETRY * 2u32.pow(c.failures.min(8))).min(LONGEST_RETRY);
+        c.failures += 1;
+        if !matches!(c.verdict, Verdict::Confirmed(_)) || c.failures >= DOUBTS {
             c.verdict = Verdict::Failed(reason);
+        }
+        if !self.is_public() {
+            self.unsolicited = false;
         }
     }
 

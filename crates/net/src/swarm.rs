@@ -16,7 +16,7 @@ use libp2p::{
 };
 
 use crate::{
-    adapter::{Adapter, DirectOnly, OwnCandidates, PublicOnly, Unproven},
+    adapter::{Adapter, DirectOnly, OwnCandidates, PublicOnly, Unproven, Vetted},
     config::{
         BOOTSTRAP, IDLE_TIMEOUT, MAX_AGENT, NetConfig, NetLimits, PING_INTERVAL, QUERY_TIMEOUT,
         Role, SILENCE,
@@ -39,7 +39,7 @@ pub(crate) struct Mesh {
     pub(crate) sources: sources::Behaviour,
     pub(crate) identify: Adapter<identify::Behaviour, PublicOnly>,
     pub(crate) ping: ping::Behaviour,
-    pub(crate) kad: kad::Behaviour<ProviderStore>,
+    pub(crate) kad: Adapter<kad::Behaviour<ProviderStore>, Vetted>,
     pub(crate) relay_client: relay::client::Behaviour,
     pub(crate) relay_server: Toggle<Adapter<relay::Behaviour, DirectOnly>>,
     pub(crate) dcutr: Adapter<Guard<dcutr::Behaviour>, OwnCandidates>,
@@ -106,7 +106,13 @@ fn behaviour(
         ),
         identify: Adapter::new(identify::Behaviour::new(identify)),
         ping: ping::Behaviour::new(ping),
-        kad,
+        kad: Adapter {
+            inner: kad,
+            how: Vetted {
+                abroad: false,
+                counters: counters.clone(),
+            },
+        },
         relay_client,
         relay_server: relay_server.into(),
         dcutr: Adapter::new(Guard::new(

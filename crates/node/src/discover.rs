@@ -19,8 +19,10 @@ use polymath_types::{
 };
 use tokio::time::Instant;
 
-/// Peers asked at most for one question.
+/// Peers that the DHT names asked at most for one question.
 const MOST_ASKED: usize = 64;
+/// Connected members asked beside, who may serve it unannounced.
+const MEMBERS_ASKED: usize = 32;
 /// Time for others to answer after the first that serves what is wanted.
 const MORE: Duration = Duration::from_millis(300);
 /// How long a description is believed.
@@ -102,6 +104,7 @@ impl Discovered {
     ) -> LookUp {
         let until = Instant::now() + within;
         let mut seen = BTreeSet::from([net.local_peer()]);
+        let mut named = 0;
         let mut asked = FuturesUnordered::new();
         let ask = |peer| async move {
             let left = until.saturating_duration_since(Instant::now());
@@ -111,7 +114,7 @@ impl Discovered {
         };
         let members = net.peers().into_iter();
         for member in members.filter(|p| p.membership == Membership::Member) {
-            if seen.len() < MOST_ASKED && seen.insert(member.peer) {
+            if seen.len() <= MEMBERS_ASKED && seen.insert(member.peer) {
                 asked.push(ask(member.peer));
             }
         }
@@ -125,7 +128,8 @@ impl Discovered {
         while searching || !asked.is_empty() {
             tokio::select! {
                 found = providers.next(), if searching => match found {
-                    Some(peer) if seen.len() < MOST_ASKED && seen.insert(peer) => {
+                    Some(peer) if named < MOST_ASKED && seen.insert(peer) => {
+                        named += 1;
                         asked.push(ask(peer));
                     }
                     Some(_) => {}

@@ -48,6 +48,8 @@ pub(crate) enum Scenario {
     UplinkSwitch,
     /// NATs forget UDP mappings after 30 s, and nobody asks for 45 s
     MappingTimeout,
+    /// Several megabytes between two symmetric NATs
+    RelayLarge,
     /// The anchor that relays an answer is killed while it does
     RelayDeath,
     /// Nodes may have 512 KiB relayed in an hour, and ask for more
@@ -61,11 +63,12 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::ColdStart,
         Self::NatReboot,
         Self::UplinkSwitch,
         Self::MappingTimeout,
+        Self::RelayLarge,
         Self::RelayDeath,
         Self::RelayQuota,
         Self::AnchorsDeath,
@@ -81,6 +84,7 @@ impl Scenario {
             Self::NatReboot => "nat-reboot",
             Self::UplinkSwitch => "uplink-switch",
             Self::MappingTimeout => "mapping-timeout",
+            Self::RelayLarge => "relay-large",
             Self::RelayDeath => "relay-death",
             Self::RelayQuota => "relay-quota",
             Self::AnchorsDeath => "anchors-death",
@@ -98,7 +102,7 @@ impl Scenario {
                 Access::PortRestricted,
                 Transports::Quic,
             ),
-            Self::RelayDeath | Self::RelayQuota => {
+            Self::RelayLarge | Self::RelayDeath | Self::RelayQuota => {
                 (Access::Symmetric, Access::Symmetric, Transports::Both)
             }
             Self::ColdStart
@@ -226,6 +230,7 @@ fn stage(
         Scenario::NatReboot => stage.nat_reboot(),
         Scenario::UplinkSwitch => stage.uplink_switch(),
         Scenario::MappingTimeout => stage.mapping_timeout(),
+        Scenario::RelayLarge => stage.relay_large(),
         Scenario::RelayDeath => stage.relay_death(),
         Scenario::RelayQuota => stage.relay_quota(),
         Scenario::AnchorsDeath => stage.anchors_death(),
@@ -378,6 +383,16 @@ impl Stage<'_, '_> {
         ))
     }
 
+    fn relay_large(&mut self) -> Result<String> {
+        let since = Instant::now();
+        let asked = trial::ask_longest(self.net, &self.a)?;
+        ensure!(asked.way == Way::Relayed, "{asked:?}");
+        let time = self.measured("answer after", since.elapsed());
+        Ok(format!(
+            "4 MB went through an anchor and were answered in {time:.1} s"
+        ))
+    }
+
     fn relay_death(&mut self) -> Result<String> {
         let site = self.net.site(Side::A);
         let before = site.carried()?;
@@ -508,9 +523,11 @@ impl Stage<'_, '_> {
         ensure!(!asked.note.is_empty(), "the question ended without a word");
         let cut = self.measured("named its error after", since.elapsed());
         self.net.partition(Side::B, false)?;
+        let since = Instant::now();
         let healed = self.recover()?;
+        let direct = self.direct_again(since)?;
         Ok(format!(
-            "cut off, an error after {cut:.1} s; healed, an answer after {healed:.1} s"
+            "cut off, an error after {cut:.1} s; healed, an answer after {healed:.1} s, direct after {direct:.1} s"
         ))
     }
 

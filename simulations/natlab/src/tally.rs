@@ -13,6 +13,9 @@ const POOLED: f64 = 0.98;
 /// And of the runs of each of them alone.
 const EACH: f64 = 17.0 / 20.0;
 
+/// Longer than anybody waits: a path that did not come counts, and is late.
+const NEVER: Duration = Duration::from_secs(9999);
+
 /// The runs of one cell.
 #[derive(Debug, Clone)]
 pub(crate) struct Tally {
@@ -99,9 +102,12 @@ impl Tallies {
             .fold((0, 0), |(n, of), t| (n + what(t), of + t.runs.len()))
     }
 
-    /// All times to a direct path where there can be one, sorted.
+    /// All times to a direct path where there can be one, sorted; [`NEVER`] where there was none in time.
     pub(crate) fn direct_times(&self) -> Vec<Duration> {
-        self.times(|t| t.expected.is_direct(), |r| r.direct_after)
+        self.times(
+            |t| t.expected.is_direct(),
+            |r| Some(r.direct_after.unwrap_or(NEVER)),
+        )
     }
 
     /// All times to the first answer, sorted.

@@ -41,9 +41,19 @@ pub(super) struct Dial {
     back: Option<oneshot::Sender<Result<Arc<Link>, DialError>>>,
     /// A behaviour dials, the DHT for a query.
     by_behaviour: bool,
+    /// It looks for a direct path beside a circuit.
+    past_relay: bool,
 }
 
 impl Dial {
+    /// One that nobody waits for, to a peer that is connected through a relay.
+    pub(super) fn past_relay(peer: PeerId) -> Self {
+        Self {
+            past_relay: true,
+            ..Self::unasked(peer)
+        }
+    }
+
     /// One that nobody waits for.
     pub(super) fn unasked(peer: PeerId) -> Self {
         Self {
@@ -53,6 +63,7 @@ impl Dial {
             circuits: None,
             back: None,
             by_behaviour: false,
+            past_relay: false,
         }
     }
 }
@@ -225,6 +236,12 @@ impl Manager {
             .is_some_and(|d| d.back.is_some())
     }
 
+    /// Whether a direct dial to a peer beside its circuit is under way that nobody waits for.
+    pub(super) fn is_dialling(&self, peer: PeerId) -> bool {
+        let beside = |d: &Dial| d.peer == Some(peer) && d.past_relay;
+        self.dials.values().any(beside)
+    }
+
     /// Whether a behaviour dialled so, and nobody else waits for it.
     pub(super) fn is_unwanted(&self, connection: ConnectionId) -> bool {
         let dial = self.dials.get(&connection);
@@ -248,6 +265,7 @@ impl Manager {
                     circuits: None,
                     back: None,
                     by_behaviour: false,
+                    past_relay: false,
                 };
                 Some(self.dials.entry(id).insert_entry(dial).into_mut())
             }
@@ -294,6 +312,13 @@ impl Manager {
         error: swarm::DialError,
     ) {
         tracing::debug!(peer = peer.map(tracing::field::display), %error, "dial failed");
+        if let swarm::DialError::Transport(tried) = &error {
+            // An answer to it may still get in.
+            let mut reach = self.shared.reach();
+            for (address, _) in tried {
+                reach.contacted(peer, address);
+            }
+        }
         if matches!(error, swarm::DialError::Transport(_))
             && let Some(peer) = peer
             && !self.peers.contains_key(&peer)

@@ -31,6 +31,13 @@ const PAUSES: [Duration; 6] = [
     Duration::from_secs(300),
     Duration::from_secs(900),
 ];
+/// Between two dials past a relay to one peer: what it tells must not keep this node dialling.
+const BETWEEN: Duration = Duration::from_millis(500);
+const BETWEEN_MANY: Duration = Duration::from_secs(10);
+/// As many may follow each other closely.
+const MANY: usize = 4;
+/// Addresses of one such dial.
+const AT_ONCE: usize = 8;
 /// From this try on a new circuit is opened too, for another round of DCUtR.
 const PUNCH_AGAIN: usize = 3;
 /// A relayed connection that a better one has replaced is closed when nothing used it for so long.
@@ -41,6 +48,9 @@ pub(super) struct Upgrade {
     tries: usize,
     due: Instant,
     swapped: bool,
+    /// Dials for what the peer has told anew, and when the next may follow.
+    told: usize,
+    next: Instant,
 }
 
 impl Manager {
@@ -59,13 +69,21 @@ impl Manager {
                 tries: 0,
                 due: Instant::now() + PAUSES[0],
                 swapped: false,
+                told: 0,
+                next: Instant::now(),
             });
         }
     }
 
     /// The peer has told new addresses: worth a try at once.
     pub(super) fn better_path(&mut self, id: PeerId) {
-        if self.upgrades.contains_key(&id) {
+        let now = Instant::now();
+        if let Some(upgrade) = self.upgrades.get_mut(&id)
+            && upgrade.next <= now
+        {
+            upgrade.told += 1;
+            let many = upgrade.told >= MANY;
+            upgrade.next = now + if many { BETWEEN_MANY } else { BETWEEN };
             self.dial_past_relay(id);
         }
     }
@@ -105,12 +123,13 @@ impl Manager {
             addresses.extend(peer.told.candidates.iter().filter(from_anywhere).cloned());
         }
         addresses.retain(|a| !self.shared.listen.borrow().contains(a));
-        if !addresses.is_empty() {
-            self.dial_unasked(id, addresses);
+        addresses.truncate(AT_ONCE);
+        if !addresses.is_empty() && !self.is_dialling(id) {
+            self.dial_unasked(id, addresses, true);
         }
     }
 
-    fn dial_unasked(&mut self, id: PeerId, addresses: Vec<Multiaddr>) {
+    fn dial_unasked(&mut self, id: PeerId, addresses: Vec<Multiaddr>, past_relay: bool) {
         let opts = DialOpts::peer_id(id)
             .condition(PeerCondition::Always)
             .addresses(addresses)
@@ -118,7 +137,12 @@ impl Manager {
             .build();
         let connection = opts.connection_id();
         if self.swarm.dial(opts).is_ok() {
-            self.dials.insert(connection, Dial::unasked(id));
+            let dial = if past_relay {
+                Dial::past_relay(id)
+            } else {
+                Dial::unasked(id)
+            };
+            self.dials.insert(connection, dial);
         }
     }
 
@@ -138,7 +162,7 @@ impl Manager {
         circuits.retain(|a| path_of(a) == PathKind::Relayed);
         circuits.truncate(1);
         if !circuits.is_empty() {
-            self.dial_unasked(id, circuits);
+            self.dial_unasked(id, circuits, false);
         }
     }
 }

@@ -91,16 +91,18 @@ impl Manager {
     }
 
     /// A connection was established with somebody.
-    pub(super) fn met(&mut self, endpoint: &ConnectedPoint, punched: bool) {
-        let remote = endpoint.get_remote_address();
-        let mut reach = self.shared.reach();
+    pub(super) fn met(&mut self, id: PeerId, endpoint: &ConnectedPoint, punched: bool) {
         if endpoint.is_relayed() {
             return;
         }
-        if endpoint.is_dialer() {
-            reach.contacted(remote);
-        } else if !punched {
-            reach.dialled_from(remote);
+        let mut reach = self.shared.reach();
+        match endpoint {
+            ConnectedPoint::Dialer { address, .. } => reach.contacted(Some(id), address),
+            ConnectedPoint::Listener { .. } if punched => {}
+            ConnectedPoint::Listener {
+                local_addr,
+                send_back_addr,
+            } => reach.dialled_from(id, send_back_addr, local_addr, Instant::now()),
         }
     }
 
@@ -173,10 +175,16 @@ impl Manager {
 
     /// An address to have dialled back now, and who is asked to.
     pub(super) fn next_probe(&mut self) -> Option<(PeerId, Multiaddr)> {
+        // What a neighbour reaches, strangers may not.
+        let near = |p: &super::table::Peer| {
+            let reach = self.shared.reach();
+            let hosts = p.usable().filter_map(|c| ip_of(&c.link.remote));
+            !reach.is_lab() && hosts.into_iter().any(|ip| reach.is_near(ip))
+        };
         let servers: Vec<_> = self
             .peers
             .iter()
-            .filter(|(_, p)| p.dials_back && p.is_member() && p.has_direct())
+            .filter(|(_, p)| p.dials_back && p.is_member() && p.has_direct() && !near(p))
             .map(|(id, _)| *id)
             .collect();
         if servers.is_empty() {
@@ -329,6 +337,7 @@ impl Manager {
     pub(super) fn told(&mut self, id: PeerId, message: &Whereabouts) {
         let (addresses, candidates) = (message.addresses(), message.candidates());
         let here = self.distance(&id);
+        let closed = self.closed;
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
@@ -340,7 +349,14 @@ impl Manager {
                 .filter(|a| is_dialable(a) && reach.scope(a) == Scope::Global)
                 .collect();
             let same = |ip| ours.contains(&ip);
-            (candidates.iter().filter_map(ip_of).any(same), candidates)
+            // Who has the mesh's secret is believed. A stranger that repeats our address would be told,
+            // and would have dialled, what is none of its business.
+            let shown = peer
+                .usable()
+                .filter_map(|c| ip_of(&c.link.remote))
+                .any(same);
+            let claimed = closed && candidates.iter().filter_map(ip_of).any(same);
+            (shown || claimed, candidates)
         };
         let distance = if neighbour {
             here.min(Distance::SamePrivateNetwork)
@@ -350,7 +366,8 @@ impl Manager {
         let bare = addresses.into_iter().map(|a| split_peer(a).0);
         let usable = vet(bare, distance, MAX_ADDRESSES, &self.shared.counters);
         let news = neighbour && !peer.told.neighbour;
-        peer.told.neighbour |= neighbour;
+        peer.told.neighbour = neighbour;
+        let moved = peer.told.addresses != usable || peer.told.candidates != candidates;
         peer.told.addresses.clone_from(&usable);
         peer.told.candidates = candidates;
         self.shared.learn(id, usable);
@@ -358,7 +375,9 @@ impl Manager {
         if news {
             self.tell(id);
         }
-        self.better_path(id);
+        if moved {
+            self.better_path(id);
+        }
     }
 
     /// Writes down what this node knows of its own place.
@@ -422,7 +441,12 @@ impl Manager {
     pub(super) fn on_relay_server(&mut self, event: &relay::Event) {
         let counters = &self.shared.counters;
         match event {
-            relay::Event::ReservationReqAccepted { .. } => counters.reservations_granted.up(),
+            relay::Event::ReservationReqAccepted { src_peer_id, .. } => {
+                counters.reservations_granted.up();
+                self.relays.granted(*src_peer_id);
+            }
+            relay::Event::ReservationTimedOut { src_peer_id }
+            | relay::Event::ReservationClosed { src_peer_id } => self.relays.left(src_peer_id),
             relay::Event::ReservationReqDenied { .. } => counters.reservations_refused.up(),
             relay::Event::CircuitReqAccepted { .. } => counters.circuits_granted.up(),
             relay::Event::CircuitReqDenied { .. } => counters.circuits_refused.up(),

@@ -1,7 +1,10 @@
 //! Reservations with relays: a node that strangers cannot reach keeps two, so that the death of one
 //! relay leaves it reachable.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, multiaddr::Protocol, relay};
 use tokio::time::Instant;
@@ -25,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Relays {
     slots: HashMap<PeerId, Slot>,
+    /// Peers that this node, as a relay, has granted a reservation; at most as many as it grants.
+    guests: HashSet<PeerId>,
 }
 
 struct Slot {
@@ -45,6 +50,23 @@ impl Slot {
 }
 
 impl Relays {
+    /// Whether somebody is reached by the connection with this peer: through it, or it through here.
+    pub(super) fn need(&self, peer: &PeerId) -> bool {
+        self.guests.contains(peer)
+            || self
+                .slots
+                .get(peer)
+                .is_some_and(|s| s.state == RelayState::Reserved)
+    }
+
+    pub(super) fn granted(&mut self, guest: PeerId) {
+        self.guests.insert(guest);
+    }
+
+    pub(super) fn left(&mut self, guest: &PeerId) {
+        self.guests.remove(guest);
+    }
+
     /// Addresses that lead here through relays.
     pub(super) fn circuits(&self, peers: &HashMap<PeerId, Peer>) -> Vec<Multiaddr> {
         let mut all: Vec<_> = self

@@ -226,7 +226,7 @@ impl Manager {
                 link.punched();
             }
         }
-        self.met(endpoint, beside_relay || passing);
+        self.met(id, endpoint, beside_relay || passing);
         if member {
             self.met_member(&link);
         }

@@ -21,6 +21,8 @@ const LATE: Duration = Duration::from_secs(1);
 /// A query is done with a connection by then; the side that opened it closes it first.
 const ERRAND: Duration = Duration::from_secs(10);
 const VISIT: Duration = Duration::from_secs(20);
+/// A member has said who it is by then, if room is short.
+const HELLO: Duration = Duration::from_secs(3);
 /// As many as a bucket of the DHT holds.
 const NEIGHBOURS: usize = 20;
 
@@ -37,11 +39,17 @@ struct Idle {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
     Spare,
+    Unknown,
     /// Its age.
     Errand(Duration),
     /// When it was last used.
     Kept(Instant),
-    Neighbour,
+    Needed,
+}
+
+/// Whether nothing runs on it: no stream of ours, no circuit of others.
+fn is_idle(c: &Connection) -> bool {
+    c.link.streams() == 0 && c.link.meter.circuits() == 0
 }
 
 /// Whether it has lasted long enough to be one of those that are kept.
@@ -57,6 +65,11 @@ impl Manager {
             .saturating_duration_since(self.kept_house)
             .saturating_sub(HOUSEKEEPING);
         self.kept_house = now;
+        let abroad = {
+            let reach = self.shared.reach();
+            reach.abroad() && !reach.is_lab()
+        };
+        self.swarm.behaviour_mut().kad.how.abroad = abroad;
         self.look_after_connections(now, if late > LATE { late } else { Duration::ZERO });
         self.trim(now);
         self.report_refusals(now);
@@ -86,10 +99,14 @@ impl Manager {
                 }
             }
             let direct = peer.has_direct();
+            // Of several circuits, each opened for another round of hole punching, the oldest stays.
+            let circuits = peer.connections.iter().filter(|c| c.link.is_relayed());
+            let oldest = circuits.min_by_key(|c| c.since).map(|c| c.link.id);
             for c in &peer.connections {
                 let unused = c.link.streams() == 0
-                    && now.saturating_duration_since(c.used_at) > paths::LINGER;
-                if unused && (c.link.is_passing() || (direct && c.link.is_relayed())) {
+                    && now.saturating_duration_since(c.used_at.max(c.since)) > paths::LINGER;
+                let spare = c.link.is_relayed() && (direct || Some(c.link.id) != oldest);
+                if unused && (c.link.is_passing() || spare) {
                     replaced.push((*id, c.link.clone()));
                 }
             }
@@ -139,7 +156,7 @@ impl Manager {
         let kept = limits.idle_connections as usize;
         let connections = || self.peers.values().flat_map(|p| &p.connections);
         let excess = |count: usize, limit: usize| count.saturating_sub(limit - limit / 8);
-        let counts = |c: &&Connection| c.link.streams() == 0 && is_settled(c, now);
+        let counts = |c: &&Connection| is_idle(c) && is_settled(c, now);
         let too_idle = connections().filter(counts).count().saturating_sub(kept);
         let mut of_all = excess(connections().count(), all);
         let mut of_inbound = excess(connections().filter(|c| c.inbound).count(), inbound);
@@ -160,20 +177,27 @@ impl Manager {
     }
 
     /// Connections without streams, those to be spared for longest last: first go those beside a better one
-    /// with the same peer, by an order on which both sides agree; then those of DHT queries, the newest
-    /// first; then the others, unused for longest first; and last those with this node's neighbours in
-    /// the DHT, by whom its look-ups come to an end.
+    /// with the same peer, by an order on which both sides agree; then those of peers that have not said who
+    /// they are; then those of DHT queries, the newest first; then the others, unused for longest first; and
+    /// last those by which nodes are reached through relays, and those with this node's neighbours in the
+    /// DHT, by whom its look-ups come to an end.
     fn idle(&self, now: Instant) -> Vec<Idle> {
         let neighbours = self.neighbours();
         let mut idle = Vec::new();
         for (id, peer) in &self.peers {
             let rank = |c: &Connection| (c.link.is_relayed(), c.since);
             let first = peer.connections.iter().map(rank).min();
-            for c in peer.connections.iter().filter(|c| c.link.streams() == 0) {
+            let unknown = matches!(
+                peer.standing,
+                Standing::Unidentified | Standing::Foreign { .. }
+            );
+            for c in peer.connections.iter().filter(|c| is_idle(c)) {
                 let class = if first.is_some_and(|first| rank(c) > first) {
                     Class::Spare
-                } else if neighbours.contains(id) {
-                    Class::Neighbour
+                } else if unknown && now.saturating_duration_since(c.since) > HELLO {
+                    Class::Unknown
+                } else if self.relays.need(id) || neighbours.contains(id) {
+                    Class::Needed
                 } else if c.is_errand() {
                     Class::Errand(now.saturating_duration_since(c.since))
                 } else {
