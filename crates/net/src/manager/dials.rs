@@ -10,7 +10,7 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
-use polymath_types::PathKind;
+use polymath_types::{PathKind, Transport};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{Manager, Need, place::circuits_through};
@@ -42,14 +42,14 @@ pub(super) struct Dial {
     /// A behaviour dials, the DHT for a query.
     by_behaviour: bool,
     /// It looks for a direct path beside a circuit.
-    past_relay: bool,
+    past_relay: Option<Transport>,
 }
 
 impl Dial {
     /// One that nobody waits for, to a peer that is connected through a relay.
-    pub(super) fn past_relay(peer: PeerId) -> Self {
+    pub(super) fn past_relay(peer: PeerId, over: Transport) -> Self {
         Self {
-            past_relay: true,
+            past_relay: Some(over),
             ..Self::unasked(peer)
         }
     }
@@ -63,7 +63,7 @@ impl Dial {
             circuits: None,
             back: None,
             by_behaviour: false,
-            past_relay: false,
+            past_relay: None,
         }
     }
 }
@@ -236,10 +236,15 @@ impl Manager {
             .is_some_and(|d| d.back.is_some())
     }
 
-    /// Whether a direct dial to a peer beside its circuit is under way that nobody waits for.
-    pub(super) fn is_dialling(&self, peer: PeerId) -> bool {
-        let beside = |d: &Dial| d.peer == Some(peer) && d.past_relay;
-        self.dials.values().any(beside)
+    /// Direct dials beside circuits that are under way: to this peer over this transport, and in all.
+    pub(super) fn dials_past_relay(&self, peer: PeerId, over: Transport) -> (usize, usize) {
+        let beside = self.dials.values().filter(|d| d.past_relay.is_some());
+        let (mut of_peer, mut all) = (0, 0);
+        for dial in beside {
+            all += 1;
+            of_peer += usize::from(dial.peer == Some(peer) && dial.past_relay == Some(over));
+        }
+        (of_peer, all)
     }
 
     /// Whether a behaviour dialled so, and nobody else waits for it.
@@ -265,7 +270,7 @@ impl Manager {
                     circuits: None,
                     back: None,
                     by_behaviour: false,
-                    past_relay: false,
+                    past_relay: None,
                 };
                 Some(self.dials.entry(id).insert_entry(dial).into_mut())
             }

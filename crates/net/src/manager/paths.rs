@@ -12,7 +12,7 @@ use libp2p::{
     Multiaddr, PeerId,
     swarm::dial_opts::{DialOpts, PeerCondition},
 };
-use polymath_types::PathKind;
+use polymath_types::{PathKind, Transport};
 use tokio::time::Instant;
 
 use super::{Manager, dials::Dial};
@@ -33,9 +33,14 @@ const PAUSES: [Duration; 6] = [
 ];
 /// Between two dials past a relay to one peer: what it tells must not keep this node dialling.
 const BETWEEN: Duration = Duration::from_millis(500);
-const BETWEEN_MANY: Duration = Duration::from_secs(10);
+const BETWEEN_MANY: Duration = Duration::from_secs(3);
 /// As many may follow each other closely.
-const MANY: usize = 4;
+const MANY: usize = 8;
+/// Such dials to one peer at once over each transport: one may hang on what a firewall swallows while the
+/// next would get through.
+const DIALS: usize = 4;
+/// And to all peers; callers need room for theirs.
+const DIALS_IN_ALL: usize = 48;
 /// Addresses of one such dial.
 const AT_ONCE: usize = 8;
 /// From this try on a new circuit is opened too, for another round of DCUtR.
@@ -78,14 +83,18 @@ impl Manager {
     /// The peer has told new addresses: worth a try at once.
     pub(super) fn better_path(&mut self, id: PeerId) {
         let now = Instant::now();
-        if let Some(upgrade) = self.upgrades.get_mut(&id)
-            && upgrade.next <= now
-        {
-            upgrade.told += 1;
-            let many = upgrade.told >= MANY;
-            upgrade.next = now + if many { BETWEEN_MANY } else { BETWEEN };
-            self.dial_past_relay(id);
+        let Some(upgrade) = self.upgrades.get_mut(&id) else {
+            return;
+        };
+        if upgrade.next > now {
+            // Soon, then.
+            upgrade.due = upgrade.due.min(upgrade.next);
+            return;
         }
+        upgrade.told += 1;
+        let many = upgrade.told >= MANY;
+        upgrade.next = now + if many { BETWEEN_MANY } else { BETWEEN };
+        self.dial_past_relay(id);
     }
 
     pub(super) fn keep_paths(&mut self, now: Instant) {
@@ -123,13 +132,24 @@ impl Manager {
             addresses.extend(peer.told.candidates.iter().filter(from_anywhere).cloned());
         }
         addresses.retain(|a| !self.shared.listen.borrow().contains(a));
-        addresses.truncate(AT_ONCE);
-        if !addresses.is_empty() && !self.is_dialling(id) {
-            self.dial_unasked(id, addresses, true);
+        // Each transport for itself: where one is swallowed, the other need not wait for its end.
+        for over in [Transport::Tcp, Transport::Quic, Transport::Wss] {
+            let mut of_it = addresses.clone();
+            of_it.retain(|a| transport_of(a) == over);
+            of_it.truncate(AT_ONCE);
+            let (of_peer, all) = self.dials_past_relay(id, over);
+            if !of_it.is_empty() && of_peer < DIALS && all < DIALS_IN_ALL {
+                self.dial_unasked(id, of_it, Some(over));
+            }
         }
     }
 
-    fn dial_unasked(&mut self, id: PeerId, addresses: Vec<Multiaddr>, past_relay: bool) {
+    fn dial_unasked(
+        &mut self,
+        id: PeerId,
+        addresses: Vec<Multiaddr>,
+        past_relay: Option<Transport>,
+    ) {
         let opts = DialOpts::peer_id(id)
             .condition(PeerCondition::Always)
             .addresses(addresses)
@@ -137,10 +157,9 @@ impl Manager {
             .build();
         let connection = opts.connection_id();
         if self.swarm.dial(opts).is_ok() {
-            let dial = if past_relay {
-                Dial::past_relay(id)
-            } else {
-                Dial::unasked(id)
+            let dial = match past_relay {
+                Some(over) => Dial::past_relay(id, over),
+                None => Dial::unasked(id),
             };
             self.dials.insert(connection, dial);
         }
@@ -162,7 +181,7 @@ impl Manager {
         circuits.retain(|a| path_of(a) == PathKind::Relayed);
         circuits.truncate(1);
         if !circuits.is_empty() {
-            self.dial_unasked(id, circuits, false);
+            self.dial_unasked(id, circuits, None);
         }
     }
 }
