@@ -130,6 +130,8 @@ pub struct Joined {
     pub peer: Option<PeerId>,
     /// Whether the home belonged to another mesh, its own, or to none until now.
     pub moved: bool,
+    /// Whether an invite has just opened the door of a closed mesh.
+    pub entered: bool,
     /// Why no member was met yet, if none was.
     pub trouble: String,
 }
@@ -188,7 +190,7 @@ pub fn take_invite(
 
 impl Node {
     /// Joins while running. The node ends with [`End::Restart`] when that moves it to another
-    /// mesh.
+    /// mesh, or into its own at whose door it has been waiting.
     pub async fn join(&self, entrance: &Entrance, accepted: bool) -> Result<Outcome, Failure> {
         let inner = &self.inner;
         let current = inner.home.membership()?;
@@ -205,7 +207,9 @@ impl Node {
         let Outcome::Joined(joined) = &outcome else {
             return Ok(outcome);
         };
-        if joined.moved {
+        // A door takes its secret from a welcome alone, so whoever was let in with another invite than
+        // the one this node waits with comes in by a fresh start too.
+        if joined.moved || joined.entered {
             self.stop(End::Restart);
             return Ok(outcome);
         }
@@ -291,6 +295,7 @@ async fn by_invite(
         MeshKey::Invite(_) => {
             let (peer, secret) = redeem(key, invite, &addresses).await?;
             entered.membership.key = MeshKey::Secret(secret);
+            entered.joined.entered = true;
             entered.joined.peer = peer;
         }
         MeshKey::None if entered.joined.moved => {
@@ -502,6 +507,7 @@ fn enter(
             name: genesis.name().to_owned(),
             peer: None,
             moved,
+            entered: false,
             trouble: String::new(),
         },
         membership: Membership {

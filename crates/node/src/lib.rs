@@ -101,7 +101,7 @@ pub struct Options {
 pub enum End {
     /// It was told to.
     Stopped,
-    /// The home joined another mesh: start again.
+    /// The home joined another mesh, or was let into the one it waited for: start again.
     Restart,
 }
 
