@@ -226,7 +226,7 @@ impl Node {
             }
             Entrance::Invite(invite) => {
                 if let Some(list) = invite.anchors() {
-                    let _ = inner.anchors.offer(list, "an invite");
+                    take_anchors(&inner.anchors, list);
                 }
             }
         }
@@ -412,11 +412,19 @@ fn settle(
     if let Some(list) = &entered.anchors {
         let dir = home.mesh_dir(entered.joined.mesh);
         let kept = anchors::Anchors::open(&entered.membership.genesis, &dir);
-        if let Err(e) = kept.offer(list, "an invite") {
-            tracing::warn!("the invite's list of anchors is not used: {e}");
-        }
+        take_anchors(&kept, list);
     }
     Ok(Outcome::Joined(entered.joined))
+}
+
+fn take_anchors(anchors: &anchors::Anchors, list: &AnchorList) {
+    let trouble = match anchors.offer(list, "an invite") {
+        Ok(taken) => taken.trouble(),
+        Err(e) => Some(e.message),
+    };
+    if let Some(why) = trouble {
+        tracing::warn!("the list of anchors in the invite is not used: {why}");
+    }
 }
 
 /// The home's membership after meeting `hello`'s sender.

@@ -154,14 +154,14 @@ fn sign_next(
         ));
     }
     let now = unix_now();
-    let serial = anchors
-        .current()
-        .map_or(1, |(list, _)| list.serial().saturating_add(1));
+    let serial = anchors.next_serial();
     let expires = expires_in.map(|s| now.saturating_add(s));
     let list = AnchorList::sign(genesis, key, serial, now, expires, addresses)
         .map_err(|e| Failure::new(ErrorKind::InvalidInput, e.to_string()))?;
-    anchors.offer(&list, "signed here")?;
-    Ok(list)
+    match anchors.offer(&list, "signed here")?.trouble() {
+        None => Ok(list),
+        Some(why) => Err(Failure::new(ErrorKind::FailedPrecondition, why)),
+    }
 }
 
 /// `address` with `/p2p/` and this peer at its end.
