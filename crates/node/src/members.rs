@@ -160,20 +160,9 @@ async fn dial(node: &Node, target: Target) -> (Target, Result<(), DialError>) {
 
 /// Why nobody was met, in words.
 fn why(node: &Node, target: &Target, error: &DialError) -> String {
-    let peer = match &target.who {
-        Who::At(address) => peer_of(address),
-        Who::Peer(peer) => Some(*peer),
-    };
-    // The door's own word tells more than that of the transport it stands in.
-    let refusal = node
-        .inner
-        .door
-        .as_ref()
-        .and_then(polymath_net::Door::refusal);
-    match (refusal, &target.who) {
-        (Some((by, refused)), _) if Some(by) == peer => refused.to_string(),
-        (_, Who::Peer(peer)) => node.why_unreached(peer, error),
-        (_, Who::At(_)) => error.to_string(),
+    match (&target.who, misses::told(error, node.inner.door.as_ref())) {
+        (Who::Peer(peer), (Unused::NotConnected, _)) => node.why_unreached(peer, error),
+        (_, (_, what)) => what,
     }
 }
 
@@ -189,8 +178,11 @@ fn note(node: &Node, target: &Target, dialled: &Result<(), DialError>) {
     };
     for name in names.into_iter().flatten() {
         match dialled {
-            Ok(()) => misses.met(name),
-            Err(e) => misses.failed(name, misses::of_dial(e), e),
+            Ok(_) => misses.met(name),
+            Err(e) => {
+                let (reason, what) = misses::told(e, node.inner.door.as_ref());
+                misses.failed(name, reason, what);
+            }
         }
     }
 }
