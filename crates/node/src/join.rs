@@ -14,7 +14,10 @@ use polymath_types::{
 };
 
 use crate::{
-    AGENT, End, Home, HomeLock, Membership, MeshKey, Node, anchors, mesh, parse_address, unix_now,
+    AGENT, End, Home, HomeLock, Membership, MeshKey, Node, anchors,
+    doctor::{Place, Reachability, reachability},
+    mesh, misses, parse_address, parse_dialable, unix_now,
+    unused::Unused,
 };
 
 /// Time for a peer to say which mesh it is in, or to open the door.
@@ -42,7 +45,7 @@ impl Entrance {
                 .map_err(|e: polymath_types::InviteError| Failure::new(e.kind(), e.to_string()))?;
             return Ok(Self::Invite(Box::new(invite)));
         }
-        parse_address(text).map_err(|mut f| {
+        parse_dialable(text).map_err(|mut f| {
             f.message.push_str(", or give an invite");
             f
         })?;
@@ -267,14 +270,15 @@ async fn start_passing(
 async fn hello(net: &Net, address: &str) -> Result<Hello, Failure> {
     let answered = net.hello(parse_address(address)?, HELLO).await;
     answered.map_err(|e| {
-        // What a closed mesh's door leaves of a knock that is none.
-        let hint = match e {
-            HelloError::NoAnswer { .. } => {
-                "; if its mesh is closed, only an invite leads into it: ask a member for one"
-            }
-            _ => "",
+        let what = match &e {
+            // What a closed mesh's door leaves of a knock that is none.
+            HelloError::NoAnswer { .. } => format!(
+                "{e}; if its mesh is closed, only an invite leads into it: ask a member for one"
+            ),
+            HelloError::Dial(e) => misses::told(e, None).1,
+            _ => e.to_string(),
         };
-        Failure::new(e.kind(), format!("cannot join {address}: {e}{hint}"))
+        Failure::new(e.kind(), format!("cannot join {address}: {what}"))
     })
 }
 
@@ -357,17 +361,41 @@ async fn first(net: &Net, addresses: &[String]) -> Result<PeerId, String> {
         .map(|address| net.hello(address, HELLO))
         .collect();
     let mut why = Vec::new();
+    let mut nobody = true;
     while let Some(answer) = greeted.next().await {
-        match answer {
+        let failed = match answer {
             Ok(hello) if hello.genesis.id() == net.mesh() => return Ok(hello.peer),
-            Ok(hello) => why.push(format!("{} is in another mesh", hello.peer)),
-            Err(e) => why.push(e.to_string()),
+            Ok(hello) => {
+                nobody = false;
+                format!("{} is in another mesh", hello.peer)
+            }
+            Err(HelloError::Dial(e)) => {
+                let (reason, what) = misses::told(&e, None);
+                nobody &= reason == Unused::NotConnected;
+                what
+            }
+            Err(e) => {
+                nobody = false;
+                e.to_string()
+            }
+        };
+        if !why.contains(&failed) {
+            why.push(failed);
         }
     }
     if why.is_empty() {
-        why.push("it names nobody".into());
+        return Err("it names nobody".into());
     }
-    Err(why.join("; "))
+    let mut why = why.join("; ");
+    if nobody {
+        // What lies between, as for every other peer that does not answer.
+        let own = Place::own(&net.report(), &net.listen_addrs().borrow());
+        let Reachability {
+            why: between, fix, ..
+        } = reachability(&own, &Place::told(addresses));
+        why = format!("{why}; the peer {between}: {fix}");
+    }
+    Err(why)
 }
 
 /// What the home's membership would be.
@@ -541,4 +569,44 @@ pub(crate) fn bound(home: &Home, key: &NodeKey, current: &Membership) -> bool {
             })
         });
     current.joined || mesh::founded_on_purpose(key, current) || others
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_dialled_is_no_entrance() {
+        for bad in ["", "/ip4/127.0.0.1", "/p2p-circuit", "/memory/1"] {
+            let refused = Entrance::parse(bad).unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::InvalidInput, "{bad}");
+            let said = refused.message;
+            assert!(
+                said.contains("can be dialled") && said.contains("invite"),
+                "{said}"
+            );
+        }
+        assert!(Entrance::parse("/ip4/127.0.0.1/tcp/1").is_ok());
+    }
+
+    #[tokio::test]
+    async fn each_address_of_one_peer_tells_what_came_of_itself() {
+        let key = NodeKey::generate();
+        let genesis = Genesis::new("away", &key.keypair().public()).unwrap();
+        let net = start_passing(&key, genesis, None).await.unwrap();
+        let peer = PeerId::random();
+        // Nothing listens where these listened.
+        let gone = [(); 3].map(|()| {
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = socket.local_addr().unwrap().port();
+            format!("/ip4/127.0.0.1/tcp/{port}/p2p/{peer}")
+        });
+        let said = first(&net, &gone).await.unwrap_err();
+        for address in &gone {
+            assert!(said.contains(&format!("cannot reach {address}")), "{said}");
+        }
+        assert!(said.contains("check that it runs"), "{said}");
+        net.shutdown().await;
+    }
 }
