@@ -1,11 +1,11 @@
 //! The home's mesh: founding one, leaving it, and what a person may see of it.
 
-use std::sync::PoisonError;
+use std::{collections::HashSet, sync::PoisonError};
 
 use polymath_net::worth_telling;
 use polymath_proto::v1;
 use polymath_types::{
-    Access, AnchorList, ErrorKind, Failure, Genesis, Invite, MeshSecret, NodeKey,
+    Access, AnchorList, ErrorKind, Failure, Genesis, Invite, MeshSecret, NodeKey, PeerId,
 };
 
 use crate::{
@@ -205,13 +205,8 @@ impl Node {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let mut view = view(&membership, &inner.anchors);
-        if !view.inside {
-            let refusal = inner.door.as_ref().and_then(polymath_net::Door::refusal);
-            view.waiting = match refusal {
-                Some((by, refused)) => format!("{refused} (said {by})"),
-                None => "no member that the invite names could be reached yet".into(),
-            };
-        }
+        view.waiting = self.waiting().unwrap_or_default();
+        let connected: HashSet<PeerId> = inner.net.peers().into_iter().map(|p| p.peer).collect();
         let counters = inner.net.counters();
         view.sources = inner.sources.view(
             |kind| match kind {
@@ -234,8 +229,24 @@ impl Node {
                 Kind::Anchors if view.anchors.is_none() => "no list of anchors is known".into(),
                 _ => "nobody to try".into(),
             },
+            |peer| connected.contains(peer),
         );
         view
+    }
+
+    /// Why this node has not been let into its closed mesh yet, if it waits for that.
+    pub(crate) fn waiting(&self) -> Option<String> {
+        let inner = &self.inner;
+        let membership = inner.membership.lock();
+        let membership = membership.unwrap_or_else(PoisonError::into_inner);
+        if !matches!(membership.key, MeshKey::Invite(_)) {
+            return None;
+        }
+        let refusal = inner.door.as_ref().and_then(polymath_net::Door::refusal);
+        Some(match refusal {
+            Some((by, refused)) => format!("{refused} (said {by})"),
+            None => "no member that the invite names could be reached yet".into(),
+        })
     }
 
     /// Writes an invite with the addresses under which this node can be reached.
@@ -295,7 +306,7 @@ impl Node {
             )
             .map(|a| named(&a, &me))
             .collect();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         told.retain(|a| seen.insert(a.clone()));
         told.truncate(Invite::MAX_ADDRESSES);
         told
