@@ -44,7 +44,10 @@ pub fn pending(network: &Network) -> Vec<&'static str> {
     let mut waiting = Vec::new();
     let young = network.uptime < SETTLED;
     let met = !network.members.is_empty();
-    if !met && young && (!network.bootstrap.is_empty() || network.offers > 0) {
+    // Who was told to bring another invite is not let in by waiting.
+    let refused = network.refusal.as_ref().is_some_and(|r| r.invite_helps);
+    let known = !network.bootstrap.is_empty() || network.offers > 0;
+    if !met && young && known && !refused {
         waiting.push("a first peer");
     }
     if report.upnp == UpnpReport::Searching {
