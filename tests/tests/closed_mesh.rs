@@ -142,3 +142,45 @@ fn a_node_told_to_join_unattended_waits_at_the_door_with_its_api_open() {
     guest.knows(&["language"]);
     assert_eq!(guest.ask(&QUESTION)["peer"], founder.peer());
 }
+
+#[test]
+fn a_node_whose_invite_is_used_up_comes_in_by_a_fresh_one() {
+    let lab = Lab::new();
+    let founder = vault(&lab);
+    let once = invite(&founder, &["--uses", "1"]);
+    lab.cli("first", &["join", &once]).run().ok();
+    let late = lab.up_with("late", &["--client"], &[("POLYMATH_INVITE", &once)]);
+    eventually("it was turned away", || {
+        let waiting = late.status()["mesh"]["waiting"].clone();
+        waiting.as_str()?.contains("used up").then_some(())
+    });
+    // What it cannot do yet it explains by that, and by no lack of experts.
+    late.try_ask(&QUESTION)
+        .fails(4, &["let into mesh 'vault'", "used up"]);
+    let detail = eventually("its peer is listed as one that refused", || {
+        let peers = late.cli(&["peers", "--json"]).run().ok().json();
+        let peer = peers["peers"].as_array()?.first()?.clone();
+        (peer["reason"] == "refused").then(|| peer["detail"].as_str().map(str::to_owned))?
+    });
+    assert!(detail.contains("used up"), "{detail}");
+    assert!(!detail.contains("check that the node runs"), "{detail}");
+    let doctor = late.cli(&["doctor", "--json", "--timeout", "1"]).run();
+    assert_eq!(doctor.code, 8, "{}", doctor.stdout);
+    let findings = doctor.json()["findings"].clone();
+    let peers = findings.as_array().unwrap().iter();
+    let peers = peers.filter(|f| f["area"] == "peers").collect::<Vec<_>>()[0];
+    let (found, fix) = (peers["found"].to_string(), peers["fix"].to_string());
+    assert!(found.contains("answered and refused") && found.contains("used up"));
+    assert!(fix.contains("a new invite"), "{fix}");
+    late.cli(&["join", &invite(&founder, &["--uses", "1"])])
+        .run()
+        .ok();
+    eventually("it is let in", || {
+        let status = late.cli(&["status", "--json"]).run();
+        (status.code == 0 && status.json()["mesh"]["inside"] == true).then_some(())
+    });
+    late.knows(&["language"]);
+    assert_eq!(late.ask(&QUESTION)["peer"], founder.peer());
+    let counters = founder.status()["counters"].clone();
+    assert!(counters["strangers_refused"].as_u64().unwrap() > 0);
+}

@@ -69,7 +69,7 @@ pub(crate) async fn run(session: Session, up: args::Up) -> Result<(), Failure> {
 
 /// Becomes a fresh process with the same arguments: nothing of the old mesh can linger.
 fn again() -> Failure {
-    tracing::info!("the home joined another mesh: starting again in it");
+    tracing::info!("the home joined a mesh: starting again in it");
     let program = std::env::current_exe().unwrap_or_else(|_| "polymath".into());
     let error = Command::new(program)
         .args(std::env::args_os().skip(1))

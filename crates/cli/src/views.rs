@@ -38,6 +38,7 @@ pub(crate) fn status_json(s: &v1::StatusResponse) -> Value {
         "addresses": s.addresses, "api": s.gateway, "home": s.home, "version": s.version, "pid": s.pid,
         "uptime_ms": s.uptime_ms, "connected_peers": s.connected_peers, "known_experts": s.known_experts,
         "rss_bytes": s.rss_bytes, "generated_tokens": s.generated_tokens,
+        "counters": s.counters.iter().collect::<std::collections::BTreeMap<_, _>>(),
         "load": { "queue_depth": load.queue_depth, "active": load.active, "free_slots": load.free_slots },
         "experts": s.hosted.iter().map(|e| json!({
             "id": e.id, "name": e.name, "kind": e.kind, "model": e.model, "state": e.state, "detail": e.detail,
@@ -60,6 +61,20 @@ pub(crate) fn hosted(s: &v1::StatusResponse) -> String {
         })
         .collect();
     names.join(", ")
+}
+
+/// Who was turned away, if anybody was.
+fn refused(s: &v1::StatusResponse) -> Option<String> {
+    let of = |name: &str| s.counters.get(name).copied().unwrap_or(0);
+    let parts: Vec<String> = [
+        (of("strangers_refused"), "strangers at the door"),
+        (of("connections_refused"), "connections over a limit"),
+    ]
+    .into_iter()
+    .filter(|(n, _)| *n > 0)
+    .map(|(n, what)| format!("{n} {what}"))
+    .collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 pub(crate) async fn status(session: Session) -> Result<(), Failure> {
@@ -132,7 +147,9 @@ pub(crate) async fn status(session: Session) -> Result<(), Failure> {
             ),
             ("home", s.home.clone()),
         ];
+        let refused = refused(&s).map(|what| ("refused", what));
         rows.iter()
+            .chain(&refused)
             .map(|(k, v)| format!("{k:<10} {v}"))
             .collect::<Vec<_>>()
             .join("\n")

@@ -120,7 +120,7 @@ pub(crate) fn is_loopback(address: &Multiaddr) -> bool {
 }
 
 /// Whether our transports could dial `address`, and nothing in it is absurd.
-pub(crate) fn is_dialable(address: &Multiaddr) -> bool {
+pub fn is_dialable(address: &Multiaddr) -> bool {
     let parts: Vec<_> = address.iter().collect();
     let host = match parts.first() {
         Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),

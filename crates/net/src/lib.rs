@@ -47,7 +47,7 @@ mod vetting;
 mod whereabouts;
 mod wss;
 
-pub use address::{scope_of, worth_telling};
+pub use address::{is_dialable, scope_of, worth_telling};
 pub use config::{NetConfig, NetLimits, Role};
 pub use counters::NetCounters;
 pub use door::{Door, Doorkeeper, Refused};

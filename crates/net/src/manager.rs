@@ -307,15 +307,11 @@ impl Manager {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Dial { addr, need, reply } => self.dial(addr, dials::Waiter { need, reply }),
+            Command::Dial { addr, need, reply } => {
+                self.dial(addr, dials::Waiter::new(need, reply));
+            }
             Command::Connect { peer, reply } => {
-                self.connect(
-                    peer,
-                    dials::Waiter {
-                        need: Need::Identified,
-                        reply,
-                    },
-                );
+                self.connect(peer, dials::Waiter::new(Need::Identified, reply));
             }
             Command::Open {
                 peer,

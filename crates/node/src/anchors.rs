@@ -6,6 +6,7 @@
 //! anchors on behalf of those who install this.
 
 use std::{
+    collections::HashMap,
     fs,
     io::Read as _,
     path::{Path, PathBuf},
@@ -151,12 +152,48 @@ async fn from_dns(name: &str) -> Result<AnchorList, String> {
         .ok_or_else(|| bad.unwrap_or_else(|| "it has no TXT record with a list of anchors".into()))
 }
 
+/// What became of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is the newest, and kept.
+    New,
+    /// It is the one that is kept.
+    Known,
+    /// It is not used: its serial is not above that of a list signed or seen before.
+    Old {
+        /// Its own serial.
+        serial: u64,
+        /// The highest known.
+        highest: u64,
+    },
+}
+
+impl Taken {
+    /// Why a list is not used, if it is not.
+    pub(crate) fn trouble(self) -> Option<String> {
+        match self {
+            Self::New | Self::Known => None,
+            Self::Old { serial, highest } => Some(format!(
+                "its list of anchors has serial {serial}, and {highest} has been seen: a founder must sign a newer one (`polymath mesh anchors`)"
+            )),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The newest list, with where it came from; it stays when its time is over, for its serial.
+    list: Option<(AnchorList, String)>,
+    /// Of every list that a founder vouched for, those that came too late to be used as well.
+    highest: u64,
+}
+
 /// The list in force, with where it came from.
 #[derive(Debug)]
 pub(crate) struct Anchors {
     genesis: Genesis,
     file: PathBuf,
-    current: Mutex<Option<(AnchorList, String)>>,
+    kept: Mutex<Kept>,
 }
 
 impl Anchors {
@@ -165,16 +202,19 @@ impl Anchors {
         let anchors = Self {
             genesis: genesis.clone(),
             file: dir.join("anchors.json"),
-            current: Mutex::default(),
+            kept: Mutex::default(),
         };
         match from_file(&anchors.file) {
-            Ok(list) => {
-                if let Err(e) = list.verify(genesis, unix_now()) {
-                    tracing::warn!("{}: {e}", anchors.file.display());
-                } else {
-                    *anchors.lock() = Some((list, "this home".into()));
+            // Of one that has expired the serial still counts.
+            Ok(list) => match list.verify(genesis, unix_now()) {
+                Ok(()) | Err(AnchorsError::Expired) => {
+                    *anchors.lock() = Kept {
+                        highest: list.serial(),
+                        list: Some((list, "this home".into())),
+                    };
                 }
-            }
+                Err(e) => tracing::warn!("{}: {e}", anchors.file.display()),
+            },
             Err(e) if anchors.file.exists() => {
                 tracing::warn!("{}: {e}", anchors.file.display());
             }
@@ -183,38 +223,53 @@ impl Anchors {
         anchors
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(AnchorList, String)>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a list over if a founder vouches for it and it is newer than the one in force; says
-    /// whether it was.
-    pub(crate) fn offer(&self, list: &AnchorList, from: &str) -> Result<bool, Failure> {
-        let refused = |e: AnchorsError| {
-            let kind = match e {
-                AnchorsError::Version(_) => ErrorKind::VersionMismatch,
-                AnchorsError::Malformed(_) => ErrorKind::DataLoss,
-                _ => ErrorKind::FailedPrecondition,
-            };
-            Failure::new(kind, e.to_string())
-        };
-        list.verify(&self.genesis, unix_now()).map_err(refused)?;
-        let mut current = self.lock();
-        if current
-            .as_ref()
-            .is_some_and(|(c, _)| c.serial() >= list.serial())
-        {
-            return Ok(false);
+    /// Takes a list over if a founder vouches for it and it is newer than every other; says whether
+    /// it was.
+    pub(crate) fn offer(&self, list: &AnchorList, from: &str) -> Result<Taken, Failure> {
+        let mut kept = self.lock();
+        match list.verify(&self.genesis, unix_now()) {
+            Ok(()) => {}
+            Err(e) => {
+                if e == AnchorsError::Expired {
+                    kept.highest = kept.highest.max(list.serial());
+                }
+                let kind = match e {
+                    AnchorsError::Version(_) => ErrorKind::VersionMismatch,
+                    AnchorsError::Malformed(_) => ErrorKind::DataLoss,
+                    _ => ErrorKind::FailedPrecondition,
+                };
+                return Err(Failure::new(kind, e.to_string()));
+            }
+        }
+        if kept.list.as_ref().is_some_and(|(known, _)| known == list) {
+            return Ok(Taken::Known);
+        }
+        let newest = kept.list.as_ref().map_or(0, |(known, _)| known.serial());
+        if newest >= list.serial() {
+            return Ok(Taken::Old {
+                serial: list.serial(),
+                highest: kept.highest,
+            });
         }
         write_atomic(&self.file, &list.to_bytes())?;
-        *current = Some((list.clone(), from.to_owned()));
-        Ok(true)
+        kept.highest = kept.highest.max(list.serial());
+        kept.list = Some((list.clone(), from.to_owned()));
+        Ok(Taken::New)
+    }
+
+    /// A serial above that of every list signed or seen here, whether it is still in force or not.
+    pub(crate) fn next_serial(&self) -> u64 {
+        self.lock().highest.saturating_add(1)
     }
 
     /// The list in force and where it came from.
     pub(crate) fn current(&self) -> Option<(AnchorList, String)> {
-        let current = self.lock().clone();
-        current.filter(|(list, _)| list.expires().is_none_or(|end| end > unix_now()))
+        let newest = self.lock().list.clone();
+        newest.filter(|(list, _)| list.expires().is_none_or(|end| end > unix_now()))
     }
 
     /// Where the anchors are.
@@ -238,6 +293,7 @@ pub(crate) async fn follow(node: Node) {
         return;
     }
     let mut told = false;
+    let mut passed_over = HashMap::new();
     loop {
         let mut failed = None;
         for (text, source) in &configured {
@@ -248,8 +304,18 @@ pub(crate) async fn follow(node: Node) {
             let taken =
                 loaded.and_then(|list| inner.anchors.offer(&list, text).map_err(|f| f.message));
             match taken {
-                Ok(true) => tracing::info!("a newer list of anchors from {text}"),
-                Ok(false) => {}
+                Ok(Taken::New) => tracing::info!("a newer list of anchors from {text}"),
+                Ok(Taken::Known) => {}
+                // A source may lag behind for a while, so it is told once, and asked no oftener.
+                Ok(old) => {
+                    if let Some(why) = old.trouble()
+                        && passed_over.insert(*text, old) != Some(old)
+                    {
+                        tracing::warn!("{text} is passed over: {why}");
+                        let outcome = Err(format!("{text}: {why}"));
+                        inner.sources.note(sources::Kind::Anchors, outcome);
+                    }
+                }
                 Err(e) => failed = Some(format!("{text}: {e}")),
             }
         }
@@ -316,8 +382,10 @@ mod tests {
         let file = dir.path().join("given.json");
         fs::write(&file, list(&genesis, &founder, 2).to_bytes()).unwrap();
         let given = Source::File(file.clone()).load().await.unwrap();
-        assert!(anchors.offer(&given, "file").unwrap());
-        assert!(!anchors.offer(&list(&genesis, &founder, 1), "old").unwrap());
+        assert_eq!(anchors.offer(&given, "file").unwrap(), Taken::New);
+        assert_eq!(anchors.offer(&given, "again").unwrap(), Taken::Known);
+        let old = anchors.offer(&list(&genesis, &founder, 1), "old").unwrap();
+        assert!(old.trouble().unwrap().contains("serial 1, and 2"));
         let again = Anchors::open(&genesis, dir.path());
         assert_eq!(again.current().unwrap().0.serial(), 2);
         let other = Genesis::new("other", &founder.keypair().public()).unwrap();
@@ -328,6 +396,31 @@ mod tests {
         fs::write(&file, vec![b'x'; 100_000]).unwrap();
         assert!(Source::File(file).load().await.is_err());
         assert!(Source::File("/nowhere/at/all".into()).load().await.is_err());
+    }
+
+    #[test]
+    fn a_list_whose_time_is_over_keeps_its_serial() {
+        let dir = tempfile::tempdir().unwrap();
+        let founder = NodeKey::generate();
+        let genesis = Genesis::new("home", &founder.keypair().public()).unwrap();
+        let address = format!("/ip4/192.0.2.1/tcp/1/p2p/{}", founder.peer_id());
+        let until = |serial, end| {
+            let addresses = vec![address.clone()];
+            AnchorList::sign(&genesis, &founder, serial, 1, Some(end), addresses).unwrap()
+        };
+        fs::write(dir.path().join("anchors.json"), until(4, 2).to_bytes()).unwrap();
+        let anchors = Anchors::open(&genesis, dir.path());
+        assert_eq!((anchors.current(), anchors.next_serial()), (None, 5));
+        // Members that have seen the fourth would pass the first over.
+        let low = anchors.offer(&list(&genesis, &founder, 1), "low").unwrap();
+        let highest = 4;
+        assert_eq!(low, Taken::Old { serial: 1, highest });
+        // So would those who know of one that comes here too late to be used.
+        assert!(anchors.offer(&until(7, 2), "late").is_err());
+        assert_eq!(anchors.next_serial(), 8);
+        let next = list(&genesis, &founder, 8);
+        assert_eq!(anchors.offer(&next, "next").unwrap(), Taken::New);
+        assert_eq!(anchors.current().unwrap().0.serial(), 8);
     }
 
     #[tokio::test]

@@ -254,8 +254,13 @@ impl Config {
             announce,
             ..
         } = &self.net;
-        for address in listen.iter().chain(bootstrap).chain(announce) {
+        for address in listen {
             crate::parse_address(address).map_err(|f| bad(f.message))?;
+        }
+        for (key, addresses) in [("net.bootstrap", bootstrap), ("net.announce", announce)] {
+            for address in addresses {
+                crate::parse_dialable(address).map_err(|f| bad(format!("{key}: {}", f.message)))?;
+            }
         }
         for source in &self.net.anchors {
             crate::anchors::Source::parse(source).map_err(|f| bad(f.message))?;
@@ -478,6 +483,15 @@ mod tests {
         for (text, word) in [
             ("net.bootstrap = [\"localhost:4040\"]", "localhost:4040"),
             ("net.announce = [\"192.0.2.7\"]", "192.0.2.7"),
+            (
+                "net.announce = [\"/ip4/192.0.2.7\"]",
+                "net.announce: '/ip4/192.0.2.7' is not an address that can be dialled (it names no transport)",
+            ),
+            ("net.announce = [\"/ip4/192.0.2.7/tcp/0\"]", "port is 0"),
+            ("net.announce = [\"/ip4/0.0.0.0/tcp/7\"]", "not one"),
+            ("net.bootstrap = [\"/ip4/192.0.2.7/udp/7\"]", "quic-v1"),
+            ("net.bootstrap = [\"/p2p-circuit\"]", "relay's own address"),
+            ("net.bootstrap = [\"/memory/7\"]", "no transport here"),
             ("net.proxy = \"proxy.invalid\"", "HOST:PORT"),
             ("net.proxy = \"http://proxy.invalid:80\"", "HOST:PORT"),
             ("net.anchors = [\"http://plain.invalid\"]", "https://"),

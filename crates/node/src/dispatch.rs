@@ -56,6 +56,16 @@ impl Node {
     }
 }
 
+/// Whoever waits at the door of its mesh knows no expert, and another mesh is not what it lacks.
+fn not_let_in(mesh: &str, why: &str) -> Failure {
+    Failure::new(
+        ErrorKind::Unavailable,
+        format!(
+            "this node has not been let into mesh '{mesh}' yet: {why}; `polymath mesh show` tells how it stands"
+        ),
+    )
+}
+
 /// A failure as the last event of an answer.
 fn failed(failure: &Failure) -> v1::Failed {
     v1::Failed {
@@ -234,6 +244,9 @@ impl Asked {
         if decision.candidates.is_empty() {
             if let Some(failure) = self.not_ready_here(&query) {
                 return Err(failure);
+            }
+            if let Some(why) = self.node.waiting() {
+                return Err(not_let_in(inner.net.genesis().name(), &why));
             }
             let mut failure = decision
                 .failure()

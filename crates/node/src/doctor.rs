@@ -319,6 +319,8 @@ pub struct Network {
     pub members: Vec<Member>,
     /// Addresses known to lead into the mesh, each with what came of the last try that failed.
     pub bootstrap: Vec<(String, Option<String>)>,
+    /// What a member said that was reached there and did not let this node in.
+    pub refusal: Option<Refusal>,
     /// Other nodes that offer something and whose id none of those addresses names.
     pub offers: usize,
     /// Whether the mesh was founded by this home.
@@ -327,6 +329,15 @@ pub struct Network {
     pub client: bool,
     /// How long it has been running.
     pub uptime: Duration,
+}
+
+/// A member's refusal to let this node into its closed mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why, as it says.
+    pub why: String,
+    /// Whether another invite would be let in.
+    pub invite_helps: bool,
 }
 
 /// A connected member.

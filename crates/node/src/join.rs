@@ -14,7 +14,10 @@ use polymath_types::{
 };
 
 use crate::{
-    AGENT, End, Home, HomeLock, Membership, MeshKey, Node, anchors, mesh, parse_address, unix_now,
+    AGENT, End, Home, HomeLock, Membership, MeshKey, Node, anchors,
+    doctor::{Place, Reachability, reachability},
+    mesh, misses, parse_address, parse_dialable, unix_now,
+    unused::Unused,
 };
 
 /// Time for a peer to say which mesh it is in, or to open the door.
@@ -42,7 +45,7 @@ impl Entrance {
                 .map_err(|e: polymath_types::InviteError| Failure::new(e.kind(), e.to_string()))?;
             return Ok(Self::Invite(Box::new(invite)));
         }
-        parse_address(text).map_err(|mut f| {
+        parse_dialable(text).map_err(|mut f| {
             f.message.push_str(", or give an invite");
             f
         })?;
@@ -130,6 +133,8 @@ pub struct Joined {
     pub peer: Option<PeerId>,
     /// Whether the home belonged to another mesh, its own, or to none until now.
     pub moved: bool,
+    /// Whether an invite has just opened the door of a closed mesh.
+    pub entered: bool,
     /// Why no member was met yet, if none was.
     pub trouble: String,
 }
@@ -188,7 +193,7 @@ pub fn take_invite(
 
 impl Node {
     /// Joins while running. The node ends with [`End::Restart`] when that moves it to another
-    /// mesh.
+    /// mesh, or into its own at whose door it has been waiting.
     pub async fn join(&self, entrance: &Entrance, accepted: bool) -> Result<Outcome, Failure> {
         let inner = &self.inner;
         let current = inner.home.membership()?;
@@ -205,7 +210,9 @@ impl Node {
         let Outcome::Joined(joined) = &outcome else {
             return Ok(outcome);
         };
-        if joined.moved {
+        // A door takes its secret from a welcome alone, so whoever was let in with another invite than
+        // the one this node waits with comes in by a fresh start too.
+        if joined.moved || joined.entered {
             self.stop(End::Restart);
             return Ok(outcome);
         }
@@ -222,7 +229,7 @@ impl Node {
             }
             Entrance::Invite(invite) => {
                 if let Some(list) = invite.anchors() {
-                    let _ = inner.anchors.offer(list, "an invite");
+                    take_anchors(&inner.anchors, list);
                 }
             }
         }
@@ -263,14 +270,15 @@ async fn start_passing(
 async fn hello(net: &Net, address: &str) -> Result<Hello, Failure> {
     let answered = net.hello(parse_address(address)?, HELLO).await;
     answered.map_err(|e| {
-        // What a closed mesh's door leaves of a knock that is none.
-        let hint = match e {
-            HelloError::NoAnswer { .. } => {
-                "; if its mesh is closed, only an invite leads into it: ask a member for one"
-            }
-            _ => "",
+        let what = match &e {
+            // What a closed mesh's door leaves of a knock that is none.
+            HelloError::NoAnswer { .. } => format!(
+                "{e}; if its mesh is closed, only an invite leads into it: ask a member for one"
+            ),
+            HelloError::Dial(e) => misses::told(e, None).1,
+            _ => e.to_string(),
         };
-        Failure::new(e.kind(), format!("cannot join {address}: {e}{hint}"))
+        Failure::new(e.kind(), format!("cannot join {address}: {what}"))
     })
 }
 
@@ -291,6 +299,7 @@ async fn by_invite(
         MeshKey::Invite(_) => {
             let (peer, secret) = redeem(key, invite, &addresses).await?;
             entered.membership.key = MeshKey::Secret(secret);
+            entered.joined.entered = true;
             entered.joined.peer = peer;
         }
         MeshKey::None if entered.joined.moved => {
@@ -352,17 +361,41 @@ async fn first(net: &Net, addresses: &[String]) -> Result<PeerId, String> {
         .map(|address| net.hello(address, HELLO))
         .collect();
     let mut why = Vec::new();
+    let mut nobody = true;
     while let Some(answer) = greeted.next().await {
-        match answer {
+        let failed = match answer {
             Ok(hello) if hello.genesis.id() == net.mesh() => return Ok(hello.peer),
-            Ok(hello) => why.push(format!("{} is in another mesh", hello.peer)),
-            Err(e) => why.push(e.to_string()),
+            Ok(hello) => {
+                nobody = false;
+                format!("{} is in another mesh", hello.peer)
+            }
+            Err(HelloError::Dial(e)) => {
+                let (reason, what) = misses::told(&e, None);
+                nobody &= reason == Unused::NotConnected;
+                what
+            }
+            Err(e) => {
+                nobody = false;
+                e.to_string()
+            }
+        };
+        if !why.contains(&failed) {
+            why.push(failed);
         }
     }
     if why.is_empty() {
-        why.push("it names nobody".into());
+        return Err("it names nobody".into());
     }
-    Err(why.join("; "))
+    let mut why = why.join("; ");
+    if nobody {
+        // What lies between, as for every other peer that does not answer.
+        let own = Place::own(&net.report(), &net.listen_addrs().borrow());
+        let Reachability {
+            why: between, fix, ..
+        } = reachability(&own, &Place::told(addresses));
+        why = format!("{why}; the peer {between}: {fix}");
+    }
+    Err(why)
 }
 
 /// What the home's membership would be.
@@ -407,11 +440,19 @@ fn settle(
     if let Some(list) = &entered.anchors {
         let dir = home.mesh_dir(entered.joined.mesh);
         let kept = anchors::Anchors::open(&entered.membership.genesis, &dir);
-        if let Err(e) = kept.offer(list, "an invite") {
-            tracing::warn!("the invite's list of anchors is not used: {e}");
-        }
+        take_anchors(&kept, list);
     }
     Ok(Outcome::Joined(entered.joined))
+}
+
+fn take_anchors(anchors: &anchors::Anchors, list: &AnchorList) {
+    let trouble = match anchors.offer(list, "an invite") {
+        Ok(taken) => taken.trouble(),
+        Err(e) => Some(e.message),
+    };
+    if let Some(why) = trouble {
+        tracing::warn!("the list of anchors in the invite is not used: {why}");
+    }
 }
 
 /// The home's membership after meeting `hello`'s sender.
@@ -502,6 +543,7 @@ fn enter(
             name: genesis.name().to_owned(),
             peer: None,
             moved,
+            entered: false,
             trouble: String::new(),
         },
         membership: Membership {
@@ -527,4 +569,44 @@ pub(crate) fn bound(home: &Home, key: &NodeKey, current: &Membership) -> bool {
             })
         });
     current.joined || mesh::founded_on_purpose(key, current) || others
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_dialled_is_no_entrance() {
+        for bad in ["", "/ip4/127.0.0.1", "/p2p-circuit", "/memory/1"] {
+            let refused = Entrance::parse(bad).unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::InvalidInput, "{bad}");
+            let said = refused.message;
+            assert!(
+                said.contains("can be dialled") && said.contains("invite"),
+                "{said}"
+            );
+        }
+        assert!(Entrance::parse("/ip4/127.0.0.1/tcp/1").is_ok());
+    }
+
+    #[tokio::test]
+    async fn each_address_of_one_peer_tells_what_came_of_itself() {
+        let key = NodeKey::generate();
+        let genesis = Genesis::new("away", &key.keypair().public()).unwrap();
+        let net = start_passing(&key, genesis, None).await.unwrap();
+        let peer = PeerId::random();
+        // Nothing listens where these listened.
+        let gone = [(); 3].map(|()| {
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = socket.local_addr().unwrap().port();
+            format!("/ip4/127.0.0.1/tcp/{port}/p2p/{peer}")
+        });
+        let said = first(&net, &gone).await.unwrap_err();
+        for address in &gone {
+            assert!(said.contains(&format!("cannot reach {address}")), "{said}");
+        }
+        assert!(said.contains("check that it runs"), "{said}");
+        net.shutdown().await;
+    }
 }

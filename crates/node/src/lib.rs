@@ -37,7 +37,7 @@ use arc_swap::ArcSwap;
 use polymath_blobs::{Cancel, Progress, Store};
 use polymath_catalog::{Catalog, CatalogConfig};
 use polymath_engine::{Engine, EngineConfig};
-use polymath_net::{Door, Multiaddr, Net, NetConfig, NetLimits, Role};
+use polymath_net::{Door, Multiaddr, Net, NetConfig, NetLimits, Role, is_dialable};
 use polymath_proto::v1::{catalog_server::CatalogServer, expert_server::ExpertServer};
 use polymath_router::{Router, RouterConfig};
 use polymath_rpc::{Admission, Clients, MAX_MESSAGE};
@@ -101,7 +101,7 @@ pub struct Options {
 pub enum End {
     /// It was told to.
     Stopped,
-    /// The home joined another mesh: start again.
+    /// The home joined another mesh, or was let into the one it waited for: start again.
     Restart,
 }
 
@@ -191,7 +191,7 @@ impl Node {
         let mesh_dir = home.mesh_dir(membership.genesis.id());
         let invites = invites::Invites::open(key.peer_id(), &mesh_dir)?;
         let door = door(&membership, Some(&invites));
-        let announce = config.net.announce.iter().map(|a| parse_address(a));
+        let announce = config.net.announce.iter().map(|a| parse_dialable(a));
         let mut limits = if config.net.anchor {
             NetLimits::anchor()
         } else {
@@ -514,6 +514,38 @@ pub(crate) fn parse_address(text: &str) -> Result<Multiaddr, Failure> {
             format!("'{text}' is not an address ({e}): write it like /ip4/192.0.2.7/tcp/4040, with /p2p/PEER behind it where a peer is meant"),
         )
     })
+}
+
+/// An address that somebody is to dial: others, where this node says that it is, or this node.
+pub(crate) fn parse_dialable(text: &str) -> Result<Multiaddr, Failure> {
+    let address = parse_address(text)?;
+    if is_dialable(&address) {
+        return Ok(address);
+    }
+    Err(Failure::new(
+        ErrorKind::InvalidInput,
+        format!(
+            "'{text}' is not an address that can be dialled ({}): write it like /ip4/192.0.2.7/tcp/4040 or /ip4/192.0.2.7/udp/4040/quic-v1, with /p2p/PEER behind it where a peer is meant",
+            undialable(text)
+        ),
+    ))
+}
+
+/// What is wrong with an address that no transport here could dial.
+fn undialable(text: &str) -> &'static str {
+    let parts: Vec<&str> = text.split('/').skip(1).collect();
+    match parts.as_slice() {
+        [] | [""] => "it is empty",
+        ["ip4" | "ip6" | "dns" | "dns4" | "dns6", _] => "it names no transport",
+        [.., "tcp" | "udp", "0"] => "its port is 0",
+        [_, _, "tcp" | "udp", "0", ..] => "its port is 0",
+        [_, _, "udp", _] => "over UDP QUIC is spoken: it lacks /quic-v1",
+        [_, "0.0.0.0" | "::", ..] => "it means every address of a machine, not one",
+        parts if parts.contains(&"p2p-circuit") => {
+            "a way through a relay begins with the relay's own address and id: /ip4/…/tcp/…/p2p/RELAY/p2p-circuit"
+        }
+        _ => "no transport here speaks it",
+    }
 }
 
 /// Bytes for secrets and for ids that must not repeat: from the operating system, or not at all.

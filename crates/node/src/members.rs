@@ -9,7 +9,9 @@ use polymath_types::{Constraints, ExpertKind, PathKind, PeerId};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
-    AGENT, MeshKey, Node, discover, misses, parse_address, random, sources::Kind, sync::SyncHandle,
+    AGENT, MeshKey, Node, discover, misses, parse_address, random,
+    sources::{Kind, Trying},
+    sync::SyncHandle,
     unused::Unused,
 };
 
@@ -18,6 +20,10 @@ const DIAL: Duration = Duration::from_secs(10);
 /// Pauses between rounds of dialling while nobody is connected.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A connection that has lasted so long was no passing one: its loss is followed by a dial at once,
+/// that of a shorter one by a longer pause each time, or a peer that breaks off at once would be
+/// dialled without end.
+const STEADY: Duration = Duration::from_secs(30);
 /// Connections a node looks for by itself.
 const ENOUGH: usize = 16;
 /// Addresses and peers whose failure is reported, once each.
@@ -43,22 +49,25 @@ pub(crate) async fn meet(node: Node) {
     let mut events = inner.net.events();
     let mut warned = HashSet::new();
     let mut turns = (Turns::default(), Turns::default());
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::default();
+    // Since when somebody has been connected without a gap.
+    let mut since: Option<tokio::time::Instant> = None;
     let mut looked: Option<tokio::time::Instant> = None;
     loop {
         let connected: HashSet<_> = inner.net.peers().into_iter().map(|p| p.peer).collect();
         if connected.len() < ENOUGH {
-            let mut dials = futures::stream::iter(targets(&node, &connected, &mut turns))
-                .map(|target| dial(&node, target))
+            let targets = targets(&node, &connected, &mut turns);
+            let mut dials = futures::stream::iter(shown(&node, targets))
+                .map(|(target, trying)| dial(&node, target, trying))
                 .buffer_unordered(AT_ONCE);
             while let Some((target, dialled)) = tokio::select! {
                 () = inner.cancel.cancelled() => return,
                 dialled = dials.next() => dialled,
             } {
                 let dialled = dialled.map_err(|e| why(&node, &target, &e));
-                inner.sources.note(target.kind, dialled.clone());
+                inner.sources.note(target.kind, dialled.clone().map(Some));
                 match dialled {
-                    Ok(()) => tracing::debug!(%target, "met"),
+                    Ok(_) => tracing::debug!(%target, "met"),
                     Err(e)
                         if target.kind != Kind::Remembered
                             && warned.len() < MOST_WARNED
@@ -73,10 +82,11 @@ pub(crate) async fn meet(node: Node) {
         inner.clients.reap();
         node.remember();
         let met = !inner.net.peers().is_empty();
-        pause = if met {
-            LONGEST_PAUSE
+        let pause = if met {
+            since.get_or_insert_with(tokio::time::Instant::now);
+            jittered(LONGEST_PAUSE, random())
         } else {
-            (pause * 2).min(LONGEST_PAUSE)
+            backoff.again(random())
         };
         if met
             && !inner.config.catalog.exchange
@@ -95,19 +105,24 @@ pub(crate) async fn meet(node: Node) {
                     )
                     .await;
             }
-            inner.sources.note(Kind::Dht, Ok(()));
+            inner.sources.note(Kind::Dht, Ok(None));
         }
-        let until = tokio::time::Instant::now() + jittered(pause, random());
+        let mut until = tokio::time::Instant::now() + pause;
         loop {
             tokio::select! {
                 () = inner.cancel.cancelled() => return,
                 () = tokio::time::sleep_until(until) => break,
                 event = events.recv() => match event {
+                    Ok(NetEvent::Connected { .. }) if !inner.net.peers().is_empty() => {
+                        since.get_or_insert_with(tokio::time::Instant::now);
+                    }
                     Ok(NetEvent::Disconnected { peer }) => {
                         inner.clients.forget(&peer);
-                        if inner.net.peers().is_empty() {
-                            pause = FIRST_PAUSE;
-                            break;
+                        if inner.net.peers().is_empty()
+                            && let Some(since) = since.take()
+                        {
+                            let pause = backoff.after_loss(since.elapsed(), random());
+                            until = until.min(tokio::time::Instant::now() + pause);
                         }
                     }
                     Ok(NetEvent::Foreign { peer, belongs }) => {
@@ -118,6 +133,38 @@ pub(crate) async fn meet(node: Node) {
                 }
             }
         }
+    }
+}
+
+/// How long to wait until somebody is dialled while nobody is connected.
+#[derive(Debug)]
+struct Backoff {
+    /// The next pause.
+    pause: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { pause: FIRST_PAUSE }
+    }
+}
+
+impl Backoff {
+    /// After a round in which nobody was met.
+    fn again(&mut self, dice: [u8; 1]) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        jittered(pause, dice)
+    }
+
+    /// After the last connection broke, when there had been one for `lasted`.
+    fn after_loss(&mut self, lasted: Duration, [dice]: [u8; 1]) -> Duration {
+        if lasted < STEADY {
+            return self.again([dice]);
+        }
+        *self = Self::default();
+        // Whoever was connected with the same peer has lost it in the same moment.
+        FIRST_PAUSE * u32::from(dice) / 256
     }
 }
 
@@ -145,13 +192,22 @@ impl fmt::Display for Target {
     }
 }
 
-async fn dial(node: &Node, target: Target) -> (Target, Result<(), DialError>) {
+/// With each of them shown as being dialled from now on.
+fn shown(node: &Node, targets: Vec<Target>) -> Vec<(Target, Trying)> {
+    let shown = |target: Target| {
+        let trying = node.inner.sources.trying(target.kind);
+        (target, trying)
+    };
+    targets.into_iter().map(shown).collect()
+}
+
+async fn dial(node: &Node, target: Target, _trying: Trying) -> (Target, Result<PeerId, DialError>) {
     let net = &node.inner.net;
     let dialled = match &target.who {
-        Who::At(address) => net.dial(address.clone(), DIAL).await.map(drop),
+        Who::At(address) => net.dial(address.clone(), DIAL).await,
         Who::Peer(peer) => {
             node.inner.introduce(peer);
-            net.connect(*peer, DIAL).await
+            net.connect(*peer, DIAL).await.map(|()| *peer)
         }
     };
     note(node, &target, &dialled);
@@ -160,25 +216,14 @@ async fn dial(node: &Node, target: Target) -> (Target, Result<(), DialError>) {
 
 /// Why nobody was met, in words.
 fn why(node: &Node, target: &Target, error: &DialError) -> String {
-    let peer = match &target.who {
-        Who::At(address) => peer_of(address),
-        Who::Peer(peer) => Some(*peer),
-    };
-    // The door's own word tells more than that of the transport it stands in.
-    let refusal = node
-        .inner
-        .door
-        .as_ref()
-        .and_then(polymath_net::Door::refusal);
-    match (refusal, &target.who) {
-        (Some((by, refused)), _) if Some(by) == peer => refused.to_string(),
-        (_, Who::Peer(peer)) => node.why_unreached(peer, error),
-        (_, Who::At(_)) => error.to_string(),
+    match (&target.who, misses::told(error, node.inner.door.as_ref())) {
+        (Who::Peer(peer), (Unused::NotConnected, _)) => node.why_unreached(peer, error),
+        (_, (_, what)) => what,
     }
 }
 
 /// Remembers what came of a dial, for whoever asks why a peer is not used.
-fn note(node: &Node, target: &Target, dialled: &Result<(), DialError>) {
+fn note(node: &Node, target: &Target, dialled: &Result<PeerId, DialError>) {
     let misses = &node.inner.misses;
     let names = match &target.who {
         Who::At(address) => [
@@ -189,8 +234,11 @@ fn note(node: &Node, target: &Target, dialled: &Result<(), DialError>) {
     };
     for name in names.into_iter().flatten() {
         match dialled {
-            Ok(()) => misses.met(name),
-            Err(e) => misses.failed(name, misses::of_dial(e), e),
+            Ok(_) => misses.met(name),
+            Err(e) => {
+                let (reason, what) = misses::told(e, node.inner.door.as_ref());
+                misses.failed(name, reason, what);
+            }
         }
     }
 }
@@ -277,21 +325,20 @@ pub(crate) async fn seek(node: Node) {
             }
         }
         let strangers = found.difference(&known).copied().collect();
-        let mut dials = futures::stream::iter(turns.next(strangers))
-            .map(|peer| {
-                let target = Target {
-                    kind: Kind::Dht,
-                    who: Who::Peer(peer),
-                };
-                dial(&node, target)
-            })
+        let target = |peer| Target {
+            kind: Kind::Dht,
+            who: Who::Peer(peer),
+        };
+        let targets = turns.next(strangers).into_iter().map(target).collect();
+        let mut dials = futures::stream::iter(shown(&node, targets))
+            .map(|(target, trying)| dial(&node, target, trying))
             .buffer_unordered(AT_ONCE);
         while let Some((target, dialled)) = tokio::select! {
             () = inner.cancel.cancelled() => return,
             dialled = dials.next() => dialled,
         } {
             let outcome = dialled.map_err(|e| why(&node, &target, &e));
-            inner.sources.note(Kind::Dht, outcome);
+            inner.sources.note(Kind::Dht, outcome.map(Some));
         }
     }
 }
@@ -493,6 +540,24 @@ mod tests {
         assert_eq!(jittered(pause, [0]), Duration::from_secs(3));
         assert!(jittered(pause, [255]) < Duration::from_secs(5));
         assert!(jittered(pause, [255]) > Duration::from_millis(4900));
+    }
+
+    #[test]
+    fn only_a_connection_that_lasted_is_redialled_at_once() {
+        let mut backoff = Backoff::default();
+        // Whoever opens and breaks at once is dialled ever more seldom, and no two at once.
+        let pauses: Vec<_> = (0..9)
+            .map(|_| backoff.after_loss(Duration::ZERO, [128]))
+            .collect();
+        assert!(pauses.is_sorted() && pauses[0] <= FIRST_PAUSE, "{pauses:?}");
+        assert_eq!(pauses[8], LONGEST_PAUSE);
+        let others = backoff.after_loss(Duration::ZERO, [0]);
+        assert!(others < pauses[8], "{others:?}");
+        // One that lasted begins anew, and yet not all do in the same moment.
+        let first = backoff.after_loss(STEADY, [0]);
+        let last = backoff.after_loss(STEADY, [255]);
+        assert!(first < last && last < Duration::from_secs(1), "{last:?}");
+        assert_eq!(backoff.again([128]), FIRST_PAUSE);
     }
 
     #[tokio::test]

@@ -1,11 +1,11 @@
 //! The home's mesh: founding one, leaving it, and what a person may see of it.
 
-use std::sync::PoisonError;
+use std::{collections::HashSet, sync::PoisonError};
 
 use polymath_net::worth_telling;
 use polymath_proto::v1;
 use polymath_types::{
-    Access, AnchorList, ErrorKind, Failure, Genesis, Invite, MeshSecret, NodeKey,
+    Access, AnchorList, ErrorKind, Failure, Genesis, Invite, MeshSecret, NodeKey, PeerId,
 };
 
 use crate::{
@@ -154,14 +154,14 @@ fn sign_next(
         ));
     }
     let now = unix_now();
-    let serial = anchors
-        .current()
-        .map_or(1, |(list, _)| list.serial().saturating_add(1));
+    let serial = anchors.next_serial();
     let expires = expires_in.map(|s| now.saturating_add(s));
     let list = AnchorList::sign(genesis, key, serial, now, expires, addresses)
         .map_err(|e| Failure::new(ErrorKind::InvalidInput, e.to_string()))?;
-    anchors.offer(&list, "signed here")?;
-    Ok(list)
+    match anchors.offer(&list, "signed here")?.trouble() {
+        None => Ok(list),
+        Some(why) => Err(Failure::new(ErrorKind::FailedPrecondition, why)),
+    }
 }
 
 /// `address` with `/p2p/` and this peer at its end.
@@ -205,13 +205,8 @@ impl Node {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let mut view = view(&membership, &inner.anchors);
-        if !view.inside {
-            let refusal = inner.door.as_ref().and_then(polymath_net::Door::refusal);
-            view.waiting = match refusal {
-                Some((by, refused)) => format!("{refused} (said {by})"),
-                None => "no member that the invite names could be reached yet".into(),
-            };
-        }
+        view.waiting = self.waiting().unwrap_or_default();
+        let connected: HashSet<PeerId> = inner.net.peers().into_iter().map(|p| p.peer).collect();
         let counters = inner.net.counters();
         view.sources = inner.sources.view(
             |kind| match kind {
@@ -234,8 +229,24 @@ impl Node {
                 Kind::Anchors if view.anchors.is_none() => "no list of anchors is known".into(),
                 _ => "nobody to try".into(),
             },
+            |peer| connected.contains(peer),
         );
         view
+    }
+
+    /// Why this node has not been let into its closed mesh yet, if it waits for that.
+    pub(crate) fn waiting(&self) -> Option<String> {
+        let inner = &self.inner;
+        let membership = inner.membership.lock();
+        let membership = membership.unwrap_or_else(PoisonError::into_inner);
+        if !matches!(membership.key, MeshKey::Invite(_)) {
+            return None;
+        }
+        let refusal = inner.door.as_ref().and_then(polymath_net::Door::refusal);
+        Some(match refusal {
+            Some((by, refused)) => format!("{refused} (said {by})"),
+            None => "no member that the invite names could be reached yet".into(),
+        })
     }
 
     /// Writes an invite with the addresses under which this node can be reached.
@@ -295,7 +306,7 @@ impl Node {
             )
             .map(|a| named(&a, &me))
             .collect();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         told.retain(|a| seen.insert(a.clone()));
         told.truncate(Invite::MAX_ADDRESSES);
         told

@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use polymath_net::DialError;
+use polymath_net::{DialError, Door, Refused};
 use polymath_types::ErrorKind;
 use tokio::time::Instant;
 
@@ -70,12 +70,42 @@ impl Misses {
 }
 
 /// Of which sort a failed dial is.
-pub(crate) fn of_dial(error: &DialError) -> Unused {
+fn of_dial(error: &DialError) -> Unused {
     match error {
         DialError::WrongMesh { .. } => Unused::ForeignMesh,
         DialError::NotPolymath { .. } => Unused::NotPolymath,
         DialError::Version { .. } => Unused::VersionMismatch,
         _ => Unused::NotConnected,
+    }
+}
+
+/// The refusal at the door of a closed mesh that a failed dial ended with: whoever refused has
+/// answered, so nothing is wrong with its address. The transport in which the door stands passes it
+/// on as text; `door` knows the refusals whose text differs from peer to peer.
+pub(crate) fn refusal(error: &DialError, door: Option<&Door>) -> Option<Refused> {
+    let DialError::Unreachable { reason, .. } = error else {
+        return None;
+    };
+    let fixed = [
+        Refused::Stranger,
+        Refused::Expired,
+        Refused::UsedUp,
+        Refused::Unknown,
+        Refused::Busy,
+    ];
+    let last = door.and_then(Door::refusal).map(|(_, refused)| refused);
+    let last = last.filter(|r| matches!(r, Refused::NotTheIssuer(_)));
+    fixed
+        .into_iter()
+        .chain(last)
+        .find(|refused| reason.contains(&refused.to_string()))
+}
+
+/// Of which sort a failed dial is, and the same in one line for people.
+pub(crate) fn told(error: &DialError, door: Option<&Door>) -> (Unused, String) {
+    match refusal(error, door) {
+        Some(refused) => (Unused::Refused, refused.to_string()),
+        None => (of_dial(error), error.to_string()),
     }
 }
 
@@ -92,6 +122,20 @@ pub(crate) fn of_call(kind: ErrorKind) -> Option<Unused> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_refusal_at_the_door_is_no_lack_of_an_answer() {
+        let ended = |reason: String| DialError::Unreachable {
+            target: "/ip4/192.0.2.1/tcp/1".into(),
+            reason,
+        };
+        let refused = ended(format!("/ip4/192.0.2.1/tcp/1: {}", Refused::UsedUp));
+        let (reason, what) = told(&refused, None);
+        assert_eq!(reason, Unused::Refused);
+        assert_eq!(what, Refused::UsedUp.to_string());
+        let silent = ended("/ip4/192.0.2.1/tcp/1: connection refused".into());
+        assert_eq!(told(&silent, None).0, Unused::NotConnected);
+    }
 
     #[test]
     fn the_table_is_bounded_and_a_meeting_clears_its_entry() {

@@ -1,8 +1,12 @@
 //! The ways members are found, and what came of each.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use polymath_proto::v1;
+use polymath_types::PeerId;
 use tokio::time::Instant;
 
 /// A way members are found.
@@ -44,6 +48,9 @@ impl Kind {
     }
 }
 
+/// Peers remembered of one way; those met last tell as much as all.
+const MOST_MET: usize = 64;
+
 #[derive(Debug, Clone, Default)]
 struct Outcome {
     at: Option<Instant>,
@@ -51,23 +58,42 @@ struct Outcome {
     failed: u64,
     /// Of the last failure.
     error: String,
+    /// Whether the last one was a failure.
+    fails: bool,
+    /// Who was met: a way that led to one who is still there works, whatever came of others.
+    met: HashSet<PeerId>,
 }
 
 /// What came of each way.
 #[derive(Debug, Default)]
-pub(crate) struct Sources(Mutex<[Outcome; Kind::ALL.len()]>);
+pub(crate) struct Sources {
+    noted: Mutex<[Outcome; Kind::ALL.len()]>,
+    /// A clone of its own for each dial under way or about to be.
+    trying: [Trying; Kind::ALL.len()],
+}
+
+/// Somebody is being dialled, as long as this is held.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trying(Arc<()>);
 
 impl Sources {
     fn lock(&self) -> MutexGuard<'_, [Outcome; Kind::ALL.len()]> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that somebody was met by this way, or why not.
-    pub(crate) fn note(&self, kind: Kind, outcome: Result<(), String>) {
+    /// Notes who was met by this way, if that is one peer, or why nobody was.
+    pub(crate) fn note(&self, kind: Kind, outcome: Result<Option<PeerId>, String>) {
         let noted = &mut self.lock()[kind as usize];
         noted.at = Some(Instant::now());
+        noted.fails = outcome.is_err();
         match outcome {
-            Ok(()) => noted.reached += 1,
+            Ok(peer) => {
+                noted.reached += 1;
+                if noted.met.len() >= MOST_MET {
+                    noted.met.clear();
+                }
+                noted.met.extend(peer);
+            }
             Err(e) => {
                 noted.failed += 1;
                 noted.error = e;
@@ -75,22 +101,32 @@ impl Sources {
         }
     }
 
+    /// Notes that somebody is about to be dialled by this way, until the value is dropped.
+    pub(crate) fn trying(&self, kind: Kind) -> Trying {
+        self.trying[kind as usize].clone()
+    }
+
     /// For people, in the order in which they are tried. `off` says why a way is not tried, `idle`
-    /// what stands in the place of an outcome while it has none.
+    /// what stands in the place of an outcome while it has none, `connected` who is there now.
     pub(crate) fn view(
         &self,
         off: impl Fn(Kind) -> Option<String>,
         idle: impl Fn(Kind) -> String,
+        connected: impl Fn(&PeerId) -> bool,
     ) -> Vec<v1::DiscoverySource> {
         let noted = self.lock().clone();
         let view = |kind: Kind| {
             let outcome = &noted[kind as usize];
+            let trying = Arc::strong_count(&self.trying[kind as usize].0) - 1;
             let age = outcome.at.map_or(0, |at| at.elapsed().as_millis());
             let (state, detail) = match (off(kind), outcome.at) {
                 (Some(why), None) => ("off", why),
+                (_, None) if trying > 0 => ("trying", format!("{trying} being dialled")),
                 (_, None) => ("idle", idle(kind)),
                 // One that leads to some and not to others works.
-                (_, Some(_)) if outcome.reached > 0 => ("ok", outcome.error.clone()),
+                (_, Some(_)) if !outcome.fails || outcome.met.iter().any(&connected) => {
+                    ("ok", outcome.error.clone())
+                }
                 (_, Some(_)) => ("failed", outcome.error.clone()),
             };
             v1::DiscoverySource {
@@ -115,14 +151,27 @@ mod tests {
         let sources = Sources::default();
         sources.note(Kind::Addresses, Err("nobody there".into()));
         sources.note(Kind::Anchors, Err("nobody there".into()));
-        sources.note(Kind::Anchors, Ok(()));
+        let peer = PeerId::random();
+        sources.note(Kind::Anchors, Ok(Some(peer)));
         let off = |kind| (kind == Kind::LocalNetwork).then(|| "switched off".to_owned());
-        let view = sources.view(off, |_| "nothing to try".into());
-        let of = |name: &str| view.iter().find(|s| s.name == name).cloned();
-        let told = |name: &str| of(name).map(|s| (s.state, s.reached, s.failed));
-        assert_eq!(told("addresses"), Some(("failed".into(), 0, 1)));
-        assert_eq!(told("anchors"), Some(("ok".into(), 1, 1)));
-        assert_eq!(told("local network"), Some(("off".into(), 0, 0)));
-        assert_eq!(told("dht"), Some(("idle".into(), 0, 0)));
+        let told = |name: &str, connected: bool| {
+            let there = |p: &PeerId| connected && *p == peer;
+            let view = sources.view(off, |_| "nothing to try".into(), there);
+            let of = view.into_iter().find(|s| s.name == name);
+            of.map(|s| (s.state, s.reached, s.failed))
+        };
+        let state = |state: &str, reached, failed| Some((state.to_owned(), reached, failed));
+        assert_eq!(told("addresses", true), state("failed", 0, 1));
+        assert_eq!(told("anchors", true), state("ok", 1, 1));
+        assert_eq!(told("local network", true), state("off", 0, 0));
+        assert_eq!(told("dht", true), state("idle", 0, 0));
+        // Another anchor that is down says nothing against the one that is connected.
+        sources.note(Kind::Anchors, Err("nobody there".into()));
+        assert_eq!(told("anchors", true), state("ok", 1, 2));
+        assert_eq!(told("anchors", false), state("failed", 1, 2));
+        let dialled = sources.trying(Kind::Dht);
+        assert_eq!(told("dht", false), state("trying", 0, 0));
+        drop(dialled);
+        assert_eq!(told("dht", false), state("idle", 0, 0));
     }
 }

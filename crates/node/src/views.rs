@@ -1,5 +1,6 @@
 //! What a person may see of a running node.
 
+mod counters;
 mod peers;
 
 use std::{fs, sync::PoisonError};
@@ -84,6 +85,7 @@ impl Node {
             pid: std::process::id(),
             generated_tokens: inner.service.engine.generated_tokens(),
             mesh: Some(self.mesh_view()),
+            counters: counters::named(&inner.net.counters()),
         }
     }
 

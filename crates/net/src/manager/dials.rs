@@ -72,11 +72,28 @@ impl Dial {
 pub(super) struct Waiter {
     pub(super) need: Need,
     pub(super) reply: oneshot::Sender<Result<PeerId, DialError>>,
+    /// What came of the address it asked for, while it waits for another dial of the same peer.
+    pub(super) failed: Option<DialError>,
 }
 
 impl Waiter {
+    pub(super) fn new(need: Need, reply: oneshot::Sender<Result<PeerId, DialError>>) -> Self {
+        Self {
+            need,
+            reply,
+            failed: None,
+        }
+    }
+
     pub(super) fn tell(self, outcome: Result<PeerId, DialError>) {
         let _ = self.reply.send(outcome);
+    }
+
+    /// The dial it waited for has failed. What came of its own address tells it more than what came
+    /// of somebody else's.
+    fn give_up(mut self, error: &DialError) {
+        let own = self.failed.take();
+        self.tell(Err(own.unwrap_or_else(|| error.clone())));
     }
 
     pub(super) fn needs_member(&self) -> bool {
@@ -277,7 +294,7 @@ impl Manager {
             Err(error) => {
                 let explained = self.explain(error, peer, &target);
                 for waiter in waiters {
-                    waiter.tell(Err(explained.clone()));
+                    waiter.give_up(&explained);
                 }
                 None
             }
@@ -338,6 +355,16 @@ impl Manager {
             let _ = reply.send(Err(self.explain(error, dial.peer, &dial.target)));
             return;
         }
+        if let (
+            Some(peer),
+            swarm::DialError::WrongPeerId { address, .. }
+            | swarm::DialError::LocalPeerId { address },
+        ) = (dial.peer, &error)
+        {
+            self.disown(peer, split_peer(address.clone()).0);
+        }
+        let denied = matches!(error, swarm::DialError::Denied { .. });
+        let explained = self.explain(error, dial.peer, &dial.target);
         if let Some(peer) = dial.peer.filter(|p| !self.peers.contains_key(p)) {
             // Another way is being tried: whoever waits, waits for that.
             if let Some((_, circuits)) = dial.circuits.take() {
@@ -349,24 +376,17 @@ impl Manager {
                     waiters,
                 );
             } else if let Some(other) = self.dials.values_mut().find(|d| d.peer == Some(peer)) {
+                for waiter in &mut dial.waiters {
+                    waiter.failed.get_or_insert_with(|| explained.clone());
+                }
                 other.waiters.append(&mut dial.waiters);
             }
         }
-        if let (
-            Some(peer),
-            swarm::DialError::WrongPeerId { address, .. }
-            | swarm::DialError::LocalPeerId { address },
-        ) = (dial.peer, &error)
-        {
-            self.disown(peer, split_peer(address.clone()).0);
-        }
-        let denied = matches!(error, swarm::DialError::Denied { .. });
-        let explained = self.explain(error, dial.peer, &dial.target);
         for waiter in dial.waiters {
             match peer.filter(|p| denied && self.peers.contains_key(p)) {
                 // One connection too many with a peer we are connected to is as good as a success.
                 Some(peer) => self.await_standing(peer, waiter),
-                None => waiter.tell(Err(explained.clone())),
+                None => waiter.give_up(&explained),
             }
         }
     }

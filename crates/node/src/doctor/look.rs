@@ -12,17 +12,18 @@ use std::{
 
 use futures::StreamExt;
 use polymath_blobs::StoreOptions;
-use polymath_net::{Membership as Standing, PeerId};
+use polymath_net::{Door, Membership as Standing, PeerId};
 use polymath_proto::v1;
-use polymath_types::{Failure, Format};
+use polymath_types::{ErrorKind, Failure, Format};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Diagnosis, Disk, Facts, IdentityFile, Machine, Member, Network, NoNetwork, Port, examine,
-    pending,
+    Diagnosis, Disk, Facts, IdentityFile, Machine, Member, Network, NoNetwork, Port, Refusal,
+    examine, pending,
 };
 use crate::{
     Home, Membership, Node, config::Config, goes_outside, listen_addresses, parse_address,
+    unused::Unused,
 };
 
 /// How often it is looked whether anything has settled.
@@ -192,7 +193,20 @@ impl Node {
                 addresses: p.addresses,
             })
         };
+        let refused = addresses
+            .iter()
+            .filter_map(|a| inner.misses.of(a))
+            .find(|m| m.reason == Unused::Refused);
+        let refusal = refused.map(|miss| Refusal {
+            why: miss.what,
+            invite_helps: inner
+                .door
+                .as_ref()
+                .and_then(Door::refusal)
+                .is_none_or(|(_, refused)| refused.kind() == ErrorKind::PermissionDenied),
+        });
         Network {
+            refusal,
             report: inner.net.report(),
             client: listen.is_empty(),
             listen,

@@ -44,7 +44,10 @@ pub fn pending(network: &Network) -> Vec<&'static str> {
     let mut waiting = Vec::new();
     let young = network.uptime < SETTLED;
     let met = !network.members.is_empty();
-    if !met && young && (!network.bootstrap.is_empty() || network.offers > 0) {
+    // Who was told to bring another invite is not let in by waiting.
+    let refused = network.refusal.as_ref().is_some_and(|r| r.invite_helps);
+    let known = !network.bootstrap.is_empty() || network.offers > 0;
+    if !met && young && known && !refused {
         waiting.push("a first peer");
     }
     if report.upnp == UpnpReport::Searching {
@@ -193,8 +196,29 @@ fn peers(network: &Network) -> Finding {
         )
         .with("connected", met.len());
     }
-    let tried = network.bootstrap.len() + network.offers;
-    let finding = if tried > 0 {
+    // One peer has many addresses.
+    let peers: BTreeSet<&str> = network
+        .bootstrap
+        .iter()
+        .map(|(address, _)| {
+            address
+                .rsplit_once("/p2p/")
+                .map_or(&**address, |(_, id)| id)
+        })
+        .collect();
+    let tried = peers.len() + network.offers;
+    let finding = if let Some(refusal) = &network.refusal {
+        Finding::new(
+            Area::Peers,
+            State::Failing,
+            format!("a member answered and refused this node: {}", refusal.why),
+            if refusal.invite_helps {
+                "ask a member for a new invite (`polymath mesh invite`) and join by it: `polymath join INVITE`"
+            } else {
+                "leave this node running, it tries again; or join by an invite of another member: `polymath join INVITE`"
+            },
+        )
+    } else if tried > 0 {
         let why = network.bootstrap.iter().find_map(|(_, why)| why.as_ref());
         let why = why.map_or(String::new(), |why| format!("; {why}"));
         Finding::new(

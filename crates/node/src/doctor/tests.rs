@@ -490,6 +490,48 @@ fn ipv6_is_there_or_not_and_may_have_a_firewall_of_its_own() {
 }
 
 #[test]
+fn whoever_refuses_has_answered() {
+    let mut n = network();
+    n.members.clear();
+    n.refusal = Some(Refusal {
+        why: "the invite is used up".into(),
+        invite_helps: true,
+    });
+    let d = diagnose(n.clone());
+    let words = ["answered and refused", "used up", "a new invite"];
+    is(&d, Area::Peers, State::Failing, &words);
+    let peers = d.findings.iter().find(|f| f.area == Area::Peers).unwrap();
+    assert!(!peers.found.contains("nobody answers") && !peers.fix.contains("check that"));
+    n.refusal = n.refusal.map(|refusal| Refusal {
+        invite_helps: false,
+        ..refusal
+    });
+    is(&diagnose(n), Area::Peers, State::Failing, &["tries again"]);
+}
+
+#[test]
+fn a_peer_with_two_addresses_is_one_peer() {
+    let mut n = network();
+    n.members.clear();
+    let peer = PeerId::random();
+    let at = |address: &str| (format!("{address}/p2p/{peer}"), None);
+    n.bootstrap = vec![at(OUTSIDE_TCP), at(OUTSIDE_QUIC)];
+    is(
+        &diagnose(n.clone()),
+        Area::Peers,
+        State::Failing,
+        &["of 1 peer known"],
+    );
+    n.bootstrap.push((OUTSIDE_TCP.into(), None));
+    is(
+        &diagnose(n),
+        Area::Peers,
+        State::Failing,
+        &["of 2 peers known"],
+    );
+}
+
+#[test]
 fn a_node_that_nobody_answers_says_what_was_tried() {
     let mut n = network();
     n.members.clear();

@@ -85,18 +85,21 @@ impl Node {
     /// remembered.
     pub(crate) fn unreached(&self, peer: PeerId, error: &ConnectError) -> Failure {
         let inner = &self.inner;
-        let reason = match error {
-            ConnectError::Open(OpenError::Dial(e)) => misses::of_dial(e),
-            _ => misses::of_call(error.kind()).unwrap_or(Unused::NotConnected),
+        let (reason, what) = match error {
+            ConnectError::Open(OpenError::Dial(e)) => misses::told(e, inner.door.as_ref()),
+            _ => (
+                misses::of_call(error.kind()).unwrap_or(Unused::NotConnected),
+                error.to_string(),
+            ),
         };
-        inner.misses.failed(peer, reason, error);
+        inner.misses.failed(peer, reason, &what);
         let kind = match error.kind() {
             ErrorKind::DeadlineExceeded => ErrorKind::Unavailable,
             kind => kind,
         };
         let message = match reason {
             Unused::NotConnected => self.why_unreached(&peer, error),
-            _ => error.to_string(),
+            _ => what,
         };
         Failure::new(kind, message)
     }

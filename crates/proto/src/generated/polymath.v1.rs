@@ -1411,6 +1411,9 @@ pub struct StatusResponse {
     pub generated_tokens: u64,
     #[prost(message, optional, tag = "17")]
     pub mesh: ::core::option::Option<MeshView>,
+    /// what the network side refused, dropped or did since the start
+    #[prost(map = "string, uint64", tag = "18")]
+    pub counters: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
 }
 /// The mesh of a home.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1464,7 +1467,7 @@ pub struct DiscoverySource {
     /// local network, addresses, address book, anchors, dht, catalog
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// off, idle, ok, failed
+    /// off, idle, trying, ok, failed
     #[prost(string, tag = "2")]
     pub state: ::prost::alloc::string::String,
     /// times somebody was met by it
@@ -1472,7 +1475,7 @@ pub struct DiscoverySource {
     pub reached: u64,
     #[prost(uint64, tag = "4")]
     pub failed: u64,
-    /// why it is off, idle or failed
+    /// why it is in that state
     #[prost(string, tag = "5")]
     pub detail: ::prost::alloc::string::String,
     /// since the last outcome
