@@ -70,6 +70,11 @@ pub enum NetEvent {
         /// Where it can be reached, as it says.
         addresses: Vec<Multiaddr>,
     },
+    /// A member that announced itself on the local network was reached there.
+    MetLocally {
+        /// Who.
+        peer: PeerId,
+    },
     /// A peer that was reached through a relay is reached directly now.
     PathChanged {
         /// Who.

@@ -125,6 +125,9 @@ pub(crate) async fn meet(node: Node) {
                             until = until.min(tokio::time::Instant::now() + pause);
                         }
                     }
+                    Ok(NetEvent::MetLocally { peer }) => {
+                        inner.sources.note(Kind::LocalNetwork, Ok(Some(peer)));
+                    }
                     Ok(NetEvent::Foreign { peer, belongs }) => {
                         inner.misses.failed(peer, Unused::ForeignMesh, belongs);
                     }

@@ -123,6 +123,12 @@ impl Sources {
                 (Some(why), None) => ("off", why),
                 (_, None) if trying > 0 => ("trying", format!("{trying} being dialled")),
                 (_, None) => ("idle", idle(kind)),
+                // Of this one no failures are told: it works while it has led to somebody.
+                (_, Some(_))
+                    if kind == Kind::LocalNetwork && !outcome.met.iter().any(&connected) =>
+                {
+                    ("idle", idle(kind))
+                }
                 // One that leads to some and not to others works.
                 (_, Some(_)) if !outcome.fails || outcome.met.iter().any(&connected) => {
                     ("ok", outcome.error.clone())
@@ -169,6 +175,9 @@ mod tests {
         sources.note(Kind::Anchors, Err("nobody there".into()));
         assert_eq!(told("anchors", true), state("ok", 1, 2));
         assert_eq!(told("anchors", false), state("failed", 1, 2));
+        sources.note(Kind::LocalNetwork, Ok(Some(peer)));
+        assert_eq!(told("local network", true), state("ok", 1, 0));
+        assert_eq!(told("local network", false), state("idle", 1, 0));
         let dialled = sources.trying(Kind::Dht);
         assert_eq!(told("dht", false), state("trying", 0, 0));
         drop(dialled);

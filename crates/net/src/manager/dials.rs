@@ -19,6 +19,7 @@ use crate::{
     config::WAITERS_PER_PEER,
     error::DialError,
     link::Link,
+    peers::NetEvent,
 };
 
 /// Connected relays asked for a peer whose own relays are not known.
@@ -39,17 +40,35 @@ pub(super) struct Dial {
     circuits: Option<(Instant, Vec<Multiaddr>)>,
     /// Who wants this very connection, for a dial-back.
     back: Option<oneshot::Sender<Result<Arc<Link>, DialError>>>,
+    why: Why,
+}
+
+/// What a connection is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// Somebody waits for it, or it was thought of here.
+    Wanted,
     /// A behaviour dials, the DHT for a query.
-    by_behaviour: bool,
-    /// It looks for a direct path beside a circuit.
-    past_relay: Option<Transport>,
+    Behaviour,
+    /// To find a direct path beside a circuit.
+    PastRelay(Transport),
+    /// To a member that announced itself on the local network.
+    Local,
 }
 
 impl Dial {
     /// One that nobody waits for, to a peer that is connected through a relay.
     pub(super) fn past_relay(peer: PeerId, over: Transport) -> Self {
         Self {
-            past_relay: Some(over),
+            why: Why::PastRelay(over),
+            ..Self::unasked(peer)
+        }
+    }
+
+    /// One that nobody waits for, to a member announced on the local network.
+    pub(super) fn local(peer: PeerId) -> Self {
+        Self {
+            why: Why::Local,
             ..Self::unasked(peer)
         }
     }
@@ -62,8 +81,7 @@ impl Dial {
             waiters: Vec::new(),
             circuits: None,
             back: None,
-            by_behaviour: false,
-            past_relay: None,
+            why: Why::Wanted,
         }
     }
 }
@@ -255,11 +273,12 @@ impl Manager {
 
     /// Direct dials beside circuits that are under way: to this peer over this transport, and in all.
     pub(super) fn dials_past_relay(&self, peer: PeerId, over: Transport) -> (usize, usize) {
-        let beside = self.dials.values().filter(|d| d.past_relay.is_some());
         let (mut of_peer, mut all) = (0, 0);
-        for dial in beside {
-            all += 1;
-            of_peer += usize::from(dial.peer == Some(peer) && dial.past_relay == Some(over));
+        for dial in self.dials.values() {
+            if let Why::PastRelay(dialled) = dial.why {
+                all += 1;
+                of_peer += usize::from(dial.peer == Some(peer) && dialled == over);
+            }
         }
         (of_peer, all)
     }
@@ -267,7 +286,7 @@ impl Manager {
     /// Whether a behaviour dialled so, and nobody else waits for it.
     pub(super) fn is_unwanted(&self, connection: ConnectionId) -> bool {
         let dial = self.dials.get(&connection);
-        dial.is_some_and(|d| d.by_behaviour && d.waiters.is_empty())
+        dial.is_some_and(|d| d.why == Why::Behaviour && d.waiters.is_empty())
     }
 
     fn start(
@@ -286,8 +305,7 @@ impl Manager {
                     waiters,
                     circuits: None,
                     back: None,
-                    by_behaviour: false,
-                    past_relay: None,
+                    why: Why::Wanted,
                 };
                 Some(self.dials.entry(id).insert_entry(dial).into_mut())
             }
@@ -305,7 +323,7 @@ impl Manager {
     pub(super) fn dialling(&mut self, peer: Option<PeerId>, connection: ConnectionId) {
         if let Some(peer) = peer {
             self.dials.entry(connection).or_insert_with(|| Dial {
-                by_behaviour: true,
+                why: Why::Behaviour,
                 ..Dial::unasked(peer)
             });
         }
@@ -314,6 +332,9 @@ impl Manager {
     pub(super) fn dial_succeeded(&mut self, connection: ConnectionId, link: &Arc<Link>) {
         let peer = link.peer;
         let done = self.dials.remove(&connection);
+        if done.as_ref().is_some_and(|d| d.why == Why::Local) {
+            self.shared.emit(NetEvent::MetLocally { peer });
+        }
         let (mut waiters, back) = done.map(|d| (d.waiters, d.back)).unwrap_or_default();
         if let Some(reply) = back {
             let _ = reply.send(Ok(link.clone()));

@@ -75,7 +75,7 @@ impl Manager {
                 .build();
             let connection = opts.connection_id();
             if self.swarm.dial(opts).is_ok() {
-                self.dials.insert(connection, Dial::unasked(id));
+                self.dials.insert(connection, Dial::local(id));
             }
         }
     }
