@@ -48,7 +48,7 @@ pub(crate) enum Scenario {
     UplinkSwitch,
     /// NATs forget UDP mappings after 30 s, and nobody asks for 45 s
     MappingTimeout,
-    /// Several megabytes between two symmetric NATs
+    /// A text of 2 MB between two symmetric NATs
     RelayLarge,
     /// The anchor that relays an answer is killed while it does
     RelayDeath,
@@ -389,7 +389,7 @@ impl Stage<'_, '_> {
         ensure!(asked.way == Way::Relayed, "{asked:?}");
         let time = self.measured("answer after", since.elapsed());
         Ok(format!(
-            "4 MB went through an anchor and were answered in {time:.1} s"
+            "2 MB went through an anchor and were answered in {time:.1} s"
         ))
     }
 

@@ -29,8 +29,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Bytes of a question: far above all that pings and gossip send meanwhile.
 pub(crate) const QUESTION: usize = 64 * 1024;
 const LONG_QUESTION: usize = 1024 * 1024;
-/// Nearly as long as a question may be.
-const LONGEST_QUESTION: usize = 4 * 1024 * 1024 - 64 * 1024;
+/// Nearly as long as a text may be (2 MiB).
+const LONGEST_QUESTION: usize = 2 * 1024 * 1024 - 64 * 1024;
 const SENTENCE: &str = "Which language is this, please? ";
 /// The verdict on a cell without connection must be there by then.
 pub(crate) const VERDICT: Duration = Duration::from_secs(10);
@@ -223,7 +223,7 @@ pub(crate) fn ask_long(net: &Topology, a: &Daemon<'_>) -> Result<Asked> {
     ask_with(net, a, LONG_QUESTION)
 }
 
-/// As [`ask`], with several megabytes.
+/// As [`ask`], with megabytes.
 pub(crate) fn ask_longest(net: &Topology, a: &Daemon<'_>) -> Result<Asked> {
     ask_with(net, a, LONGEST_QUESTION)
 }
