@@ -263,7 +263,8 @@ proptest! {
         for node in 0..4 {
             mesh.connect(node, node + 1);
         }
-        for _ in 0..8 {
+        // Peers whose answers were lost are doubted for some ticks, at each of four hops.
+        for _ in 0..32 {
             mesh.tick();
             mesh.settle();
         }
