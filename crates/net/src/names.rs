@@ -129,8 +129,8 @@ mod tests {
             "/polymath/aaaaaaaaaaaaaaaa/kad/1"
         );
         assert_eq!(
-            a.stream("grpc").unwrap().as_ref(),
-            "/polymath/aaaaaaaaaaaaaaaa/grpc/1"
+            a.stream("calls").unwrap().as_ref(),
+            "/polymath/aaaaaaaaaaaaaaaa/calls/1"
         );
         assert_ne!(a.dht_key(b"chef"), b.dht_key(b"chef"));
         assert_ne!(a.dht_key(b"chef"), a.dht_key(b"poet"));

@@ -1,58 +1,123 @@
-//! How many mesh streams peers may keep open for their calls.
+//! What peers may have going on this node at once: lanes, and calls on them.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use polymath_types::PeerId;
+use polymath_types::{ErrorKind, Failure, PeerId};
+use tonic::Status;
 
-/// Of one peer. It needs one for its questions, one for the catalog, and a second of each while
-/// a broken connection is not yet known to be broken.
-const OF_A_PEER: usize = 8;
-/// In all. Each may buffer a connection window.
-const IN_ALL: usize = 1024;
+use crate::status::status;
 
-/// Places for the mesh streams that carry peers' calls. Clones mean the same places.
+/// Lanes of one peer: a few for each class, and as many again while a broken connection is not yet
+/// known to be broken.
+const LANES_OF_A_PEER: usize = 24;
+/// Lanes in all. One without calls holds a few hundred bytes.
+const LANES: usize = 4096;
+/// Calls of one peer at once.
+const CALLS_OF_A_PEER: usize = 1024;
+/// Calls in all, a few kilobytes each while they wait.
+const CALLS: usize = 16_384;
+
+/// Places for what peers have going. Clones mean the same places.
 #[derive(Debug, Clone, Default)]
 pub struct Admission(Arc<Mutex<Places>>);
 
-/// At most [`IN_ALL`] peers have an entry.
+/// At most [`LANES`] peers have an entry.
 #[derive(Debug, Default)]
 struct Places {
-    of_peer: HashMap<PeerId, usize>,
-    taken: usize,
-    refused: u64,
+    of_peer: HashMap<PeerId, Taken>,
+    taken: Taken,
+    lanes_refused: u64,
+    calls_refused: u64,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Taken {
+    lanes: usize,
+    calls: usize,
 }
 
 impl Admission {
     /// Streams refused so far: their peer, or all peers together, had too many open.
     pub fn refused(&self) -> u64 {
-        self.lock().refused
+        self.lock().lanes_refused
     }
 
-    /// A place for one more stream of `peer`, given back on drop.
+    /// Calls refused so far, for the same reasons.
+    pub fn calls_refused(&self) -> u64 {
+        self.lock().calls_refused
+    }
+
+    /// Calls being answered now.
+    pub fn calls(&self) -> usize {
+        self.lock().taken.calls
+    }
+
+    /// A place for one more lane of `peer`, given back on drop.
     pub(crate) fn admit(&self, peer: PeerId) -> Option<Place> {
         let mut places = self.lock();
-        let of_peer = places.of_peer.get(&peer).copied().unwrap_or(0);
-        if of_peer >= OF_A_PEER || places.taken >= IN_ALL {
-            places.refused += 1;
+        let of_peer = places.of_peer.get(&peer).copied().unwrap_or_default();
+        if of_peer.lanes >= LANES_OF_A_PEER || places.taken.lanes >= LANES {
+            places.lanes_refused += 1;
             return None;
         }
-        places.of_peer.insert(peer, of_peer + 1);
-        places.taken += 1;
+        places.of_peer.entry(peer).or_default().lanes += 1;
+        places.taken.lanes += 1;
         Some(Place {
             admission: self.clone(),
             peer,
         })
     }
 
+    /// A place for one more call of `peer`, given back on drop.
+    pub(crate) fn begin(&self, peer: PeerId) -> Result<CallPlace, Status> {
+        let mut places = self.lock();
+        let of_peer = places.of_peer.get(&peer).copied().unwrap_or_default();
+        let (found, whose) = if of_peer.calls >= CALLS_OF_A_PEER {
+            (of_peer.calls, "of this peer's")
+        } else if places.taken.calls >= CALLS {
+            (places.taken.calls, "of all peers")
+        } else {
+            places.of_peer.entry(peer).or_default().calls += 1;
+            places.taken.calls += 1;
+            return Ok(CallPlace {
+                admission: self.clone(),
+                peer,
+            });
+        };
+        places.calls_refused += 1;
+        Err(status(&Failure::new(
+            ErrorKind::ResourceExhausted,
+            format!("{found} calls {whose} are being answered; no more are taken: try again later"),
+        )))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Places> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn give_back(&self, peer: PeerId, what: Taken) {
+        let mut places = self.lock();
+        places.taken.subtract(what);
+        if let Some(of_peer) = places.of_peer.get_mut(&peer) {
+            of_peer.subtract(what);
+            if of_peer.lanes + of_peer.calls == 0 {
+                places.of_peer.remove(&peer);
+            }
+        }
+    }
 }
 
-/// One stream's place.
+impl Taken {
+    fn subtract(&mut self, other: Self) {
+        self.lanes -= other.lanes;
+        self.calls -= other.calls;
+    }
+}
+
+/// One lane's place.
 #[derive(Debug)]
 pub(crate) struct Place {
     admission: Admission,
@@ -61,26 +126,36 @@ pub(crate) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut places = self.admission.lock();
-        places.taken -= 1;
-        if let Some(of_peer) = places.of_peer.get_mut(&self.peer) {
-            *of_peer -= 1;
-            if *of_peer == 0 {
-                places.of_peer.remove(&self.peer);
-            }
-        }
+        let what = Taken { lanes: 1, calls: 0 };
+        self.admission.give_back(self.peer, what);
+    }
+}
+
+/// One call's place.
+#[derive(Debug)]
+pub(crate) struct CallPlace {
+    admission: Admission,
+    peer: PeerId,
+}
+
+impl Drop for CallPlace {
+    fn drop(&mut self) {
+        let what = Taken { lanes: 0, calls: 1 };
+        self.admission.give_back(self.peer, what);
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use tonic::Code;
+
     use super::*;
 
     #[test]
     fn many_peers_together_have_a_bound_too() {
         let admission = Admission::default();
-        let mut held: Vec<_> = (0..IN_ALL)
+        let mut held: Vec<_> = (0..LANES)
             .map(|_| admission.admit(PeerId::random()).unwrap())
             .collect();
         assert!(admission.admit(PeerId::random()).is_none());
@@ -89,6 +164,20 @@ mod tests {
         held.push(admission.admit(PeerId::random()).unwrap());
         drop(held);
         let places = admission.lock();
-        assert!(places.of_peer.is_empty() && places.taken == 0);
+        assert!(places.of_peer.is_empty() && places.taken.lanes == 0);
+    }
+
+    #[test]
+    fn a_peers_calls_have_a_bound_and_leave_others_theirs() {
+        let (admission, greedy) = (Admission::default(), PeerId::random());
+        let held: Vec<_> = (0..CALLS_OF_A_PEER)
+            .map(|_| admission.begin(greedy).unwrap())
+            .collect();
+        let refusal = admission.begin(greedy).unwrap_err();
+        assert_eq!(refusal.code(), Code::ResourceExhausted);
+        admission.begin(PeerId::random()).unwrap();
+        drop(held);
+        admission.begin(greedy).unwrap();
+        assert_eq!((admission.calls(), admission.calls_refused()), (0, 1));
     }
 }

@@ -1,37 +1,49 @@
-//! Serving tonic's routes to peers over mesh streams.
+//! Answering peers' calls with tonic's services.
 
 use std::{
-    convert::Infallible,
+    future::poll_fn,
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::Context,
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
+use http_body::Body as _;
 use polymath_net::{AcceptError, MeshStream, Net};
-use polymath_types::{PathKind, PeerId, Transport};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::sync::CancellationToken;
-use tonic::{
-    service::Routes,
-    transport::{Server, server::Connected},
+use polymath_proto::v1;
+use polymath_types::{Format, PathKind, PeerId, Transport};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::TaskTracker,
 };
-use tower::util::MapRequestLayer;
+use tonic::{
+    Code, Status,
+    body::Body,
+    codegen::http::{
+        HeaderMap, HeaderValue, Method, Request, Uri, Version,
+        header::{CONTENT_TYPE, TE},
+    },
+    service::Routes,
+};
+use tower::Service as _;
 
 use crate::{
-    admission::{Admission, Place},
-    upload::with_deadline,
+    admission::{Admission, CallPlace, Place},
+    body::{RequestBody, too_late},
+    frame::{self, Frame, Kind},
+    lane::{Call, Driver, Lane, LaneError, Role, Windows},
+    pool::{REPLY_WINDOW, REQUEST_WINDOW},
+    status::{TIMEOUT, timeout_value},
 };
 
-/// Name of the stream protocol that carries gRPC.
-pub const GRPC: &str = "grpc";
+/// Name of the stream protocol that carries calls.
+pub const CALLS: &str = "calls";
 
-/// Windows: what a sender may have in flight, and what a reader that falls behind must buffer. A
-/// prompt or a frame of the catalog is far smaller, and [`Admission`] bounds how many there are.
-pub(crate) const STREAM_WINDOW: u32 = 2 << 20;
-pub(crate) const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Calls at once on one mesh stream.
-const CALLS_A_STREAM: u32 = 128;
+/// Longest name of a method.
+const LONGEST_METHOD: usize = 256;
+/// A lane without calls is ended from this side after this, well after the other should have.
+const IDLE: Duration = Duration::from_secs(300);
 
 /// Who is on the other side of a call, as the connection's handshake proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,20 +64,25 @@ pub async fn serve(
     admission: Admission,
     cancel: CancellationToken,
 ) -> Result<(), ServeError> {
-    let incoming = net.accept(GRPC)?.filter_map(move |stream| {
-        let place = admission.admit(stream.peer());
-        std::future::ready(place.map(|p| Ok::<_, Infallible>(PeerStream::admitted(stream, p))))
-    });
-    Server::builder()
-        .layer(MapRequestLayer::new(with_deadline))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(CALLS_A_STREAM)
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, cancel.cancelled())
-        .await?;
+    let routes = routes.prepare();
+    let mut incoming = net.accept(CALLS)?;
+    let tasks = TaskTracker::new();
+    while let Some(Some(stream)) = cancel.run_until_cancelled(incoming.next()).await {
+        let Some(place) = admission.admit(stream.peer()) else {
+            continue;
+        };
+        let answerer = Answerer::new(&stream, &routes, &admission, &tasks, &cancel, place);
+        let peer = stream.peer();
+        let driver = Driver::new(Lane::new(), stream, answerer);
+        tasks.spawn(async move {
+            if let Err(why) = driver.await {
+                tracing::trace!(%peer, "a peer's calls ended: {why}");
+            }
+        });
+    }
+    drop(incoming);
+    tasks.close();
+    tasks.wait().await;
     Ok(())
 }
 
@@ -76,70 +93,204 @@ pub enum ServeError {
     /// The mesh does not hand us streams.
     #[error("cannot accept calls from peers: {0}")]
     Accept(#[from] AcceptError),
-    /// tonic gave up.
-    #[error("the gRPC server to peers stopped: {0}")]
-    Transport(#[from] tonic::transport::Error),
 }
 
-/// A mesh stream that tonic can serve or dial over.
-pub(crate) struct PeerStream {
-    stream: MeshStream,
+/// The answering side of a lane.
+struct Answerer {
     caller: Caller,
-    /// Of a stream that a peer opened.
-    _place: Option<Place>,
+    routes: Routes,
+    admission: Admission,
+    tasks: TaskTracker,
+    greeted: bool,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    stopping: bool,
+    _place: Place,
 }
 
-impl PeerStream {
-    pub(crate) fn new(stream: MeshStream) -> Self {
-        let caller = Caller {
-            peer: stream.peer(),
-            path: stream.path(),
-            transport: stream.transport(),
+impl Answerer {
+    fn new(
+        stream: &MeshStream,
+        routes: &Routes,
+        admission: &Admission,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+        place: Place,
+    ) -> Self {
+        Self {
+            caller: Caller {
+                peer: stream.peer(),
+                path: stream.path(),
+                transport: stream.transport(),
+            },
+            routes: routes.clone(),
+            admission: admission.clone(),
+            tasks: tasks.clone(),
+            greeted: false,
+            stop: Box::pin(cancel.clone().cancelled_owned()),
+            stopping: false,
+            _place: place,
+        }
+    }
+
+    fn begin(&self, lane: &Arc<Lane>, frame: Frame) -> Result<(), LaneError> {
+        let id = frame.call;
+        let windows = Windows {
+            theirs: REQUEST_WINDOW,
+            ours: REPLY_WINDOW,
         };
-        Self {
-            stream,
-            caller,
-            _place: None,
+        let call = Call::new(lane, id, windows);
+        if lane.is_taken(id) {
+            return Err(LaneError::protocol("a call that exists already"));
+        }
+        lane.enter(&call)?;
+        match self.request(&call, frame) {
+            Err(refusal) => call.finish(&frame::of_status(&refusal)),
+            Ok((request, timeout, place)) => {
+                let answering = Answering {
+                    call: Arc::clone(&call),
+                    _place: place,
+                };
+                let answer = answer(answering, self.routes.clone(), request, timeout);
+                call.answered_by(self.tasks.spawn(answer).abort_handle());
+            }
+        }
+        Ok(())
+    }
+
+    /// The request as tonic's services take it, or why it is refused.
+    fn request(
+        &self,
+        call: &Arc<Call>,
+        frame: Frame,
+    ) -> Result<(Request<Body>, Option<Duration>, CallPlace), Status> {
+        if self.stopping {
+            return Err(Status::unavailable("the peer is shutting down"));
+        }
+        let head: v1::CallHead =
+            frame::head(frame.payload).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let timeout = head.timeout_us.map(Duration::from_micros);
+        if timeout == Some(Duration::ZERO) {
+            return Err(too_late());
+        }
+        let uri = (head.method.len() <= LONGEST_METHOD && head.method.starts_with('/'))
+            .then(|| Uri::try_from(head.method).ok())
+            .flatten()
+            .ok_or_else(|| Status::unimplemented("that is no method's name"))?;
+        let place = self.admission.begin(self.caller.peer)?;
+        let mut headers =
+            frame::headers(head.metadata).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        if let Some(timeout) = timeout {
+            headers.insert(TIMEOUT, timeout_value(timeout));
+        }
+        // The catalog's exchange is one long stream of small messages: silence is its nature.
+        let lasting = uri.path().starts_with("/polymath.v1.Catalog/");
+        let body = Body::new(RequestBody::new(Arc::clone(call), lasting));
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_2;
+        *request.headers_mut() = headers;
+        request.extensions_mut().insert(self.caller);
+        Ok((request, timeout, place))
+    }
+}
+
+impl Role for Answerer {
+    fn frame(&mut self, lane: &Arc<Lane>, frame: Frame) -> Result<(), LaneError> {
+        match frame.kind {
+            Kind::Hello if !self.greeted => {
+                let hello: v1::Hello = frame::head(frame.payload)?;
+                let version = Format::Wire.check(hello.version);
+                version.map_err(|e| LaneError::Protocol(e.to_string().into()))?;
+                self.greeted = true;
+                Ok(())
+            }
+            Kind::Call if self.greeted => self.begin(lane, frame),
+            _ => Err(LaneError::protocol("a frame where it has no meaning")),
         }
     }
 
-    fn admitted(stream: MeshStream, place: Place) -> Self {
-        Self {
-            _place: Some(place),
-            ..Self::new(stream)
+    fn may_end(&mut self, _: &Arc<Lane>, idle: Duration) -> bool {
+        self.stopping || idle >= IDLE
+    }
+
+    fn poll(&mut self, lane: &Arc<Lane>, cx: &mut Context<'_>) -> Result<(), LaneError> {
+        if !self.stopping && self.stop.as_mut().poll(cx).is_ready() {
+            self.stopping = true;
+            lane.put(|out| frame::put(out, Kind::GoAway, false, 0, &[]));
         }
+        Ok(())
     }
 }
 
-impl Connected for PeerStream {
-    type ConnectInfo = Caller;
-    fn connect_info(&self) -> Caller {
-        self.caller
+/// A call being answered. However its task ends, the caller is told.
+struct Answering {
+    call: Arc<Call>,
+    _place: CallPlace,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        // Only a handler that panicked has not said how the call ended.
+        let failed = Status::internal("the call's handler failed");
+        self.call.finish(&frame::of_status(&failed));
     }
 }
 
-impl AsyncRead for PeerStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+async fn answer(
+    answering: Answering,
+    mut routes: Routes,
+    request: Request<Body>,
+    timeout: Option<Duration>,
+) {
+    let call = &answering.call;
+    let work = async {
+        let Ok(response) = routes.call(request).await;
+        let (parts, mut body) = response.into_parts();
+        // A status without messages comes as headers.
+        if let Some(end) = frame::end(&parts.headers) {
+            return Some(end);
+        }
+        let mut next = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never();
+        let metadata = frame::metadata(&parts.headers);
+        if next.is_none() || !metadata.is_empty() {
+            call.reply(&v1::ReplyHead { metadata });
+        }
+        loop {
+            let frame = match next.take() {
+                Some(frame) => frame,
+                None => poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await,
+            };
+            match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(mut data) => {
+                        // Nobody takes it any more: the call is over.
+                        poll_fn(|cx| call.poll_send(&mut data, false, cx)).await.ok()?;
+                    }
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().unwrap_or_else(|_| HeaderMap::new());
+                        return Some(frame::end(&trailers).unwrap_or_else(no_status));
+                    }
+                },
+                Some(Err(status)) => return Some(frame::of_status(&status)),
+                None => return Some(no_status()),
+            }
+        }
+    };
+    let end = match timeout {
+        None => work.await,
+        Some(timeout) => match tokio::time::timeout(timeout, work).await {
+            Ok(end) => end,
+            Err(_) => Some(frame::of_status(&too_late())),
+        },
+    };
+    if let Some(end) = end {
+        call.finish(&end);
     }
 }
 
-impl AsyncWrite for PeerStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+fn no_status() -> v1::ReplyEnd {
+    frame::of_status(&Status::new(Code::Unknown, "the service named no status"))
 }

@@ -3,10 +3,12 @@
 use std::{error::Error as _, time::Duration};
 
 use polymath_types::{ErrorKind, Failure, Format};
-use tonic::{Code, Request, Status, metadata::MetadataValue};
+use tonic::{Code, Request, Status, codegen::http::HeaderValue, metadata::MetadataValue};
 
 /// Metadata key that carries [`ErrorKind::as_str`], finer than the status code.
 const KIND: &str = "polymath-error-kind";
+/// Metadata key of a call's remaining time.
+pub(crate) const TIMEOUT: &str = "grpc-timeout";
 /// Longest message taken from a peer, characters.
 const MAX_MESSAGE: usize = 1024;
 
@@ -69,7 +71,7 @@ pub fn budget<T>(request: &Request<T>, budget_ms: u64, most: Duration) -> Durati
     };
     let header = request
         .metadata()
-        .get("grpc-timeout")
+        .get(TIMEOUT)
         .and_then(|v| v.to_str().ok())
         .and_then(parse_timeout)
         .unwrap_or(most);
@@ -77,7 +79,7 @@ pub fn budget<T>(request: &Request<T>, budget_ms: u64, most: Duration) -> Durati
 }
 
 /// `TimeoutValue TimeoutUnit` of the gRPC over HTTP/2 specification: at most 8 digits, one unit.
-fn parse_timeout(text: &str) -> Option<Duration> {
+pub(crate) fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 {
         return None;
@@ -94,8 +96,23 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     })
 }
 
+/// The same, written: in the finest unit whose digits suffice.
+pub(crate) fn timeout_value(timeout: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let units = [
+        ('u', timeout.as_micros()),
+        ('m', timeout.as_millis()),
+        ('S', u128::from(timeout.as_secs())),
+    ];
+    let fits = units.into_iter().find(|(_, n)| *n <= MOST);
+    let (unit, n) = fits.unwrap_or(('H', (u128::from(timeout.as_secs()) / 3600).min(MOST)));
+    // Digits and a letter are always a value.
+    HeaderValue::from_str(&format!("{n}{unit}")).unwrap_or(HeaderValue::from_static("99999999H"))
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -124,5 +141,15 @@ mod tests {
         assert_eq!(budget(&request, 1500, most), Duration::from_millis(1500));
         assert_eq!(parse_timeout("123456789S"), None);
         assert_eq!(parse_timeout(""), None);
+    }
+
+    #[test]
+    fn a_written_timeout_is_read_again() {
+        for micros in [0, 1, 99_999_999, 100_000_000, 3_600_000_000, u64::MAX] {
+            let timeout = Duration::from_micros(micros);
+            let written = timeout_value(timeout);
+            let read = parse_timeout(written.to_str().unwrap()).unwrap();
+            assert!(read <= timeout && timeout - read < timeout / 1000 + Duration::from_micros(1));
+        }
     }
 }

@@ -9,7 +9,7 @@ use polymath_router::{Candidate, Served};
 use polymath_rpc as rpc;
 use polymath_types::{ErrorKind, ExpertKind, Failure, Format, PathKind, Query, Transport};
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Request, Response, Status};
 
 use super::{Asked, attempts::Progress};
 use crate::serve::{BEAT, Events};
@@ -27,7 +27,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// is gone: over QUIC nothing else does for some seconds.
 const TAKEN_ON: Duration = Duration::from_secs(3);
 
-type Client = v1::expert_client::ExpertClient<Channel>;
+type Client = v1::expert_client::ExpertClient<rpc::Channel>;
 
 /// One call to be made.
 pub(super) struct Try<'a> {

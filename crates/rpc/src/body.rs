@@ -1,0 +1,171 @@
+//! What arrives of a call, as the body that tonic reads.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http_body::{Body, Frame};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, Sleep, sleep, sleep_until},
+};
+use tonic::{Code, Status, codegen::Bytes};
+
+use crate::{
+    frame,
+    lane::{Call, Input, LaneError},
+};
+
+/// A peer that begins a message and never ends it would hold its memory here: time until the one
+/// message of a call is there.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A lane's end as the status of the calls that were on it; its source tells it from a peer's own.
+pub(crate) fn broken(why: LaneError) -> Status {
+    let mut status = Status::unavailable(why.to_string());
+    status.set_source(Arc::new(why));
+    status
+}
+
+pub(crate) fn too_late() -> Status {
+    Status::deadline_exceeded("the call was not complete in time")
+}
+
+/// A request, on the server.
+#[derive(Debug)]
+pub(crate) struct RequestBody {
+    call: Arc<Call>,
+    /// Until when all must be there; `None`: the caller may take its time.
+    patience: Option<Duration>,
+    late: Option<Pin<Box<Sleep>>>,
+}
+
+impl RequestBody {
+    /// `lasting`: a long exchange of messages, in which silence is nothing bad.
+    pub(crate) fn new(call: Arc<Call>, lasting: bool) -> Self {
+        Self {
+            call,
+            patience: (!lasting).then_some(PATIENCE),
+            late: None,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Poll::Ready(input) = self.call.poll_input(cx) else {
+            let Some(patience) = self.patience else {
+                return Poll::Pending;
+            };
+            let late = self.late.get_or_insert_with(|| Box::pin(sleep(patience)));
+            ready!(late.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(Status::deadline_exceeded(
+                "the request was not complete in time",
+            ))));
+        };
+        Poll::Ready(match input {
+            Ok(Input::Data(data)) => Some(Ok(Frame::data(data))),
+            Ok(Input::Last) => None,
+            Ok(Input::Cancelled(_) | Input::End(_)) => {
+                Some(Err(Status::cancelled("the caller gave the call up")))
+            }
+            Err(why) => Some(Err(broken(why))),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.call.is_read()
+    }
+}
+
+/// A reply, at the caller. Dropping it before its end cancels the call.
+#[derive(Debug)]
+pub struct ReplyBody {
+    call: Outgoing,
+    /// A status that came without messages.
+    end: Option<Input>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    over: bool,
+    /// Of the calls this node makes to that peer.
+    _place: OwnedSemaphorePermit,
+}
+
+/// A call this side has begun; given up on drop.
+#[derive(Debug)]
+pub(crate) struct Outgoing(pub(crate) Arc<Call>);
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.0.cancel(Code::Cancelled);
+    }
+}
+
+impl ReplyBody {
+    pub(crate) fn new(call: Outgoing, end: Option<Input>, deadline: Option<Instant>, place: OwnedSemaphorePermit) -> Self {
+        Self {
+            call,
+            end,
+            deadline: deadline.map(|d| Box::pin(sleep_until(d))),
+            over: false,
+            _place: place,
+        }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let input = match self.end.take() {
+            Some(end) => Ok(end),
+            None => match self.call.0.poll_input(cx) {
+                Poll::Ready(input) => input,
+                Poll::Pending => {
+                    let Some(deadline) = &mut self.deadline else {
+                        return Poll::Pending;
+                    };
+                    ready!(deadline.as_mut().poll(cx));
+                    self.over = true;
+                    self.call.0.cancel(Code::DeadlineExceeded);
+                    return Poll::Ready(Some(Err(too_late())));
+                }
+            },
+        };
+        if let Ok(Input::Data(data)) = input {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        self.over = true;
+        Poll::Ready(Some(match input {
+            Ok(Input::End(end)) => frame::trailers(end)
+                .map(Frame::trailers)
+                .map_err(|e| broken(e.into())),
+            Ok(Input::Cancelled(code)) => {
+                Err(Status::new(code, "the peer gave the call up"))
+            }
+            Ok(Input::Data(_) | Input::Last) => {
+                Err(broken(LaneError::protocol("a reply without a status")))
+            }
+            Err(why) => Err(broken(why)),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over
+    }
+}

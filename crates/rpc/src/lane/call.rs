@@ -1,0 +1,371 @@
+//! One call, as seen from one of its sides.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{BufMut, Bytes};
+use polymath_proto::v1;
+use tokio::task::AbortHandle;
+use tonic::Code;
+
+use super::{Lane, LaneError};
+use crate::frame::{self, CallId, Frame, Kind, LARGEST};
+
+/// What one side may have sent before the other has taken it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Windows {
+    /// What the peer may send us.
+    pub(crate) theirs: usize,
+    /// What we may send the peer.
+    pub(crate) ours: usize,
+}
+
+/// One side of a call.
+#[derive(Debug)]
+pub(crate) struct Call {
+    id: CallId,
+    lane: Arc<Lane>,
+    window: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// At most a window's worth.
+    arrived: VecDeque<Bytes>,
+    unread: usize,
+    /// Taken by the reader, and the peer not told yet.
+    taken: usize,
+    head: Option<v1::ReplyHead>,
+    /// Nothing more arrives.
+    over: Option<Over>,
+    reader: Option<Waker>,
+    /// What we may still send.
+    credit: usize,
+    sender: Option<Waker>,
+    /// We have said all, or nobody listens.
+    closed: bool,
+    /// The handler's task.
+    task: Option<AbortHandle>,
+}
+
+/// How the other side's part came to its end.
+#[derive(Debug, Clone)]
+enum Over {
+    Last,
+    End(v1::ReplyEnd),
+    Cancelled(Code),
+    Lost(LaneError),
+}
+
+/// What a reader gets next.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Data(Bytes),
+    /// The peer has sent its last message.
+    Last,
+    /// The reply's end.
+    End(v1::ReplyEnd),
+    Cancelled(Code),
+}
+
+/// How a reply begins.
+#[derive(Debug)]
+pub(crate) enum LeadIn {
+    Head(v1::ReplyHead),
+    /// It was over before it began.
+    Over(Input),
+}
+
+impl Call {
+    pub(crate) fn new(lane: &Arc<Lane>, id: CallId, windows: Windows) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            lane: Arc::clone(lane),
+            window: windows.theirs,
+            state: Mutex::new(State {
+                arrived: VecDeque::new(),
+                unread: 0,
+                taken: 0,
+                head: None,
+                over: None,
+                reader: None,
+                credit: windows.ours,
+                sender: None,
+                closed: false,
+                task: None,
+            }),
+        })
+    }
+
+    pub(crate) const fn id(&self) -> CallId {
+        self.id
+    }
+
+    pub(crate) const fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    /// Names the task that answers it, which ends with it.
+    pub(crate) fn answered_by(&self, task: AbortHandle) {
+        let mut state = self.state();
+        if matches!(state.over, Some(Over::Cancelled(_) | Over::Lost(_))) {
+            drop(state);
+            task.abort();
+        } else {
+            state.task = Some(task);
+        }
+    }
+
+    /// Takes what a frame brings; an error when the peer may not send it now.
+    pub(super) fn arrived(&self, frame: Frame) -> Result<(), LaneError> {
+        let mut state = self.state();
+        // What crosses our own end on the way means nothing any more.
+        if state.closed && state.over.is_some() {
+            return Ok(());
+        }
+        let mut task = None;
+        match frame.kind {
+            Kind::Credit => {
+                let more = frame::number(&frame.payload)? as usize;
+                state.credit = state.credit.saturating_add(more);
+                let sender = state.sender.take();
+                drop(state);
+                sender.into_iter().for_each(Waker::wake);
+                return Ok(());
+            }
+            _ if state.over.is_some() => {
+                return Err(LaneError::protocol("more of a call that was over"));
+            }
+            Kind::Reply if state.head.is_none() && state.arrived.is_empty() => {
+                state.head = Some(frame::head(frame.payload)?);
+            }
+            Kind::Data => {
+                if state.unread + frame.payload.len() > self.window {
+                    return Err(LaneError::protocol("more than the window allows"));
+                }
+                state.unread += frame.payload.len();
+                if !frame.payload.is_empty() {
+                    state.arrived.push_back(frame.payload);
+                }
+                if frame.last {
+                    state.over = Some(Over::Last);
+                }
+            }
+            Kind::End => state.over = Some(Over::End(frame::head(frame.payload)?)),
+            Kind::Cancel => {
+                let code = frame::number(&frame.payload)?;
+                let code = i32::try_from(code).map_or(Code::Unknown, Code::from_i32);
+                state.over = Some(Over::Cancelled(code));
+                task = state.task.take();
+            }
+            Kind::Hello | Kind::Call | Kind::Reply | Kind::GoAway => {
+                return Err(LaneError::protocol("a frame where it has no meaning"));
+            }
+        }
+        let ends = !matches!(state.over, None | Some(Over::Last));
+        let reader = state.reader.take();
+        let sender = ends.then(|| state.sender.take()).flatten();
+        drop(state);
+        if ends {
+            self.lane.leave(self.id);
+        }
+        reader.into_iter().chain(sender).for_each(Waker::wake);
+        if let Some(task) = task {
+            task.abort();
+        }
+        Ok(())
+    }
+
+    /// The lane is no more. Bytes that have arrived are still read.
+    pub(super) fn lost(&self, why: &LaneError) {
+        let mut state = self.state();
+        if !matches!(state.over, Some(Over::End(_) | Over::Cancelled(_))) {
+            state.over = Some(Over::Lost(why.clone()));
+        }
+        let (reader, sender, task) = (state.reader.take(), state.sender.take(), state.task.take());
+        drop(state);
+        reader.into_iter().chain(sender).for_each(Waker::wake);
+        if let Some(task) = task {
+            task.abort();
+        }
+    }
+
+    /// How the reply begins.
+    pub(crate) fn poll_head(&self, cx: &Context<'_>) -> Poll<Result<LeadIn, LaneError>> {
+        let mut state = self.state();
+        if let Some(head) = state.head.take() {
+            return Poll::Ready(Ok(LeadIn::Head(head)));
+        }
+        match state.over() {
+            Some(over) => Poll::Ready(over.map(LeadIn::Over)),
+            None => {
+                state.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// What comes next. After anything but data, the same again.
+    pub(crate) fn poll_input(&self, cx: &Context<'_>) -> Poll<Result<Input, LaneError>> {
+        let mut state = self.state();
+        if let Some(data) = state.arrived.pop_front() {
+            state.unread -= data.len();
+            state.taken += data.len();
+            // Told in halves of a window, and not when nothing more can come.
+            let told = state.taken * 2 >= self.window && state.over.is_none();
+            let credit = told.then(|| std::mem::take(&mut state.taken));
+            drop(state);
+            if let Some(credit) = credit {
+                let credit = u32::try_from(credit).unwrap_or(u32::MAX);
+                self.lane.put_number(Kind::Credit, self.id, credit);
+            }
+            return Poll::Ready(Ok(Input::Data(data)));
+        }
+        match state.over() {
+            Some(over) => Poll::Ready(over),
+            None => {
+                state.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Whether all that will ever arrive has been taken, and it was no accident.
+    pub(crate) fn is_read(&self) -> bool {
+        let state = self.state();
+        state.arrived.is_empty() && matches!(state.over, Some(Over::Last | Over::End(_)))
+    }
+
+    /// Sends all of `data`, as fast as window and outbox allow; with the last byte `last`, which ends
+    /// this side's messages. An error when nobody takes it any more.
+    pub(crate) fn poll_send(
+        &self,
+        data: &mut Bytes,
+        last: bool,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), LaneError>> {
+        loop {
+            let most = {
+                let mut state = self.state();
+                if let Some(Over::Lost(why)) = &state.over {
+                    return Poll::Ready(Err(why.clone()));
+                }
+                if state.closed || matches!(state.over, Some(Over::End(_) | Over::Cancelled(_))) {
+                    return Poll::Ready(Err(LaneError::Closing));
+                }
+                if state.credit == 0 && !data.is_empty() {
+                    state.sender = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                state.credit.min(LARGEST).min(data.len())
+            };
+            // Asked of the lane after the window, so that a place in its queue is never held in vain.
+            ready!(self.lane.poll_room(cx))?;
+            self.state().credit -= most;
+            let piece = data.split_to(most);
+            let ends = last && data.is_empty();
+            self.lane
+                .put(|out| frame::put(out, Kind::Data, ends, self.id, &piece));
+            if data.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Ready when nobody takes anything of this side any more.
+    pub(crate) fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.closed || !matches!(state.over, None | Some(Over::Last)) {
+            return Poll::Ready(());
+        }
+        state.sender = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Begins a call, with as much of its first message as the window allows in the same write.
+    pub(crate) fn begin(&self, head: &v1::CallHead, data: &mut Bytes, last: bool) {
+        let mut state = self.state();
+        let most = state.credit.min(LARGEST).min(data.len());
+        state.credit -= most;
+        drop(state);
+        let piece = data.split_to(most);
+        let last = last && data.is_empty();
+        self.lane.put(|out| {
+            put_message(out, Kind::Call, self.id, head);
+            if last || !piece.is_empty() {
+                frame::put(out, Kind::Data, last, self.id, &piece);
+            }
+        });
+    }
+
+    /// Begins the reply.
+    pub(crate) fn reply(&self, head: &v1::ReplyHead) {
+        self.lane.put(|out| put_message(out, Kind::Reply, self.id, head));
+    }
+
+    /// Ends the call with its status; nothing happens if it is over.
+    pub(crate) fn finish(&self, end: &v1::ReplyEnd) {
+        if self.close() {
+            self.lane.leave(self.id);
+            self.lane.put(|out| put_message(out, Kind::End, self.id, end));
+        }
+    }
+
+    /// Gives the call up, if it is not over; the peer is told why.
+    pub(crate) fn cancel(&self, code: Code) {
+        if self.close() {
+            self.lane.leave(self.id);
+            self.lane
+                .put_number(Kind::Cancel, self.id, code as u32);
+        }
+    }
+
+    /// No more from this side; false when it, or the other, had ended the call before.
+    fn close(&self) -> bool {
+        let mut state = self.state();
+        let open = !state.closed
+            && !matches!(
+                state.over,
+                Some(Over::End(_) | Over::Cancelled(_) | Over::Lost(_))
+            );
+        state.closed = true;
+        state.arrived.clear();
+        state.over.get_or_insert(Over::Cancelled(Code::Cancelled));
+        let sender = state.sender.take();
+        drop(state);
+        sender.into_iter().for_each(Waker::wake);
+        open
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn over(&self) -> Option<Result<Input, LaneError>> {
+        Some(Ok(match self.over.clone()? {
+            Over::Last => Input::Last,
+            Over::End(end) => Input::End(end),
+            Over::Cancelled(code) => Input::Cancelled(code),
+            Over::Lost(why) => return Some(Err(why)),
+        }))
+    }
+}
+
+fn put_message(out: &mut bytes::BytesMut, kind: Kind, call: CallId, message: &impl prost::Message) {
+    let length = message.encoded_len();
+    out.reserve(frame::HEADER + length);
+    frame::put_header(out, kind, false, call, length);
+    let before = out.len();
+    // BytesMut grows without end, so this cannot fail.
+    if message.encode(out).is_err() {
+        debug_assert!(false);
+    }
+    debug_assert_eq!(out.len() - before, length);
+    debug_assert!(out.has_remaining_mut());
+}

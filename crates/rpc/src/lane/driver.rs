@@ -1,0 +1,245 @@
+//! The one task of a lane that touches its stream.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    time::{Instant, Interval, MissedTickBehavior, interval_at},
+};
+
+use super::{Lane, LaneError};
+use crate::frame::{self, Frame, HEADER, Kind, LARGEST};
+
+/// How often a lane is looked at.
+const TICK: Duration = Duration::from_secs(5);
+/// A peer that takes nothing for this long, or leaves a frame unfinished, is given up.
+const STALLED: Duration = Duration::from_secs(30);
+/// Room for what arrives: between these, by how much has come at once.
+const SMALLEST_READ: usize = 4 << 10;
+const LARGEST_READ: usize = HEADER + LARGEST;
+/// Reads in a row before others of this thread have their turn.
+const READS: usize = 16;
+
+/// What the two sides of a lane do differently.
+pub(crate) trait Role: Send + Unpin + 'static {
+    /// A frame that belongs to no call yet.
+    fn frame(&mut self, lane: &Arc<Lane>, frame: Frame) -> Result<(), LaneError>;
+    /// Whether the lane may end, now that it has had no calls for so long.
+    fn may_end(&mut self, lane: &Arc<Lane>, idle: Duration) -> bool;
+    /// Called whenever the driver is polled, to see whether the node is stopping.
+    fn poll(&mut self, lane: &Arc<Lane>, cx: &mut Context<'_>) -> Result<(), LaneError>;
+}
+
+/// Runs a lane over its stream; resolves when it has ended.
+pub(crate) struct Driver<S, R> {
+    lane: Arc<Lane>,
+    stream: S,
+    role: R,
+    read: BytesMut,
+    /// What has been taken out of the outbox and not been written.
+    write: BytesMut,
+    unflushed: bool,
+    room: usize,
+    tick: Interval,
+    /// Since when nothing could be written, or a frame lacks its rest.
+    stuck: Option<(Instant, u64)>,
+    idle: Option<Instant>,
+    leaving: bool,
+}
+
+impl<S, R> Driver<S, R>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    R: Role,
+{
+    pub(crate) fn new(lane: Arc<Lane>, stream: S, role: R) -> Self {
+        let mut tick = interval_at(Instant::now() + TICK, TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            lane,
+            stream,
+            role,
+            read: BytesMut::new(),
+            write: BytesMut::new(),
+            unflushed: false,
+            room: SMALLEST_READ,
+            tick,
+            stuck: None,
+            idle: None,
+            leaving: false,
+        }
+    }
+
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LaneError>> {
+        self.role.poll(&self.lane, cx)?;
+        while self.tick.poll_tick(cx).is_ready() {
+            self.look()?;
+        }
+        self.poll_write(cx)?;
+        if self.poll_read(cx)? {
+            // Others first; what is left is read after them.
+            cx.waker().wake_by_ref();
+        }
+        // Calls that ended meanwhile may have been the last of a lane that nobody needs any more.
+        if !self.leaving && self.lane.calls() == 0 && self.role.may_end(&self.lane, self.quiet()) {
+            self.leaving = true;
+        }
+        if self.leaving && self.lane.calls() == 0 && self.write.is_empty() && !self.unflushed {
+            // Whether the other side hears of it in time does not matter.
+            let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+
+    /// Writes what there is; what comes meanwhile as well.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), LaneError> {
+        loop {
+            if self.write.is_empty() {
+                let waiting = {
+                    let mut outbox = self.lane.outbox();
+                    outbox.driver = Some(cx.waker().clone());
+                    std::mem::swap(&mut self.write, &mut outbox.bytes);
+                    std::mem::take(&mut outbox.waiting)
+                };
+                waiting.into_iter().for_each(Waker::wake);
+            }
+            if self.write.is_empty() {
+                break;
+            }
+            match Pin::new(&mut self.stream).poll_write(cx, &self.write) {
+                Poll::Ready(Ok(0)) => return Err(lost(&io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => {
+                    self.write.advance(n);
+                    self.lane.moved.fetch_add(n as u64, Relaxed);
+                    self.unflushed = true;
+                    if self.write.is_empty() && self.write.capacity() < SMALLEST_READ {
+                        self.write = BytesMut::new();
+                    }
+                }
+                Poll::Ready(Err(e)) => return Err(lost(&e)),
+                Poll::Pending => {
+                    // Woken by the stream alone, but a retired lane must be told too.
+                    self.lane.outbox().driver = Some(cx.waker().clone());
+                    return Ok(());
+                }
+            }
+        }
+        if self.unflushed
+            && let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx)
+        {
+            flushed.map_err(|e| lost(&e))?;
+            self.unflushed = false;
+        }
+        Ok(())
+    }
+
+    /// Reads and hands out frames; true when there may be more.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, LaneError> {
+        for _ in 0..READS {
+            self.read.reserve(self.room);
+            // The future holds no state of its own, so it may be made anew for every poll.
+            let reading = std::pin::pin!(self.stream.read_buf(&mut self.read));
+            let n = match reading.poll(cx) {
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(e)) => return Err(lost(&e)),
+                Poll::Pending => {
+                    // An idle lane holds no memory for what may come.
+                    if self.read.is_empty() && self.lane.calls() == 0 {
+                        self.read = BytesMut::new();
+                        self.room = SMALLEST_READ;
+                    }
+                    return Ok(false);
+                }
+            };
+            if n == 0 {
+                return Err(LaneError::Lost("it ended the stream".into()));
+            }
+            self.lane.moved.fetch_add(n as u64, Relaxed);
+            if n >= self.room {
+                self.room = (self.room * 4).min(LARGEST_READ);
+            } else if n < self.room / 8 {
+                self.room = (self.room / 2).max(SMALLEST_READ);
+            }
+            while let Some(frame) = frame::take(&mut self.read)? {
+                self.take(frame)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<(), LaneError> {
+        match frame.kind {
+            Kind::Data | Kind::Credit | Kind::Cancel | Kind::Reply | Kind::End => {
+                match self.lane.call(frame.call) {
+                    Some(call) => call.arrived(frame),
+                    // Of a call that this side has ended.
+                    None => Ok(()),
+                }
+            }
+            Kind::Hello | Kind::Call | Kind::GoAway => self.role.frame(&self.lane, frame),
+        }
+    }
+
+    /// Gives up a peer that keeps this side waiting in the middle of something.
+    fn look(&mut self) -> Result<(), LaneError> {
+        let now = Instant::now();
+        let moved = self.lane.moved.load(Relaxed);
+        if self.write.is_empty() && self.read.is_empty() {
+            self.stuck = None;
+        } else {
+            match self.stuck {
+                Some((since, then)) if then == moved => {
+                    if now - since >= STALLED {
+                        return Err(LaneError::Stalled(STALLED));
+                    }
+                }
+                _ => self.stuck = Some((now, moved)),
+            }
+        }
+        if self.lane.calls() > 0 {
+            self.idle = None;
+        } else {
+            self.idle.get_or_insert(now);
+        }
+        Ok(())
+    }
+
+    /// How long it has had no calls, as the ticks saw it.
+    fn quiet(&self) -> Duration {
+        self.idle.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+impl<S, R> Future for Driver<S, R>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    R: Role,
+{
+    type Output = Result<(), LaneError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let ended = ready!(self.poll_drive(cx));
+        if let Err(why) = &ended {
+            self.lane.end(why);
+        }
+        Poll::Ready(ended)
+    }
+}
+
+impl<S, R> Drop for Driver<S, R> {
+    fn drop(&mut self) {
+        self.lane.end(&LaneError::Closing);
+    }
+}
+
+fn lost(e: &io::Error) -> LaneError {
+    LaneError::Lost(e.to_string().into())
+}
