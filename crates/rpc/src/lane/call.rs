@@ -200,6 +200,10 @@ impl Call {
         if let Some(head) = state.head.take() {
             return Poll::Ready(Ok(LeadIn::Head(head)));
         }
+        // A head with nothing in it is not sent.
+        if !state.arrived.is_empty() {
+            return Poll::Ready(Ok(LeadIn::Head(v1::ReplyHead::default())));
+        }
         match state.over() {
             Some(over) => Poll::Ready(over.map(LeadIn::Over)),
             None => {
