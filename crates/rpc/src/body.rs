@@ -93,7 +93,9 @@ pub struct ReplyBody {
     call: Outgoing,
     /// A status that came without messages.
     end: Option<Input>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Instant>,
+    /// Made when the reply is first waited for.
+    late: Option<Pin<Box<Sleep>>>,
     over: bool,
     /// Of the calls this node makes to that peer.
     _place: OwnedSemaphorePermit,
@@ -114,7 +116,8 @@ impl ReplyBody {
         Self {
             call,
             end,
-            deadline: deadline.map(|d| Box::pin(sleep_until(d))),
+            deadline,
+            late: None,
             over: false,
             _place: place,
         }
@@ -137,10 +140,11 @@ impl Body for ReplyBody {
             None => match self.call.0.poll_input(cx) {
                 Poll::Ready(input) => input,
                 Poll::Pending => {
-                    let Some(deadline) = &mut self.deadline else {
+                    let Some(deadline) = self.deadline else {
                         return Poll::Pending;
                     };
-                    ready!(deadline.as_mut().poll(cx));
+                    let late = self.late.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+                    ready!(late.as_mut().poll(cx));
                     self.over = true;
                     self.call.0.cancel(Code::DeadlineExceeded);
                     return Poll::Ready(Some(Err(too_late())));

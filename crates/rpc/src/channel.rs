@@ -12,7 +12,6 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use http_body::Body as _;
 use polymath_proto::v1;
-use polymath_types::PeerId;
 use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 use tonic::{
@@ -26,20 +25,19 @@ use crate::{
     body::{Outgoing, ReplyBody, broken, too_late},
     frame::{self, LARGEST_HEAD},
     lane::{Call, LeadIn},
-    pool::{Class, Pool},
+    pool::{Class, Peer},
     status::{TIMEOUT, parse_timeout},
 };
 
 /// Calls to one peer; cheap to clone. Implements tonic's `GrpcService`.
 #[derive(Debug, Clone)]
 pub struct Channel {
-    pool: Pool,
-    peer: PeerId,
+    peer: Arc<Peer>,
 }
 
 impl Channel {
-    pub(crate) const fn new(pool: Pool, peer: PeerId) -> Self {
-        Self { pool, peer }
+    pub(crate) const fn new(peer: Arc<Peer>) -> Self {
+        Self { peer }
     }
 
     async fn call(self, request: Request<Body>) -> Result<Response<ReplyBody>, Status> {
@@ -50,12 +48,11 @@ impl Channel {
             // A unary request is complete at the first look.
             let (mut first, last) = first_message(&mut body).await?;
             let class = Class::of(parts.uri.path(), first.len());
-            let place = self.pool.place(self.peer).await?;
+            let place = self.peer.place().await?;
             let head = call_head(&parts, deadline)?;
             let call = self.begin(class, &head, &mut first, last).await?;
             if !last || !first.is_empty() {
-                let pump = pump(call.0.clone(), first, last, body);
-                self.pool.spawn(pump);
+                tokio::spawn(pump(Arc::clone(&call.0), first, last, body));
             }
             let lead_in = poll_fn(|cx| call.0.poll_head(cx)).await.map_err(broken)?;
             Ok::<_, Status>((call, lead_in, place))
@@ -85,7 +82,7 @@ impl Channel {
         last: bool,
     ) -> Result<Outgoing, Status> {
         loop {
-            let lane = self.pool.lane(self.peer, class).await?;
+            let lane = self.peer.lane(class).await?;
             // One that ended since it was chosen has seen nothing of the call: another is taken.
             if let Ok(call) = lane.enter() {
                 let call = Outgoing(call);

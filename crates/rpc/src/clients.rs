@@ -58,9 +58,9 @@ impl Clients {
 
     /// A channel to `peer` for any generated client, connected within `within`.
     pub async fn channel(&self, peer: PeerId, within: Duration) -> Result<Channel, ConnectError> {
-        let lane = self.pool.connect(peer, Class::Interactive, within);
-        lane.await?;
-        Ok(Channel::new(self.pool.clone(), peer))
+        let peer = self.pool.peer(peer);
+        peer.connect(Class::Interactive, within).await?;
+        Ok(Channel::new(peer))
     }
 
     /// A client of `peer`'s experts, connected within `within`.

@@ -78,13 +78,21 @@ impl Class {
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     net: Net,
-    peers: Arc<Mutex<HashMap<PeerId, Peer>>>,
+    peers: Arc<Mutex<HashMap<PeerId, Arc<Peer>>>>,
+}
+
+/// What this node has open to one peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    net: Net,
+    id: PeerId,
+    calls: Arc<Semaphore>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct Peer {
+struct State {
     classes: [Lanes; Class::COUNT],
-    calls: Arc<Semaphore>,
     breaker: Breaker,
     used: Instant,
 }
@@ -105,6 +113,26 @@ pub(crate) struct CallerLane {
 }
 
 impl CallerLane {
+    /// Runs a lane over a fresh stream.
+    fn begin(stream: MeshStream) -> Self {
+        let (lane, path, peer) = (Lane::new(), stream.path(), stream.peer());
+        let hello = v1::Hello {
+            version: Format::Wire.current(),
+        };
+        lane.put(|out| frame::put(out, Kind::Hello, false, 0, &hello.encode_to_vec()));
+        let driver = Driver::new(Arc::clone(&lane), stream, Caller);
+        tokio::spawn(async move {
+            if let Err(why) = driver.await {
+                tracing::debug!(%peer, "calls to a peer ended: {why}");
+            }
+        });
+        Self {
+            lane,
+            next: Arc::new(AtomicU32::new(1)),
+            path,
+        }
+    }
+
     /// A new call on it.
     pub(crate) fn enter(&self) -> Result<Arc<Call>, LaneError> {
         let id = self.next.fetch_add(1, Relaxed);
@@ -130,63 +158,21 @@ impl Pool {
         }
     }
 
-    /// A place for one more call to `peer`, free when its reply has ended.
-    pub(crate) async fn place(&self, peer: PeerId) -> Result<OwnedSemaphorePermit, Status> {
-        let calls = self.with(peer, |p| Arc::clone(&p.calls));
-        // Never closed.
-        let place = calls.acquire_owned().await;
-        place.map_err(|e| Status::internal(e.to_string()))
-    }
-
-    /// The lane for the next call.
-    pub(crate) async fn lane(&self, peer: PeerId, class: Class) -> Result<CallerLane, Status> {
-        let open = self.connect(peer, class, OPENING).await;
-        open.map_err(|e| {
-            let why = LaneError::Lost(e.to_string().into());
-            broken(why)
-        })
-    }
-
-    /// The same, within a time, with the opening's own error.
-    pub(crate) async fn connect(
-        &self,
-        peer: PeerId,
-        class: Class,
-        within: Duration,
-    ) -> Result<CallerLane, ConnectError> {
-        match self.choose(peer, class) {
-            Choice::Take(lane) => return Ok(lane),
-            Choice::TakeAndOpen(lane, opening) => {
-                // The next calls find the new one.
-                if let Ok(opening) = opening.try_lock_owned() {
-                    let pool = self.clone();
-                    self.spawn(async move {
-                        let _opening = opening;
-                        let _ = pool.open(peer, class, OPENING).await;
-                    });
-                }
-                return Ok(lane);
-            }
-            Choice::Open(opening) => {
-                let until = Instant::now() + within;
-                let late = || {
-                    ConnectError::Open(OpenError::Timeout {
-                        peer,
-                        protocol: CALLS.to_owned(),
-                        within,
-                    })
-                };
-                let opening = tokio::time::timeout_at(until, opening.lock_owned());
-                // Whoever was first took the time; had it been us, its own error would tell more.
-                let _opening = opening.await.map_err(|_| late())?;
-                if let Choice::Take(lane) | Choice::TakeAndOpen(lane, _) = self.choose(peer, class)
-                {
-                    return Ok(lane);
-                }
-                let left = until.saturating_duration_since(Instant::now());
-                self.open(peer, class, left).await
+    /// What is open to `peer`; nothing yet, perhaps.
+    pub(crate) fn peer(&self, peer: PeerId) -> Arc<Peer> {
+        let mut peers = self.lock();
+        if let Some(known) = peers.get(&peer) {
+            return Arc::clone(known);
+        }
+        if peers.len() >= MOST_PEERS {
+            let oldest = peers.iter().min_by_key(|(_, p)| p.state().used);
+            if let Some(gone) = oldest.map(|(id, _)| *id).and_then(|id| peers.remove(&id)) {
+                gone.retire();
             }
         }
+        let new = Arc::new(Peer::new(self.net.clone(), peer));
+        peers.insert(peer, Arc::clone(&new));
+        new
     }
 
     /// Leaves all lanes to a peer to the calls on them.
@@ -198,103 +184,151 @@ impl Pool {
 
     /// Ends what nobody has used for a while.
     pub(crate) fn reap(&self) {
-        self.lock().retain(|_, p| {
-            let keep = p.used.elapsed() < IDLE || p.busy();
+        self.lock().retain(|_, peer| {
+            let keep = peer.is_busy() || peer.state().used.elapsed() < IDLE;
             if !keep {
-                p.retire();
+                peer.retire();
             }
             keep
         });
     }
 
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        tokio::spawn(task);
+    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, Arc<Peer>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Peer {
+    fn new(net: Net, id: PeerId) -> Self {
+        Self {
+            net,
+            id,
+            calls: Arc::new(Semaphore::new(CALLS_TO_A_PEER)),
+            state: Mutex::new(State {
+                classes: Default::default(),
+                breaker: Breaker::default(),
+                used: Instant::now(),
+            }),
+        }
     }
 
-    fn choose(&self, peer: PeerId, class: Class) -> Choice {
-        let path = self.net.path_to(&peer);
-        self.with(peer, |p| {
-            let lanes = &mut p.classes[class as usize];
-            lanes.open.retain(|l| {
-                let better = l.path == PathKind::Relayed
-                    && path.is_some_and(|path| path != PathKind::Relayed);
-                if better {
-                    l.lane.retire();
-                }
-                l.lane.is_open()
-            });
-            let opening = Arc::clone(&lanes.opening);
-            let least = lanes.open.iter().map(|l| (l.lane.calls(), l));
-            match least.min_by_key(|(calls, _)| *calls) {
-                None => Choice::Open(opening),
-                Some((calls, lane)) if calls >= FILLED && lanes.open.len() < MOST_LANES => {
-                    Choice::TakeAndOpen(lane.clone(), opening)
-                }
-                Some((_, lane)) => Choice::Take(lane.clone()),
-            }
-        })
+    /// A place for one more call, free when its reply has ended.
+    pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let calls = Arc::clone(&self.calls);
+        if let Ok(place) = Arc::clone(&calls).try_acquire_owned() {
+            return Ok(place);
+        }
+        // Never closed.
+        let place = calls.acquire_owned().await;
+        place.map_err(|e| Status::internal(e.to_string()))
     }
 
-    /// Opens a lane and enters it.
-    async fn open(
-        &self,
-        peer: PeerId,
+    /// The lane for the next call.
+    pub(crate) async fn lane(self: &Arc<Self>, class: Class) -> Result<CallerLane, Status> {
+        let lane = self.connect(class, OPENING).await;
+        lane.map_err(|e| broken(LaneError::Lost(e.to_string().into())))
+    }
+
+    /// The same, within a time, with the opening's own error.
+    pub(crate) async fn connect(
+        self: &Arc<Self>,
         class: Class,
         within: Duration,
     ) -> Result<CallerLane, ConnectError> {
-        let connected = self.net.path_to(&peer).is_some();
-        let may = self.with(peer, |p| match connected {
-            true => Ok(()),
-            false => p.breaker.may_try(Instant::now()),
-        });
-        may.map_err(|why| ConnectError::Paused { peer, why })?;
-        let opened = self.net.open(peer, CALLS, within).await;
-        self.with(peer, |p| match &opened {
-            Ok(_) => p.breaker.succeeded(),
-            Err(e) => p.breaker.failed(Instant::now(), &e.to_string()),
-        });
-        let stream = opened?;
-        let path = stream.path();
-        let lane = self.begin(stream, path);
-        self.with(peer, |p| p.classes[class as usize].open.push(lane.clone()));
-        Ok(lane)
+        match self.choose(class) {
+            Choice::Take(lane) => Ok(lane),
+            Choice::TakeAndOpen(lane, opening) => {
+                // The next calls find the new one.
+                if let Ok(opening) = opening.try_lock_owned() {
+                    let peer = Arc::clone(self);
+                    tokio::spawn(async move {
+                        let _opening = opening;
+                        let _ = peer.open(class, OPENING).await;
+                    });
+                }
+                Ok(lane)
+            }
+            Choice::Open(opening) => {
+                let until = Instant::now() + within;
+                let opening = tokio::time::timeout_at(until, opening.lock_owned());
+                // Whoever was first took the time; had it been us, its own error would tell more.
+                let _opening = opening.await.map_err(|_| OpenError::Timeout {
+                    peer: self.id,
+                    protocol: CALLS.to_owned(),
+                    within,
+                })?;
+                if let Choice::Take(lane) | Choice::TakeAndOpen(lane, _) = self.choose(class) {
+                    return Ok(lane);
+                }
+                let left = until.saturating_duration_since(Instant::now());
+                self.open(class, left).await
+            }
+        }
     }
 
-    fn begin(&self, stream: MeshStream, path: PathKind) -> CallerLane {
-        let lane = Lane::new();
-        let hello = v1::Hello {
-            version: Format::Wire.current(),
-        };
-        lane.put(|out| frame::put(out, Kind::Hello, false, 0, &hello.encode_to_vec()));
-        let peer = stream.peer();
-        let driver = Driver::new(Arc::clone(&lane), stream, Caller);
-        self.spawn(async move {
-            if let Err(why) = driver.await {
-                tracing::debug!(%peer, "calls to a peer ended: {why}");
+    fn choose(&self, class: Class) -> Choice {
+        let mut state = self.state();
+        state.used = Instant::now();
+        let lanes = &mut state.classes[class as usize];
+        lanes.open.retain(|l| {
+            if l.path == PathKind::Relayed && self.has_better_path() {
+                l.lane.retire();
             }
+            l.lane.is_open()
         });
-        CallerLane {
-            lane,
-            next: Arc::new(AtomicU32::new(1)),
-            path,
+        let least = lanes.open.iter().map(|l| (l.lane.calls(), l));
+        match least.min_by_key(|(calls, _)| *calls) {
+            None => Choice::Open(Arc::clone(&lanes.opening)),
+            Some((calls, lane)) if calls >= FILLED && lanes.open.len() < MOST_LANES => {
+                Choice::TakeAndOpen(lane.clone(), Arc::clone(&lanes.opening))
+            }
+            Some((_, lane)) => Choice::Take(lane.clone()),
         }
     }
 
-    fn with<T>(&self, peer: PeerId, look: impl FnOnce(&mut Peer) -> T) -> T {
-        let mut peers = self.lock();
-        if !peers.contains_key(&peer) && peers.len() >= MOST_PEERS {
-            let oldest = peers.iter().min_by_key(|(_, p)| p.used).map(|(id, _)| *id);
-            if let Some(gone) = oldest.and_then(|id| peers.remove(&id)) {
-                gone.retire();
-            }
-        }
-        let entry = peers.entry(peer).or_insert_with(Peer::new);
-        entry.used = Instant::now();
-        look(entry)
+    /// Whether there is a path without a relay.
+    fn has_better_path(&self) -> bool {
+        let path = self.net.path_to(&self.id);
+        path.is_some_and(|path| path != PathKind::Relayed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, Peer>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Opens a lane and enters it.
+    async fn open(&self, class: Class, within: Duration) -> Result<CallerLane, ConnectError> {
+        // Whoever is connected is no longer out of reach.
+        if self.net.path_to(&self.id).is_none() {
+            let may = self.state().breaker.may_try(Instant::now());
+            may.map_err(|why| ConnectError::Paused { peer: self.id, why })?;
+        }
+        let opened = self.net.open(self.id, CALLS, within).await;
+        let mut state = self.state();
+        match opened {
+            Ok(stream) => {
+                state.breaker.succeeded();
+                let lane = CallerLane::begin(stream);
+                state.classes[class as usize].open.push(lane.clone());
+                Ok(lane)
+            }
+            Err(e) => {
+                state.breaker.failed(Instant::now(), &e.to_string());
+                Err(e.into())
+            }
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        let state = self.state();
+        let mut lanes = state.classes.iter().flat_map(|c| &c.open);
+        lanes.any(|l| l.lane.calls() > 0)
+    }
+
+    fn retire(&self) {
+        for lane in self.state().classes.iter().flat_map(|c| &c.open) {
+            lane.lane.retire();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -302,28 +336,6 @@ enum Choice {
     Take(CallerLane),
     TakeAndOpen(CallerLane, Arc<tokio::sync::Mutex<()>>),
     Open(Arc<tokio::sync::Mutex<()>>),
-}
-
-impl Peer {
-    fn new() -> Self {
-        Self {
-            classes: Default::default(),
-            calls: Arc::new(Semaphore::new(CALLS_TO_A_PEER)),
-            breaker: Breaker::default(),
-            used: Instant::now(),
-        }
-    }
-
-    fn busy(&self) -> bool {
-        let mut lanes = self.classes.iter().flat_map(|c| &c.open);
-        lanes.any(|l| l.lane.calls() > 0)
-    }
-
-    fn retire(&self) {
-        for lane in self.classes.iter().flat_map(|c| &c.open) {
-            lane.lane.retire();
-        }
-    }
 }
 
 /// The calling side of a lane.

@@ -45,6 +45,7 @@ async fn main() {
         .position(|a| a == "--case")
         .map(|i| args[i + 1].clone())
         .unwrap_or_default();
+    let alone = args.iter().any(|a| a == "--alone");
     let mesh = Mesh::start().await;
     let tonic = plain_tonic().await;
     println!("2 runtimes' threads: one runtime, {} workers; {rounds} rounds of {WINDOW:?} each side", tokio::runtime::Handle::current().metrics().num_workers());
@@ -60,7 +61,7 @@ async fn main() {
             for _ in 0..rounds {
                 let mut best: f64 = 0.0;
                 for connections in [1, 2, 4] {
-                    if connections > callers {
+                    if alone || connections > callers {
                         continue;
                     }
                     let clients = (0..callers).map(|i| tonic[i % connections].clone());

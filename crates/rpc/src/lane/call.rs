@@ -105,10 +105,6 @@ impl Call {
         self.id
     }
 
-    pub(crate) const fn lane(&self) -> &Arc<Lane> {
-        &self.lane
-    }
-
     /// Names the task that answers it, which ends with it.
     pub(crate) fn answered_by(&self, task: AbortHandle) {
         let mut state = self.state();
