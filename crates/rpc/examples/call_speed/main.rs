@@ -12,7 +12,7 @@ mod echo;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -23,6 +23,7 @@ use polymath_net::{Multiaddr, Net, NetConfig, Role};
 use polymath_proto::v1::{Payload, echo_client::EchoClient, echo_server::EchoServer};
 use polymath_rpc::{Admission, Clients};
 use polymath_types::{Genesis, NodeKey};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Status,
@@ -36,8 +37,19 @@ const LARGEST: usize = 64 << 20;
 const SOON: Duration = Duration::from_secs(10);
 const WINDOW: Duration = Duration::from_millis(1000);
 
-#[tokio::main]
-async fn main() {
+/// The services' side. Each side has one thread, as two processes on two cores would.
+static SERVER: LazyLock<Runtime> = LazyLock::new(|| {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(1).enable_all().build().unwrap()
+});
+
+fn main() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async { tokio::spawn(run()).await.unwrap() });
+}
+
+async fn run() {
     let args: Vec<String> = std::env::args().collect();
     let rounds = if args.iter().any(|a| a == "--quick") { 3 } else { 9 };
     let only = args
@@ -48,7 +60,7 @@ async fn main() {
     let alone = args.iter().any(|a| a == "--alone");
     let mesh = Mesh::start().await;
     let tonic = plain_tonic().await;
-    println!("2 runtimes' threads: one runtime, {} workers; {rounds} rounds of {WINDOW:?} each side", tokio::runtime::Handle::current().metrics().num_workers());
+    println!("one thread for each side; {rounds} rounds of {WINDOW:?} each");
     println!("{:34} {:>10} {:>10} {:>7}  spread", "case", "ours /s", "tonic /s", "ratio");
     for (size, callers) in [(128, 1), (128, 64), (4096, 64), (256 << 10, 1), (256 << 10, 64)] {
         for transport in ["tcp", "quic"] {
@@ -133,12 +145,13 @@ where
 }
 
 async fn plain_tonic() -> Vec<EchoClient<tonic::transport::Channel>> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let binding = tokio::net::TcpListener::bind("127.0.0.1:0");
+    let listener = SERVER.spawn(binding).await.unwrap().unwrap();
     let addr: SocketAddr = listener.local_addr().unwrap();
     let service = EchoServer::new(Parrot)
         .max_decoding_message_size(LARGEST)
         .max_encoding_message_size(LARGEST);
-    tokio::spawn(
+    SERVER.spawn(
         Server::builder()
             .initial_stream_window_size(16 << 20)
             .initial_connection_window_size(64 << 20)
@@ -174,9 +187,8 @@ impl Mesh {
         let genesis = Genesis::new("speed", &key.keypair().public()).unwrap();
         let listen = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"];
         let listen = listen.iter().map(|a| a.parse().unwrap()).collect();
-        let server = Net::start(NetConfig::new(key, genesis.clone(), listen))
-            .await
-            .unwrap();
+        let starting = Net::start(NetConfig::new(key, genesis.clone(), listen));
+        let server = SERVER.spawn(starting).await.unwrap().unwrap();
         let mut routes = RoutesBuilder::default();
         routes.add_service(
             EchoServer::new(Parrot)
@@ -184,7 +196,7 @@ impl Mesh {
                 .max_encoding_message_size(LARGEST),
         );
         let (net, routes) = (server.clone(), routes.routes());
-        tokio::spawn(async move {
+        SERVER.spawn(async move {
             polymath_rpc::serve(&net, routes, Admission::default(), CancellationToken::new())
                 .await
                 .unwrap();

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Answers what it is asked.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Parrot;
+pub(crate) struct Parrot;
 
 type Replies = Pin<Box<dyn Stream<Item = Result<Payload, Status>> + Send>>;
 
