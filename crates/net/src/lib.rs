@@ -20,6 +20,7 @@
 mod adapter;
 mod address;
 mod address_book;
+mod batched;
 mod config;
 mod counters;
 mod dialback;
@@ -39,6 +40,7 @@ mod provider_store;
 mod proxy;
 mod reach;
 mod report;
+mod security;
 mod sources;
 mod streams;
 mod swarm;

@@ -9,9 +9,8 @@ use libp2p::{
     core::{
         muxing::{StreamMuxerBox, SubstreamBox},
         transport::{Boxed, timeout::TransportTimeout},
-        upgrade::Version,
     },
-    dns, identity, noise, quic, relay, tcp, yamux,
+    dns, quic, relay, tcp, yamux,
 };
 
 use crate::{
@@ -20,6 +19,7 @@ use crate::{
     error::StartError,
     meter::Meters,
     proxy::Proxied,
+    security::{Preferred, Security},
     wss::Wss,
 };
 
@@ -46,9 +46,11 @@ pub(crate) fn build(
 
     let names = Names::of_the_system();
     let (circuits, relay) = relay::client::new(config.key.peer_id());
-    let circuits = secured(key, &mux, circuits)?;
-    let wss = secured(key, &mux, Wss::new(names.around(tcp_stream(config))?)?)?;
-    let tcp = secured(key, &mux, tcp_stream(config))?;
+    let security = Security::new(key, mux)?;
+    let circuits = security.on(circuits, Preferred::Noise);
+    let wss = Wss::new(names.around(tcp_stream(config))?)?;
+    let wss = security.on(wss, Preferred::Noise);
+    let tcp = security.on(tcp_stream(config), Preferred::Tls);
     let mut quic = quic::Config::new(key);
     quic.max_concurrent_stream_limit = limits.streams_per_connection.saturating_add(64);
     let quic = quic::tokio::Transport::new(quic)
@@ -101,28 +103,6 @@ fn tcp_stream(config: &NetConfig) -> Boxed<SubstreamBox> {
     )
     .map(|either, _| either.into_inner())
     .boxed()
-}
-
-/// Noise and yamux over a stream.
-fn secured<T>(
-    key: &identity::Keypair,
-    mux: &yamux::Config,
-    stream: T,
-) -> Result<Boxed<(PeerId, StreamMuxerBox)>, StartError>
-where
-    T: libp2p::Transport + Send + Unpin + 'static,
-    T::Output: futures::AsyncRead + futures::AsyncWrite + Unpin + Send + 'static,
-    T::Error: Send + Sync + 'static,
-    T::Dial: Send,
-    T::ListenerUpgrade: Send,
-{
-    let noise = noise::Config::new(key).map_err(|e| StartError::Setup(e.to_string()))?;
-    Ok(stream
-        .upgrade(Version::V1Lazy)
-        .authenticate(noise)
-        .multiplex(mux.clone())
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .boxed())
 }
 
 /// Whether the system can resolve names.

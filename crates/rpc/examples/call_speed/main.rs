@@ -61,7 +61,10 @@ async fn run() {
     let mesh = Mesh::start().await;
     let tonic = plain_tonic().await;
     println!("one thread for each side; {rounds} rounds of {WINDOW:?} each");
-    println!("{:34} {:>10} {:>10} {:>7}  spread", "case", "ours /s", "tonic /s", "ratio");
+    println!(
+        "{:34} {:>10} {:>10} {:>7}  {:16} {:>9} {:>9}",
+        "case", "ours /s", "tonic /s", "ratio", "spread", "CPU µs", "tonic's"
+    );
     for (size, callers) in [(128, 1), (128, 64), (4096, 64), (256 << 10, 1), (256 << 10, 64)] {
         for transport in ["tcp", "quic"] {
             let case = format!("{size} B, {callers} callers, {transport}");
@@ -70,6 +73,7 @@ async fn run() {
             }
             let mut ratios = Vec::new();
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            let (mut our_cpu, mut their_cpu) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
                 let mut best: f64 = 0.0;
                 for connections in [1, 2, 4] {
@@ -77,22 +81,26 @@ async fn run() {
                         continue;
                     }
                     let clients = (0..callers).map(|i| tonic[i % connections].clone());
-                    best = best.max(rate(clients.collect(), size).await);
+                    let (rate, cpu) = rate(clients.collect(), size).await;
+                    best = best.max(rate);
+                    their_cpu.push(cpu);
                 }
                 let channel = mesh.client(transport);
                 let clients = (0..callers).map(|_| channel.clone());
-                let us = rate(clients.collect(), size).await;
+                let (us, cpu) = rate(clients.collect(), size).await;
+                our_cpu.push(cpu);
                 ratios.push(us / best);
                 ours.push(us);
                 theirs.push(best);
             }
             println!(
-                "{case:34} {:>10.0} {:>10.0} {:>7.2}  {:.2} to {:.2}",
+                "{case:34} {:>10.0} {:>10.0} {:>7.2}  {:16} {:>9.1} {:>9.1}",
                 median(&mut ours),
                 median(&mut theirs),
                 median(&mut ratios),
-                ratios[0],
-                ratios[ratios.len() - 1]
+                format!("{:.2} to {:.2}", ratios[0], ratios[ratios.len() - 1]),
+                median(&mut our_cpu),
+                their_cpu.iter().copied().reduce(f64::min).unwrap_or_default()
             );
         }
     }
@@ -103,8 +111,18 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// Calls a second of so many callers, each with one call under way.
-async fn rate<C>(clients: Vec<EchoClient<C>>, size: usize) -> f64
+/// Processor time this process has used.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    // utime and stime, in ticks of 10 ms (proc_pid_stat(5)).
+    let ticks: u64 = fields[11..13].iter().map(|f| f.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// Calls a second of so many callers, each with one call under way, and the processor time of one in
+/// microseconds, both sides together.
+async fn rate<C>(clients: Vec<EchoClient<C>>, size: usize) -> (f64, f64)
 where
     C: tonic::client::GrpcService<Body> + Clone + Send + 'static,
     C::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
@@ -134,14 +152,16 @@ where
         })
         .collect();
     tokio::time::sleep(WINDOW / 4).await;
-    let (start, before) = (Instant::now(), done.load(Relaxed));
+    let (start, before, used) = (Instant::now(), done.load(Relaxed), cpu());
     tokio::time::sleep(WINDOW).await;
-    let rate = (done.load(Relaxed) - before) as f64 / start.elapsed().as_secs_f64();
+    let calls = (done.load(Relaxed) - before) as f64;
+    let rate = calls / start.elapsed().as_secs_f64();
+    let cpu = (cpu() - used).as_secs_f64() * 1e6 / calls;
     stop.store(true, Relaxed);
     for task in tasks {
         task.await.unwrap().unwrap();
     }
-    rate
+    (rate, cpu)
 }
 
 async fn plain_tonic() -> Vec<EchoClient<tonic::transport::Channel>> {

@@ -1,0 +1,401 @@
+//! Encryption of stream transports: libp2p's TLS, and noise for peers that speak nothing else.
+//!
+//! Both prove the same identity. TLS runs AES-GCM where the processors have it, at several times the
+//! rate of the ChaCha20 that noise prescribes, so it comes first. A dialler that offered both would have
+//! to wait a round trip for the choice. So it offers TLS alone, and a peer that declines is dialled
+//! again with noise; who listens takes either.
+
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    net::Ipv4Addr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use futures::{
+    AsyncRead, AsyncWrite, FutureExt,
+    future::{BoxFuture, Either},
+};
+use futures_rustls::{
+    TlsAcceptor, TlsConnector, TlsStream,
+    rustls::{
+        self, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig,
+        SignatureScheme,
+        client::{
+            ResolvesClientCert,
+            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        },
+        crypto::aws_lc_rs::{self, cipher_suite},
+        pki_types::{CertificateDer, ServerName, UnixTime},
+        sign::CertifiedKey,
+        version::TLS13,
+    },
+};
+use libp2p::{
+    Multiaddr, PeerId, TransportError,
+    core::{
+        ConnectedPoint, Endpoint,
+        muxing::StreamMuxerBox,
+        transport::{Boxed, DialOpts, ListenerId, Transport, TransportEvent},
+        upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo},
+    },
+    identity, noise, yamux,
+};
+use libp2p_tls::certificate;
+use multistream_select::{
+    Negotiated, NegotiationError, Version, dialer_select_proto, listener_select_proto,
+};
+
+use crate::{
+    batched::{GatheredWrites, ReadAhead},
+    error::StartError,
+};
+
+const TLS: &str = "/tls/1.0.0";
+const NOISE: &str = "/noise";
+/// Addresses remembered to be of peers without TLS.
+const REMEMBERED: usize = 256;
+
+/// An encrypted stream.
+type Secured<C> = Either<TlsStream<Negotiated<C>>, noise::Output<Negotiated<C>>>;
+
+/// A stream of which nobody needs to know more.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// Secures and multiplexes streams.
+#[derive(Clone)]
+pub(crate) struct Security {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    noise: noise::Config,
+    mux: yamux::Config,
+    without_tls: WithoutTls,
+}
+
+/// What a dialler offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Preferred {
+    Tls,
+    /// Where something else is slower than any cipher, or has encrypted once already.
+    Noise,
+}
+
+impl Security {
+    pub(crate) fn new(key: &identity::Keypair, mux: yamux::Config) -> Result<Self, StartError> {
+        let setup = |e: &dyn fmt::Display| StartError::Setup(format!("encryption: {e}"));
+        Ok(Self {
+            server: Arc::new(libp2p_tls::make_server_config(key).map_err(|e| setup(&e))?),
+            client: Arc::new(client_config(key).map_err(|e| setup(&e))?),
+            noise: noise::Config::new(key).map_err(|e| setup(&e))?,
+            mux,
+            without_tls: WithoutTls::default(),
+        })
+    }
+
+    /// `streams`, encrypted and multiplexed.
+    pub(crate) fn on<T>(&self, streams: T, preferred: Preferred) -> Boxed<(PeerId, StreamMuxerBox)>
+    where
+        T: Transport + Send + Unpin + 'static,
+        T::Output: Io,
+        T::Error: Send + Sync + 'static,
+        T::Dial: Send,
+        T::ListenerUpgrade: Send,
+    {
+        let security = self.clone();
+        let secured = streams
+            .and_then(move |stream, point| security.secure(ReadAhead::new(stream), point, preferred))
+            .boxed();
+        match preferred {
+            Preferred::Noise => secured,
+            Preferred::Tls => Again {
+                inner: Arc::new(Mutex::new(secured)),
+                without_tls: self.without_tls.clone(),
+            }
+            .boxed(),
+        }
+    }
+
+    async fn secure<C: Io>(
+        self,
+        stream: C,
+        point: ConnectedPoint,
+        preferred: Preferred,
+    ) -> io::Result<(PeerId, StreamMuxerBox)> {
+        let mux = self.mux.clone();
+        // In a hole punched by both sides, one of the diallers acts as the listener.
+        if let ConnectedPoint::Dialer {
+            address,
+            role_override: Endpoint::Dialer,
+            ..
+        } = point
+        {
+            let tls = preferred == Preferred::Tls && !self.without_tls.lock().contains(&address);
+            let offer = if tls { TLS } else { NOISE };
+            let (_, stream) = dialer_select_proto(stream, [offer], Version::V1Lazy).await?;
+            let (peer, stream) = self.dialled(stream, tls).await?;
+            let (protocol, stream) =
+                dialer_select_proto(stream, mux.protocol_info(), Version::V1Lazy).await?;
+            let muxer = mux.upgrade_outbound(GatheredWrites::new(stream), protocol);
+            return Ok((peer, StreamMuxerBox::new(muxer.await?)));
+        }
+        let (offered, stream) = listener_select_proto(stream, [TLS, NOISE]).await?;
+        let (peer, stream) = self.accepted(stream, offered == TLS).await?;
+        let (protocol, stream) = listener_select_proto(stream, mux.protocol_info()).await?;
+        let muxer = mux.upgrade_inbound(GatheredWrites::new(stream), protocol);
+        Ok((peer, StreamMuxerBox::new(muxer.await?)))
+    }
+
+    async fn dialled<C: Io>(
+        self,
+        stream: Negotiated<C>,
+        tls: bool,
+    ) -> io::Result<(PeerId, Secured<C>)> {
+        if tls {
+            // No name: an address is not sent (libp2p's TLS specification asks for that).
+            let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
+            let stream = TlsConnector::from(self.client).connect(nobody, stream);
+            let stream = stream.await?;
+            let peer = peer_of(stream.get_ref().1.peer_certificates())?;
+            return Ok((peer, Either::Left(stream.into())));
+        }
+        let noise = self.noise.upgrade_outbound(stream, NOISE).await;
+        let (peer, stream) = noise.map_err(io::Error::other)?;
+        Ok((peer, Either::Right(stream)))
+    }
+
+    async fn accepted<C: Io>(
+        self,
+        stream: Negotiated<C>,
+        tls: bool,
+    ) -> io::Result<(PeerId, Secured<C>)> {
+        if tls {
+            let stream = TlsAcceptor::from(self.server).accept(stream).await?;
+            let peer = peer_of(stream.get_ref().1.peer_certificates())?;
+            return Ok((peer, Either::Left(stream.into())));
+        }
+        let noise = self.noise.upgrade_inbound(stream, NOISE).await;
+        let (peer, stream) = noise.map_err(io::Error::other)?;
+        Ok((peer, Either::Right(stream)))
+    }
+}
+
+fn peer_of(certificates: Option<&[CertificateDer<'_>]>) -> io::Result<PeerId> {
+    let Some([certificate]) = certificates else {
+        return Err(io::Error::other("not exactly one certificate"));
+    };
+    let parsed = certificate::parse(certificate).map_err(io::Error::other)?;
+    Ok(parsed.peer_id())
+}
+
+/// As `libp2p_tls::make_client_config`, which puts ChaCha20 first: the client's order decides.
+fn client_config(key: &identity::Keypair) -> Result<ClientConfig, Box<dyn std::error::Error>> {
+    let (certificate, private) = certificate::generate(key)?;
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = if has_aes() {
+        vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ]
+    } else {
+        vec![
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+        ]
+    };
+    let mut config = ClientConfig::builder_with_provider(provider.into())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(SelfSigned))
+        .with_client_cert_resolver(Arc::new(Own(Arc::new(CertifiedKey::new(
+            vec![certificate],
+            aws_lc_rs::sign::any_supported_type(&private)?,
+        )))));
+    config.alpn_protocols = vec![b"libp2p".to_vec()];
+    Ok(config)
+}
+
+/// The one certificate of this node.
+#[derive(Debug)]
+struct Own(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Own {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Whether AES runs in hardware; without, ChaCha20 is faster, and constant in time.
+fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    false
+}
+
+/// One certificate, signed by itself, in which the peer's identity signs the certificate's key
+/// (<https://github.com/libp2p/specs/blob/master/tls/tls.md>). Whose identity it is, the dial checks.
+#[derive(Debug)]
+struct SelfSigned;
+
+impl ServerCertVerifier for SelfSigned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if !intermediates.is_empty() {
+            return Err(rustls::Error::General("more than one certificate".into()));
+        }
+        certificate::parse(certificate).map_err(|_| bad())?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.3 is required".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let parsed = certificate::parse(certificate).map_err(|_| bad())?;
+        let verified = parsed.verify_signature(signed.scheme, message, signed.signature());
+        verified.map_err(|_| bad())?;
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![
+            SignatureScheme::ED25519,
+            SignatureScheme::ECDSA_NISTP256_SHA256,
+            SignatureScheme::ECDSA_NISTP384_SHA384,
+            SignatureScheme::RSA_PSS_SHA256,
+            SignatureScheme::RSA_PSS_SHA384,
+            SignatureScheme::RSA_PSS_SHA512,
+        ]
+    }
+
+    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
+        None
+    }
+}
+
+fn bad() -> rustls::Error {
+    rustls::Error::InvalidCertificate(CertificateError::BadSignature)
+}
+
+/// Addresses at which TLS was declined; the oldest are forgotten first.
+#[derive(Debug, Clone, Default)]
+struct WithoutTls(Arc<Mutex<VecDeque<Multiaddr>>>);
+
+impl WithoutTls {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Multiaddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, address: Multiaddr) {
+        let mut known = self.lock();
+        if known.len() >= REMEMBERED {
+            known.pop_front();
+        }
+        known.push_back(address);
+    }
+}
+
+/// Dials a second time where TLS was declined.
+struct Again<O> {
+    inner: Arc<Mutex<Boxed<O>>>,
+    without_tls: WithoutTls,
+}
+
+impl<O> Again<O> {
+    fn lock(inner: &Mutex<Boxed<O>>) -> MutexGuard<'_, Boxed<O>> {
+        inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<O: Send + 'static> Transport for Again<O> {
+    type Output = O;
+    type Error = io::Error;
+    type ListenerUpgrade = <Boxed<O> as Transport>::ListenerUpgrade;
+    type Dial = BoxFuture<'static, io::Result<O>>;
+
+    fn listen_on(
+        &mut self,
+        id: ListenerId,
+        address: Multiaddr,
+    ) -> Result<(), TransportError<io::Error>> {
+        Self::lock(&self.inner).listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        Self::lock(&self.inner).remove_listener(id)
+    }
+
+    fn dial(
+        &mut self,
+        address: Multiaddr,
+        opts: DialOpts,
+    ) -> Result<Self::Dial, TransportError<io::Error>> {
+        let first = Self::lock(&self.inner).dial(address.clone(), opts)?;
+        let (inner, without_tls) = (Arc::clone(&self.inner), self.without_tls.clone());
+        Ok(async move {
+            let error = match first.await {
+                Err(e) if opts.role == Endpoint::Dialer && is_declined(&e) => e,
+                done => return done,
+            };
+            if without_tls.lock().contains(&address) {
+                return Err(error);
+            }
+            without_tls.note(address.clone());
+            let second = Self::lock(&inner).dial(address, opts);
+            second.map_err(|_| error)?.await
+        }
+        .boxed())
+    }
+
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
+        let mut inner = Self::lock(&self.inner);
+        Pin::new(&mut *inner).poll(cx)
+    }
+}
+
+/// Whether the other side answered, and knows no such protocol.
+fn is_declined(e: &io::Error) -> bool {
+    let mut inside = e.get_ref().map(|e| e as &(dyn std::error::Error + 'static));
+    while let Some(e) = inside {
+        if matches!(e.downcast_ref(), Some(NegotiationError::Failed)) {
+            return true;
+        }
+        inside = match e.downcast_ref::<io::Error>() {
+            // What an `io::Error` is made of is not its source.
+            Some(e) => e.get_ref().map(|e| e as &(dyn std::error::Error + 'static)),
+            None => e.source(),
+        };
+    }
+    false
+}
