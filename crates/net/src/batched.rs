@@ -110,8 +110,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for GatheredWrites<T> {
 #[derive(Debug)]
 pub(crate) struct ReadAhead<T> {
     inner: T,
-    arrived: Vec<u8>,
+    /// Longer than what has arrived: made anew, it would have to be zeroed for every read.
+    buffer: Vec<u8>,
     taken: usize,
+    arrived: usize,
     /// What is asked for at once: more after a full read.
     batch: usize,
 }
@@ -120,8 +122,9 @@ impl<T> ReadAhead<T> {
     pub(crate) const fn new(inner: T) -> Self {
         Self {
             inner,
-            arrived: Vec::new(),
+            buffer: Vec::new(),
             taken: 0,
+            arrived: 0,
             batch: SMALL,
         }
     }
@@ -134,28 +137,32 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.taken == this.arrived.len() {
+        if this.taken == this.arrived {
             if buf.len() >= this.batch {
                 return Pin::new(&mut this.inner).poll_read(cx, buf);
             }
-            this.taken = 0;
-            this.arrived.resize(this.batch, 0);
-            let n = match Pin::new(&mut this.inner).poll_read(cx, &mut this.arrived) {
-                Poll::Ready(Ok(n)) => n,
-                other => {
-                    this.arrived.clear();
-                    this.arrived.shrink_to(SMALL);
-                    this.batch = SMALL;
-                    return other;
+            if this.buffer.len() < this.batch {
+                this.buffer.resize(this.batch, 0);
+            }
+            match Pin::new(&mut this.inner).poll_read(cx, &mut this.buffer[..this.batch]) {
+                Poll::Ready(Ok(n)) => {
+                    (this.taken, this.arrived) = (0, n);
+                    if n == this.batch {
+                        this.batch = BATCH;
+                    }
                 }
-            };
-            this.arrived.truncate(n);
-            if n == this.batch {
-                this.batch = BATCH;
+                Poll::Pending => {
+                    // An idle connection holds no more than a little.
+                    this.batch = SMALL;
+                    this.buffer.truncate(SMALL);
+                    this.buffer.shrink_to_fit();
+                    return Poll::Pending;
+                }
+                error => return error,
             }
         }
-        let n = buf.len().min(this.arrived.len() - this.taken);
-        buf[..n].copy_from_slice(&this.arrived[this.taken..this.taken + n]);
+        let n = buf.len().min(this.arrived - this.taken);
+        buf[..n].copy_from_slice(&this.buffer[this.taken..this.taken + n]);
         this.taken += n;
         Poll::Ready(Ok(n))
     }
