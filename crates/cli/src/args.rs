@@ -117,6 +117,9 @@ pub(crate) struct Up {
     /// Address of the OpenAI-compatible API: HOST:PORT, auto or off
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) api: Option<String>,
+    /// Serve gRPC to programs on this machine here, with reflection and health: HOST:PORT or off
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) grpc: Option<String>,
     /// Do not look for peers on the local network
     #[arg(long)]
     pub(crate) no_local_discovery: bool,

@@ -29,6 +29,7 @@ pub(crate) async fn run(session: Session, up: args::Up) -> Result<(), Failure> {
     let store = session.store(&config)?;
     let cards = cards(&config, &store).await?;
     let api = bind_api(&config.api.listen).await?;
+    let grpc = bind_grpc(&config.api.grpc).await?;
     let node = Node::start(Options {
         home,
         lock,
@@ -52,6 +53,9 @@ pub(crate) async fn run(session: Session, up: args::Up) -> Result<(), Failure> {
                 tracing::error!("the HTTP API stopped: {e}");
             }
         });
+    }
+    if let Some(listener) = grpc {
+        node.serve_grpc(listener);
     }
     banner(&session, &node.status());
     let end = tokio::select! {
@@ -117,6 +121,9 @@ fn flags(up: &args::Up) -> Table {
     if let Some(listen) = &up.api {
         api.insert("listen".into(), listen.clone().into());
     }
+    if let Some(grpc) = &up.grpc {
+        api.insert("grpc".into(), grpc.clone().into());
+    }
     for (name, table) in [("net", net), ("api", api)] {
         if !table.is_empty() {
             all.insert(name.into(), table.into());
@@ -136,6 +143,22 @@ async fn cards(config: &Config, store: &Store) -> Result<Vec<experts::Card>, Fai
     cards
         .await
         .map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))?
+}
+
+async fn bind_grpc(address: &str) -> Result<Option<TcpListener>, Failure> {
+    if address == "off" {
+        return Ok(None);
+    }
+    // Checked with the configuration, so that this is an address of this machine.
+    let listener = TcpListener::bind(address).await;
+    listener.map(Some).map_err(|e| {
+        Failure::new(
+            ErrorKind::FailedPrecondition,
+            format!(
+                "cannot open the gRPC API on {address}: {e}: choose another with --grpc HOST:PORT, or --grpc off"
+            ),
+        )
+    })
 }
 
 async fn bind_api(listen: &str) -> Result<Option<TcpListener>, Failure> {

@@ -1,6 +1,6 @@
 //! Settings: defaults < `config.toml` < environment < flags; every value knows where it came from.
 
-use std::{collections::BTreeMap, fmt, fs, io, path::Path};
+use std::{collections::BTreeMap, fmt, fs, io, net::SocketAddr, path::Path};
 
 use polymath_net::NetLimits;
 use polymath_types::{ErrorKind, Failure};
@@ -65,6 +65,8 @@ pub struct Api {
     /// Address and port of the OpenAI-compatible API; `auto` is 127.0.0.1:8420, or any free port
     /// when that is taken; `off` is none.
     pub listen: String,
+    /// Address and port of the gRPC API, with reflection and health; `off` is none.
+    pub grpc: String,
 }
 
 /// Logs.
@@ -133,6 +135,7 @@ impl Default for Api {
     fn default() -> Self {
         Self {
             listen: "auto".into(),
+            grpc: "off".into(),
         }
     }
 }
@@ -276,21 +279,26 @@ impl Config {
                 "net.proxy = \"{proxy}\": use HOST:PORT such as proxy.example:3128"
             )));
         }
-        if let Ok(address) = self.api.listen.parse::<std::net::SocketAddr>()
-            && !address.ip().is_loopback()
-        {
-            return Err(bad(format!(
-                "api.listen = \"{address}\": the API has no keys yet, so it opens on this machine only: use the loopback address 127.0.0.1:{}",
-                address.port()
-            )));
-        }
-        if !matches!(self.api.listen.as_str(), "auto" | "off")
-            && self.api.listen.parse::<std::net::SocketAddr>().is_err()
-        {
-            return Err(bad(format!(
-                "api.listen = \"{}\": use HOST:PORT such as 127.0.0.1:8420, auto or off",
-                self.api.listen
-            )));
+        let apis = [
+            ("api.listen", &self.api.listen, &["auto", "off"][..], 8420),
+            ("api.grpc", &self.api.grpc, &["off"][..], 8421),
+        ];
+        for (key, value, words, port) in apis {
+            let or = words.join(" or ");
+            match value.parse::<SocketAddr>() {
+                Ok(address) if !address.ip().is_loopback() => {
+                    return Err(bad(format!(
+                        "{key} = \"{address}\": the API has no keys yet, so it opens on this machine only: use the loopback address 127.0.0.1:{}",
+                        address.port()
+                    )));
+                }
+                Err(_) if !words.contains(&value.as_str()) => {
+                    return Err(bad(format!(
+                        "{key} = \"{value}\": use HOST:PORT such as 127.0.0.1:{port}, or {or}"
+                    )));
+                }
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -1,14 +1,20 @@
-//! The daemon's own API on a Unix socket in its home.
+//! The daemon's own API: on a Unix socket in its home, and as far as it harms nobody over TCP.
 
 use std::{fs, io, os::unix::fs::PermissionsExt, pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt};
-use polymath_proto::v1::{self, control_client::ControlClient, control_server};
+use polymath_proto::v1::{
+    self, control_client::ControlClient, control_server, expert_server::ExpertServer,
+};
 use polymath_rpc as rpc;
 use polymath_types::{ErrorKind, Failure, Format};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{
+    Request, Response, Status,
+    service::{Routes, RoutesBuilder},
+    transport::Channel,
+};
 
 use crate::{End, Entrance, Home, InviteTerms, Node, home::io_failure};
 
@@ -82,16 +88,63 @@ pub(crate) fn unbind(home: &Home) {
 
 pub(crate) async fn serve(node: Node, listener: UnixListener) {
     let cancel = node.inner.cancel.clone();
-    let mut routes = tonic::service::RoutesBuilder::default();
-    let service = control_server::ControlServer::new(Service { node });
-    routes.add_service(service.max_decoding_message_size(rpc::MAX_MESSAGE));
-    if let Err(e) = rpc::serve_unix(listener, routes.routes(), cancel).await {
+    let routes = match routes(node, Access::Owner).await {
+        Ok(routes) => routes,
+        Err(e) => return tracing::error!("the control API cannot be described: {e}"),
+    };
+    if let Err(e) = rpc::serve_unix(listener, routes, cancel).await {
         tracing::error!("the control API stopped: {e}");
     }
 }
 
+/// The same over TCP, where anybody on this machine can call.
+pub(crate) async fn serve_tcp(node: Node, listener: TcpListener) {
+    let cancel = node.inner.cancel.clone();
+    let routes = match routes(node, Access::Anybody).await {
+        Ok(routes) => routes,
+        Err(e) => return tracing::error!("the gRPC API cannot be described: {e}"),
+    };
+    if let Err(e) = rpc::serve_tcp(listener, routes, cancel).await {
+        tracing::error!("the gRPC API stopped: {e}");
+    }
+}
+
+async fn routes(node: Node, access: Access) -> Result<Routes, String> {
+    let mut routes = RoutesBuilder::default();
+    let expert = ExpertServer::new(node.inner.service.clone());
+    routes.add_service(expert.max_decoding_message_size(rpc::MAX_MESSAGE));
+    let control = control_server::ControlServer::new(Service { node, access });
+    routes.add_service(control.max_decoding_message_size(rpc::MAX_MESSAGE));
+    let services = ["polymath.v1.Control", "polymath.v1.Expert"];
+    rpc::describe(&mut routes, &services).await?;
+    Ok(routes.routes())
+}
+
+/// Who can reach the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Whoever may read the home.
+    Owner,
+    /// Every program on this machine.
+    Anybody,
+}
+
 struct Service {
     node: Node,
+    access: Access,
+}
+
+impl Service {
+    /// For what changes the node or tells its secrets.
+    fn owner(&self) -> Result<(), Status> {
+        match self.access {
+            Access::Owner => Ok(()),
+            Access::Anybody => Err(rpc::status(&Failure::new(
+                ErrorKind::PermissionDenied,
+                "that is the owner's to ask: call it on the Unix socket in the node's home, or use the polymath command",
+            ))),
+        }
+    }
 }
 
 fn check(version: u32) -> Result<(), Status> {
@@ -139,6 +192,7 @@ impl control_server::Control for Service {
         &self,
         request: Request<v1::JoinRequest>,
     ) -> Result<Response<v1::JoinResponse>, Status> {
+        self.owner()?;
         check(request.get_ref().version)?;
         let request = request.get_ref();
         let outcome = async {
@@ -153,6 +207,7 @@ impl control_server::Control for Service {
         &self,
         request: Request<v1::InviteRequest>,
     ) -> Result<Response<v1::InviteResponse>, Status> {
+        self.owner()?;
         let request = request.into_inner();
         check(request.version)?;
         let terms = InviteTerms {
@@ -172,6 +227,7 @@ impl control_server::Control for Service {
         &self,
         request: Request<v1::SignAnchorsRequest>,
     ) -> Result<Response<v1::SignAnchorsResponse>, Status> {
+        self.owner()?;
         let request = request.into_inner();
         check(request.version)?;
         let expires_in = Some(request.expires_s).filter(|s| *s != 0);
@@ -190,6 +246,7 @@ impl control_server::Control for Service {
         &self,
         request: Request<v1::DoctorRequest>,
     ) -> Result<Response<Self::DoctorStream>, Status> {
+        self.owner()?;
         check(request.get_ref().version)?;
         let within = Duration::from_millis(request.get_ref().timeout_ms).min(LONGEST_DIAGNOSIS);
         let events = self.node.examined(within, Vec::new());
@@ -200,6 +257,7 @@ impl control_server::Control for Service {
         &self,
         request: Request<v1::ShutdownRequest>,
     ) -> Result<Response<v1::ShutdownResponse>, Status> {
+        self.owner()?;
         check(request.get_ref().version)?;
         self.node.stop(End::Stopped);
         Ok(Response::new(v1::ShutdownResponse {}))

@@ -365,6 +365,12 @@ impl Node {
         );
     }
 
+    /// Serves programs on this machine by ordinary gRPC, with reflection and health, until the node ends.
+    pub fn serve_grpc(&self, listener: tokio::net::TcpListener) {
+        let serving = control::serve_tcp(self.clone(), listener);
+        self.inner.tasks.spawn(serving);
+    }
+
     /// Whether every hosted expert is loaded or has failed.
     pub fn settled(&self) -> bool {
         self.inner.service.hosted.settled()

@@ -31,6 +31,6 @@ pub use convert::{
     reason_to_proto, sampling_from_proto, sampling_to_proto, usage_from_proto, usage_to_proto,
 };
 pub use lane::LaneError;
-pub use local::{connect_unix, serve_unix};
+pub use local::{connect_unix, describe, serve_tcp, serve_unix};
 pub use server::{CALLS, Caller, ServeError, serve};
 pub use status::{budget, check_version, failure, status};

@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use prost::Message as _;
+
 fn main() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
@@ -13,6 +15,8 @@ fn main() -> anyhow::Result<()> {
     fs::create_dir_all(&out)?;
     let files = ["expert", "catalog", "control", "call", "echo"].map(|f| format!("polymath/v1/{f}.proto"));
     let descriptors = protox::compile(files, [root.join("proto")])?;
+    // For reflection: what a client such as grpcurl asks a server to describe itself by.
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".")
         .out_dir(out)

@@ -1,0 +1,64 @@
+"""A client that knows nothing of Polymath but an address: everything else it asks the server for.
+
+Usage: grpc_client.py HOST:PORT EXPERT
+"""
+
+import sys
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+address, expert = sys.argv[1:]
+channel = grpc.insecure_channel(address)
+
+health = health_pb2_grpc.HealthStub(channel)
+for service in ["", "polymath.v1.Control"]:
+    answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING, answer
+
+database = ProtoReflectionDescriptorDatabase(channel)
+assert "polymath.v1.Control" in database.get_services(), database.get_services()
+control = DescriptorPool(database).FindServiceByName("polymath.v1.Control")
+
+
+def call(name, timeout=60, **fields):
+    method = control.methods_by_name[name]
+    request = message_factory.GetMessageClass(method.input_type)(version=1, **fields)
+    reply = message_factory.GetMessageClass(method.output_type)
+    kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+    stub = kind(
+        f"/polymath.v1.Control/{name}",
+        request_serializer=lambda m: m.SerializeToString(),
+        response_deserializer=reply.FromString,
+    )
+    return stub(request, timeout=timeout)
+
+
+assert call("Status").peer
+experts = [e.name for e in call("Experts").experts]
+assert expert in experts, experts
+
+text, done = "", None
+question = [{"role": "ROLE_USER", "content": "How do I boil an egg?"}]
+for event in call("Ask", kind="generate", messages=question, sampling={"max_tokens": 8}):
+    which = event.WhichOneof("event")
+    assert which != "failed", event
+    if which == "tokens":
+        text += event.tokens.text
+    if which == "done":
+        done = event.done
+assert done is not None and done.expert == expert and text, (done, text)
+
+# What is the owner's stays the owner's.
+try:
+    call("Shutdown")
+    raise AssertionError("anybody could shut the node down")
+except grpc.RpcError as refused:
+    assert refused.code() == grpc.StatusCode.PERMISSION_DENIED, refused
+    assert "Unix socket" in refused.details()
+print(text)
