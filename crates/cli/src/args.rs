@@ -354,9 +354,10 @@ pub(crate) struct Demo {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Bench {
-    /// What to measure: start (API open, idle memory) or remote (tokens/s of a remote expert
-    /// against the same expert asked on its own node)
-    #[arg(value_parser = ["start", "remote"])]
+    /// What to measure: start (API open, idle memory), remote (tokens/s of a remote expert
+    /// against the same expert asked on its own node) or rpc (calls a second between two nodes
+    /// against plain tonic)
+    #[arg(value_parser = ["start", "remote", "rpc"])]
     pub(crate) name: String,
     /// End within 60 seconds
     #[arg(long)]

@@ -7,6 +7,8 @@ use polymath_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+mod rpc;
+
 use crate::{
     args,
     daemon::{self, Daemon},
@@ -65,6 +67,7 @@ pub(crate) async fn run(session: Session, bench: args::Bench) -> Result<(), Fail
     let measure = async {
         match bench.name.as_str() {
             "start" => start(homes.path()).await,
+            "rpc" => rpc::run(bench.quick).await,
             _ => {
                 let dir = daemon::cache_dir(bench.dir)?;
                 let models = demo::prepare_models(&session, &dir).await?;

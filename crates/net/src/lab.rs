@@ -22,6 +22,8 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// Bytes under way on one link; the sender waits when they have not arrived.
 const UNDER_WAY: usize = 256 * 1024;
+/// How far a sender may be ahead of a link of limited rate.
+const BURST: Duration = Duration::from_millis(5);
 /// Bytes taken from the socket at once.
 const READ: usize = 16 * 1024;
 
@@ -29,6 +31,8 @@ const READ: usize = 16 * 1024;
 #[derive(Clone)]
 pub struct Conditions {
     rtt: Arc<dyn Fn(&Multiaddr) -> Duration + Send + Sync>,
+    /// Bytes a second, each way.
+    rate: Option<u64>,
     cut: Arc<AtomicBool>,
 }
 
@@ -37,7 +41,16 @@ impl Conditions {
     pub fn new(rtt: impl Fn(&Multiaddr) -> Duration + Send + Sync + 'static) -> Self {
         Self {
             rtt: Arc::new(rtt),
+            rate: None,
             cut: Arc::default(),
+        }
+    }
+
+    /// The same links, over which at most so many bytes a second pass each way.
+    pub fn with_rate(self, bytes_per_second: u64) -> Self {
+        Self {
+            rate: Some(bytes_per_second.max(1)),
+            ..self
         }
     }
 
@@ -55,10 +68,19 @@ impl Conditions {
         if !rtt.is_zero() {
             sleep(rtt).await;
         }
+        let in_flight = self.rate.map_or(0, |rate| rate as f64 * rtt.as_secs_f64());
         Link {
             stream,
             cut: self.cut,
             rtt,
+            // The listener's side is the real link.
+            rate: self
+                .rate
+                .filter(|_| matches!(point, ConnectedPoint::Dialer { .. })),
+            most: UNDER_WAY + in_flight as usize,
+            free_in: Instant::now(),
+            free_out: Instant::now(),
+            may_send: Box::pin(sleep(Duration::ZERO)),
             under_way: VecDeque::new(),
             bytes: 0,
             ended: false,
@@ -82,11 +104,25 @@ impl fmt::Debug for Conditions {
     }
 }
 
+/// When `n` more bytes have passed a link that is free at `free`.
+fn passed(rate: Option<u64>, free: Instant, n: usize) -> Instant {
+    let took = rate.map_or(Duration::ZERO, |rate| {
+        Duration::from_secs_f64(n as f64 / rate as f64)
+    });
+    free.max(Instant::now()) + took
+}
+
 /// A stream whose bytes arrive late.
 pub(crate) struct Link<S> {
     stream: S,
     cut: Arc<AtomicBool>,
     rtt: Duration,
+    rate: Option<u64>,
+    most: usize,
+    /// When all that came before has passed the link, each way.
+    free_in: Instant,
+    free_out: Instant,
+    may_send: Pin<Box<Sleep>>,
     /// What was sent, when it arrives, and how much of it has been read.
     under_way: VecDeque<(Instant, Vec<u8>, usize)>,
     bytes: usize,
@@ -98,13 +134,14 @@ impl<S: AsyncRead + Unpin> Link<S> {
     /// Notes the time of everything that has come in.
     fn take_in(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let mut buffer = [0; READ];
-        while !self.ended && self.bytes < UNDER_WAY {
+        while !self.ended && self.bytes < self.most {
             match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => self.ended = true,
                 Poll::Ready(Ok(n)) => {
                     self.bytes += n;
-                    let arrives = Instant::now() + self.rtt;
+                    self.free_in = passed(self.rate, self.free_in, n);
+                    let arrives = self.free_in + self.rtt;
                     self.under_way.push_back((arrives, buffer[..n].to_vec(), 0));
                 }
                 Poll::Ready(Err(error)) => return Err(error),
@@ -124,7 +161,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
         if this.cut.load(Relaxed) {
             return Poll::Pending;
         }
-        if this.rtt.is_zero() {
+        if this.rtt.is_zero() && this.rate.is_none() {
             return Pin::new(&mut this.stream).poll_read(cx, buffer);
         }
         this.take_in(cx)?;
@@ -162,7 +199,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
         if self.cut.load(Relaxed) {
             return Poll::Ready(Ok(buffer.len()));
         }
-        Pin::new(&mut self.stream).poll_write(cx, buffer)
+        let this = &mut *self;
+        if this.rate.is_some() && this.free_out > Instant::now() + BURST {
+            let due = this.free_out - BURST;
+            if this.may_send.deadline() != due {
+                this.may_send.set(sleep_until(due));
+            }
+            ready!(this.may_send.as_mut().poll(cx));
+        }
+        let n = ready!(Pin::new(&mut this.stream).poll_write(cx, buffer))?;
+        this.free_out = passed(this.rate, this.free_out, n);
+        Poll::Ready(Ok(n))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

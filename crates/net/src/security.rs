@@ -21,8 +21,8 @@ use futures::{
 use futures_rustls::{
     TlsAcceptor, TlsConnector, TlsStream,
     rustls::{
-        self, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig,
-        SignatureScheme,
+        self, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName,
+        ServerConfig, SignatureScheme,
         client::{
             ResolvesClientCert,
             danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -106,7 +106,9 @@ impl Security {
     {
         let security = self.clone();
         let secured = streams
-            .and_then(move |stream, point| security.secure(ReadAhead::new(stream), point, preferred))
+            .and_then(move |stream, point| {
+                security.secure(ReadAhead::new(stream), point, preferred)
+            })
             .boxed();
         match preferred {
             Preferred::Noise => secured,

@@ -18,6 +18,7 @@ mod convert;
 mod frame;
 mod lane;
 mod local;
+mod parrot;
 mod pool;
 mod server;
 mod status;
@@ -32,5 +33,6 @@ pub use convert::{
 };
 pub use lane::LaneError;
 pub use local::{connect_unix, describe, serve_tcp, serve_unix};
+pub use parrot::Parrot;
 pub use server::{CALLS, Caller, ServeError, serve};
 pub use status::{budget, check_version, failure, status};

@@ -1,4 +1,4 @@
-//! A service with every shape of call.
+//! A service with every shape of call, for benchmarks and tests of transports.
 
 use std::{pin::Pin, time::Duration};
 
@@ -6,16 +6,19 @@ use futures::{Stream, StreamExt, stream};
 use polymath_proto::v1::{Payload, echo_server::Echo};
 use tonic::{Request, Response, Status, Streaming};
 
-/// Answers what it is asked.
+/// Answers what it is asked: the same bytes, or as many as the request wants.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Parrot;
+pub struct Parrot;
+
+/// Largest reply made up on request.
+const LARGEST: u32 = 64 << 20;
 
 type Replies = Pin<Box<dyn Stream<Item = Result<Payload, Status>> + Send>>;
 
 fn reply(request: Payload) -> Payload {
     let data = match request.reply_bytes {
         None => request.data,
-        Some(n) => vec![7; n as usize].into(),
+        Some(n) => vec![7; n.min(LARGEST) as usize].into(),
     };
     Payload {
         data,
