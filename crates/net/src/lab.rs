@@ -68,7 +68,9 @@ impl Conditions {
         if !rtt.is_zero() {
             sleep(rtt).await;
         }
-        let in_flight = self.rate.map_or(0, |rate| rate as f64 * rtt.as_secs_f64());
+        let in_flight = self
+            .rate
+            .map_or(0.0, |rate| rate as f64 * rtt.as_secs_f64());
         Link {
             stream,
             cut: self.cut,

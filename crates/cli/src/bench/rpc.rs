@@ -506,8 +506,9 @@ impl Guest {
                 Ok::<_, io::Error>(TokioIo::new(Http2Stream(stream)))
             }
         });
-        let channel = endpoint("http://mesh.invalid".into())?.connect_with_connector(connector);
-        let channel = channel.await.map_err(|e| failed("HTTP/2 on a stream", e))?;
+        let endpoint = endpoint("http://mesh.invalid".into())?;
+        let channel = endpoint.connect_with_connector(connector).await;
+        let channel = channel.map_err(|e| failed("HTTP/2 on a stream", e))?;
         Ok(as_side(vec![EchoClient::new(channel)]))
     }
 }
