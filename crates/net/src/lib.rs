@@ -20,6 +20,7 @@
 mod adapter;
 mod address;
 mod address_book;
+mod bulk;
 mod config;
 mod counters;
 mod dialback;
@@ -48,6 +49,11 @@ mod whereabouts;
 mod wss;
 
 pub use address::{is_dialable, scope_of, worth_telling};
+pub use bulk::{
+    Bulk, BulkAnswer, BulkArrival, BulkBindError, BulkConnectError, BulkConnection, BulkCounters,
+    BulkLimits, BulkReceiver, BulkReply, BulkSender, Congestion, Ticket, TicketError,
+    TransferError,
+};
 pub use config::{NetConfig, NetLimits, Role};
 pub use counters::NetCounters;
 pub use door::{Door, Doorkeeper, Refused};
