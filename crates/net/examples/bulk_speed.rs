@@ -51,13 +51,12 @@ enum Way {
     PlainTcp,
 }
 
-const CONTROLS: [Congestion; 3] = [Congestion::Bottleneck, Congestion::Bbr, Congestion::Cubic];
+const CONTROLS: [Congestion; 2] = [Congestion::Bottleneck, Congestion::Bbr];
 
 /// In the order of the table; the reference is libp2p's QUIC.
-const WAYS: [Way; 6] = [
+const WAYS: [Way; 5] = [
     Way::Bulk(CONTROLS[0]),
     Way::Bulk(CONTROLS[1]),
-    Way::Bulk(CONTROLS[2]),
     Way::MeshQuic,
     Way::MeshTcp,
     Way::PlainTcp,
@@ -77,7 +76,8 @@ impl Way {
         match self {
             Self::Bulk(Congestion::Bottleneck) => "ours".into(),
             Self::Bulk(Congestion::Bbr) => "quinn's BBR".into(),
-            Self::Bulk(_) | Self::MeshQuic => "quinn's CUBIC".into(),
+            Self::Bulk(_) => "another".into(),
+            Self::MeshQuic => "quinn's CUBIC".into(),
             Self::MeshTcp | Self::PlainTcp => {
                 let path = "/proc/sys/net/ipv4/tcp_congestion_control";
                 let kernel = std::fs::read_to_string(path).unwrap_or_default();
@@ -453,6 +453,9 @@ struct Row {
     kept: Vec<f64>,
 }
 
+/// Which times of a row.
+type Times = fn(&Row) -> &Vec<f64>;
+
 /// All rows, and the percentage of packets that the server lost with each congestion control.
 async fn measure(options: &Options, ip: IpAddr) -> (Vec<Row>, Vec<String>) {
     let mut server = Server::meet(ip).await;
@@ -513,7 +516,10 @@ async fn measure(options: &Options, ip: IpAddr) -> (Vec<Row>, Vec<String>) {
 fn median(times: &[f64]) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    sorted
+        .get(sorted.len().saturating_sub(1) / 2)
+        .copied()
+        .unwrap_or(f64::NAN)
 }
 
 fn spread(times: &[f64]) -> (f64, f64) {
@@ -523,13 +529,13 @@ fn spread(times: &[f64]) -> (f64, f64) {
 
 fn print(options: &Options, rows: &[Row], losses: &[String]) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let reference = |row: &Row, times: fn(&Row) -> &Vec<f64>| {
+    let reference = |row: &Row, times: Times| {
         let same = |r: &&Row| r.way == Way::MeshQuic && r.size == row.size;
         rows.iter()
             .find(same)
             .map_or(f64::NAN, |r| median(times(r)))
     };
-    let columns: [(&str, fn(&Row) -> &Vec<f64>); 2] = [("new", |r| &r.new), ("kept", |r| &r.kept)];
+    let columns: [(&str, Times); 2] = [("new", |r| &r.new), ("kept", |r| &r.kept)];
     if options.json {
         let mut out = Vec::new();
         for row in rows {
@@ -559,6 +565,7 @@ fn print(options: &Options, rows: &[Row], losses: &[String]) {
          Mbit/s, and how many times libp2p's QUIC\n",
         options.line, options.rounds
     );
+    println!("Packets the bulk lane lost, {}.\n", losses.join(", "));
     println!(
         "| way | congestion control | bytes | connection | seconds | Mbit/s | times libp2p QUIC |"
     );

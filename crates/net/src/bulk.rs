@@ -210,3 +210,6 @@ impl fmt::Debug for Bulk {
 fn protocol(mesh: MeshId) -> String {
     format!("/polymath/{mesh}/bulk/{}", Format::Wire.current())
 }
+
+#[cfg(test)]
+mod tests;

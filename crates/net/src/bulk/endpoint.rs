@@ -4,8 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use quinn::{
     Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt,
-    congestion::{BbrConfig, CubicConfig},
+    TransportConfig, VarInt, congestion::BbrConfig,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -60,7 +59,6 @@ pub(super) fn transport(limits: &BulkLimits) -> TransportConfig {
         .congestion_controller_factory(match limits.congestion {
             Congestion::Bottleneck => Arc::new(Bottleneck::default()),
             Congestion::Bbr => Arc::new(BbrConfig::default()),
-            Congestion::Cubic => Arc::new(CubicConfig::default()),
         });
     config
 }

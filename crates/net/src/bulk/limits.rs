@@ -6,13 +6,11 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Congestion {
-    /// What the path has shown to deliver, whatever it loses by chance. The others are for comparison.
+    /// What the path has shown to deliver, whatever it loses by chance.
     #[default]
     Bottleneck,
-    /// quinn's BBR.
+    /// quinn's BBR, for comparison.
     Bbr,
-    /// quinn's CUBIC, as libp2p has it.
-    Cubic,
 }
 
 /// Bounds on what the bulk lane can make this node hold.
