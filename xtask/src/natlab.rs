@@ -52,6 +52,8 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         // As the tests are built: other packages would be other features, and all compiled anew.
         "--workspace",
         "--bins",
+        // The bulk lane's speed program.
+        "--examples",
     ]))?;
     let mut lab = process::command(process::target().join("release").join("natlab"));
     lab.args(args.iter().filter(|a| *a != "--strict"));

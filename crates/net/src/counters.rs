@@ -2,25 +2,30 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+/// A public snapshot and the live counters behind it.
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What the network side of this node refused, dropped or gave up since it started.
+    ($(#[$about:meta])* $snapshot:ident of $live:ident, $($(#[$doc:meta])* $name:ident,)*) => {
+        $(#[$about])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
-        pub struct NetCounters { $($(#[$doc])* pub $name: u64,)* }
+        pub struct $snapshot { $($(#[$doc])* pub $name: u64,)* }
 
         #[derive(Debug, Default)]
-        pub(crate) struct Counters { $(pub(crate) $name: Counter,)* }
+        pub(crate) struct $live { $(pub(crate) $name: $crate::counters::Counter,)* }
 
-        impl Counters {
-            pub(crate) fn snapshot(&self) -> NetCounters {
-                NetCounters { $($name: self.$name.get(),)* }
+        impl $live {
+            pub(crate) fn snapshot(&self) -> $snapshot {
+                $snapshot { $($name: self.$name.get(),)* }
             }
         }
     };
 }
 
+pub(crate) use counters;
+
 counters! {
+    /// What the network side of this node refused, dropped or gave up since it started.
+    NetCounters of Counters,
     /// Inbound streams reset because their protocol's queue was full.
     streams_refused_queue_full,
     /// Inbound streams reset because their peer alone had filled its share of the queue.

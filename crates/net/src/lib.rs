@@ -21,6 +21,7 @@ mod adapter;
 mod address;
 mod address_book;
 mod batched;
+mod bulk;
 mod config;
 mod counters;
 mod dialback;
@@ -50,6 +51,11 @@ mod whereabouts;
 mod wss;
 
 pub use address::{is_dialable, scope_of, worth_telling};
+pub use bulk::{
+    Bulk, BulkAnswer, BulkArrival, BulkBindError, BulkConnectError, BulkConnection, BulkCounters,
+    BulkLimits, BulkReceiver, BulkReply, BulkSender, Congestion, Ticket, TicketError,
+    TransferError,
+};
 pub use config::{NetConfig, NetLimits, Role};
 pub use counters::NetCounters;
 pub use door::{Door, Doorkeeper, Refused};

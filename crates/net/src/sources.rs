@@ -68,10 +68,15 @@ impl Share {
 
 /// Who is meant by an address: an IPv6 host has a network of 64 bits to itself (RFC 6177).
 pub(crate) fn source_of(remote: &Multiaddr) -> Option<IpAddr> {
-    Some(match ip_of(remote)?.to_canonical() {
+    ip_of(remote).map(source_of_ip)
+}
+
+/// The same, of a bare address.
+pub(crate) fn source_of_ip(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
         v4 => v4,
-    })
+    }
 }
 
 impl NetworkBehaviour for Behaviour {

@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// Cells run side by side [default: one for each core]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
-    /// Runs of each cell
+    /// Runs of each cell, rounds of the bulk lane
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) repeats: NonZeroUsize,
     /// Only these cells: ASKS/ANSWERS/TRANSPORTS with names or *, e.g. symmetric/*/quic; repeatable
@@ -56,10 +56,13 @@ pub(crate) enum Part {
     Matrix,
     /// Run scenarios
     Scenarios,
+    /// Measure the bulk lane over a long line that loses packets; only when named
+    Bulk,
 }
 
 impl Args {
     pub(crate) fn wants(&self, part: Part) -> bool {
-        self.parts.is_empty() || self.parts.contains(&part)
+        let unasked = self.parts.is_empty() && part != Part::Bulk;
+        unasked || self.parts.contains(&part)
     }
 }

@@ -19,6 +19,7 @@ use serde_json::json;
 
 use crate::{
     args::{Args, Part},
+    bulk,
     cell::{self, Cell},
     daemon::{LOG, TESTIMONY},
     mesh::Place,
@@ -54,6 +55,14 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<ExitCode> {
     sandbox::settle()?;
+    if args.wants(Part::Bulk) {
+        let program = bulk::program()?;
+        let table = bulk::measure(&program, args.repeats.get(), args.json, SEED)?;
+        print(&table)?;
+        if args.parts.len() == 1 {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     let began = Instant::now();
     let lab = Lab::new(args)?;
     let mut report = Report::default();
@@ -76,9 +85,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     } else {
         report.markdown()
     };
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .context("nobody reads the report")?;
+    print(&text)?;
     let shortfalls = report.shortfalls();
     for shortfall in &shortfalls {
         eprintln!("natlab: short of theory: {shortfall}");
@@ -88,6 +95,12 @@ fn run(args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn print(text: &str) -> Result<()> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("nobody reads the report")
 }
 
 struct Lab<'a> {

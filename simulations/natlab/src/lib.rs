@@ -5,13 +5,15 @@
 //! short ([`tally`]). Effects: the lab's own corner of the machine ([`sandbox`]), namespaces
 //! ([`netns`], [`wire`], [`topology`]), daemons ([`daemon`], [`mesh`]), and what is done with them:
 //! plain [`sockets`] measure the NATs ([`selftest`]), the theory ([`punch`]) and lines ([`echo`]), daemons
-//! run cells ([`trial`]) and scenarios ([`scenario`]).
+//! run cells ([`trial`]) and scenarios ([`scenario`]), and a program of `polymath-net` compares ways to
+//! carry large bodies over a long line ([`bulk`]).
 //!
 //! Network namespaces are Linux's; elsewhere this crate is empty.
 
 #![cfg(target_os = "linux")]
 
 mod args;
+mod bulk;
 mod cell;
 mod daemon;
 mod echo;

@@ -1,6 +1,7 @@
 //! Several real swarms on loopback, by behaviour.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bulk;
 mod closed;
 mod dht;
 mod dht_under_attack;
