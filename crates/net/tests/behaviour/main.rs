@@ -11,3 +11,4 @@ mod meshes;
 mod reach;
 mod streams;
 mod support;
+mod upload;
