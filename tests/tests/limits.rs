@@ -103,7 +103,7 @@ fn peers_beyond_the_limit_wait_while_own_questions_are_answered() {
         (&"local".into(), &1.into())
     );
     load_is(&server, 1, 1);
-    busy.map(end);
+    busy.into_iter().for_each(end);
     load_is(&server, 0, 0);
     asker.ask(SHORT);
 }
@@ -119,7 +119,7 @@ fn without_a_word_from_the_operator_one_place_is_kept() {
     load_is(&server, 1, 2);
     server.ask(SHORT);
     load_is(&server, 1, 2);
-    busy.map(end);
+    busy.into_iter().for_each(end);
 }
 
 #[test]
@@ -181,7 +181,8 @@ fn who_could_not_be_answered_in_time_is_told_at_once_and_when_to_come_again() {
     let (status, answer) = post(&asker, "How do I boil an egg?");
     assert_eq!(status, 429, "{answer}");
     assert!(answer.contains("\r\nretry-after: "), "{answer}");
-    [busy, waits].map(end);
+    end(busy);
+    end(waits);
 }
 
 #[test]
