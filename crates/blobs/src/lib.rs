@@ -42,5 +42,5 @@ pub use known::{KnownModel, Member, Package, known_model, known_models};
 pub use manifest::{Installed, Origin};
 pub use progress::{JsonProgress, PlainProgress, Progress, SilentProgress, TerminalProgress};
 pub use pull::Source;
-pub use store::{Damaged, Listing, Removed, Store, StoreOptions};
+pub use store::{Damaged, DiskLimit, Listing, Removed, Store, StoreOptions};
 pub use verify::Verified;

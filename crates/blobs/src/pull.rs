@@ -120,6 +120,17 @@ impl Store {
 
     /// Refuses what would not fit, before a byte of it is written.
     pub(crate) fn check_room(&self, model: &str, needed: u64) -> Result<(), PullError> {
+        if let Some(limit) = &self.options.limit {
+            let used = self.disk_used();
+            if used.saturating_add(needed) > limit.bytes {
+                return Err(PullError::OverLimit {
+                    model: model.to_owned(),
+                    needed,
+                    used,
+                    limit: limit.bytes,
+                });
+            }
+        }
         let dir = self.partial();
         let free = (self.options.free_bytes)(&dir)
             .map_err(|e| StoreError::io("find the free space of", &dir, e))?;

@@ -40,6 +40,17 @@ pub struct StoreOptions {
     pub search_path: Option<OsString>,
     /// Bytes that this user may still write below a directory.
     pub free_bytes: fn(&Path) -> io::Result<u64>,
+    /// What the operator lets the store take.
+    pub limit: Option<DiskLimit>,
+}
+
+/// A bound on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskLimit {
+    /// Bytes.
+    pub bytes: u64,
+    /// A folder whose files count beside the store's; the store may lie in it.
+    pub beside: Option<PathBuf>,
 }
 
 impl Default for StoreOptions {
@@ -50,6 +61,7 @@ impl Default for StoreOptions {
                 let fs = rustix::fs::statvfs(dir)?;
                 Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
             },
+            limit: None,
         }
     }
 }
@@ -58,6 +70,7 @@ impl fmt::Debug for StoreOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreOptions")
             .field("search_path", &self.search_path)
+            .field("limit", &self.limit)
             .finish_non_exhaustive()
     }
 }
@@ -220,6 +233,16 @@ impl Store {
         }
     }
 
+    /// Bytes that the store takes, and what counts beside it.
+    pub fn disk_used(&self) -> u64 {
+        let beside = self.options.limit.as_ref().and_then(|l| l.beside.as_ref());
+        match beside {
+            Some(folder) if self.dir.starts_with(folder) => size_of(folder),
+            Some(folder) => size_of(folder).saturating_add(size_of(&self.dir)),
+            None => size_of(&self.dir),
+        }
+    }
+
     /// Whether any blob has this length.
     pub(crate) fn holds_blob_of(&self, size: u64) -> Result<bool, StoreError> {
         let found = entries(&self.blobs())?;
@@ -373,6 +396,15 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
     File::open(dir)
         .and_then(|d| d.sync_all())
         .map_err(|e| StoreError::io("sync", dir, e))
+}
+
+/// Bytes of all files below a folder. Links are not followed, so it comes to an end.
+pub(crate) fn size_of(dir: &Path) -> u64 {
+    let Ok(found) = entries(dir) else { return 0 };
+    found
+        .iter()
+        .map(|(path, m)| if m.is_dir() { size_of(path) } else { m.len() })
+        .fold(0, u64::saturating_add)
 }
 
 /// What lies in a folder; what vanishes meanwhile is left out.

@@ -74,6 +74,10 @@ pub(crate) enum Verb {
     Doctor(Doctor),
     /// Show the experts the running node knows
     Experts,
+    /// Answer no peer until `resume`, also after a restart; your own questions are answered
+    Pause,
+    /// Answer peers again
+    Resume,
     /// Stop the running node
     Down,
     /// Install, list and check model files
@@ -135,6 +139,21 @@ pub(crate) struct Up {
     /// Dial through this HTTP proxy
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) proxy: Option<String>,
+    /// Whose questions the experts answer: mesh, or self for this machine's user alone [default: mesh]
+    #[arg(long, value_name = "WHOM")]
+    pub(crate) serve: Option<String>,
+    /// Most memory of the process, e.g. 4GiB: experts that would pass it are not loaded
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_memory: Option<String>,
+    /// Most calls of peers answered at once [default: all places but one, which is kept for you]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_concurrent: Option<u32>,
+    /// Most bytes a second sent to peers, for answers and relaying, e.g. 10MiB
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_upload: Option<String>,
+    /// Most disk of home and models together, e.g. 20GiB
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_disk: Option<String>,
     /// Join by this invite, if the home does not belong to its mesh yet
     #[arg(
         long,

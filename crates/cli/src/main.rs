@@ -80,6 +80,8 @@ async fn run(session: Session, verb: Verb) -> Result<(), Failure> {
         Verb::Peers(peers) => peers::run(session, peers).await,
         Verb::Doctor(doctor) => doctor::run(session, doctor).await,
         Verb::Experts => views::experts(session).await,
+        Verb::Pause => views::pause(session, true).await,
+        Verb::Resume => views::pause(session, false).await,
         Verb::Down => views::down(session).await,
         Verb::Model { verb } => model::run(session, verb).await,
         Verb::Config { verb } => config::run(&session, &verb),

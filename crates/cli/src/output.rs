@@ -108,11 +108,11 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 /// Prints why a verb failed.
 pub(crate) fn print_failure(failure: &Failure, json: bool) {
     if json {
-        let _ = writeln!(
-            std::io::stdout(),
-            "{}",
-            json!({ "error": { "kind": failure.kind, "message": failure.message, "attempts": failure.attempts } })
-        );
+        let mut error = json!({ "kind": failure.kind, "message": failure.message, "attempts": failure.attempts });
+        if let Some(wait) = failure.retry_after_ms {
+            error["retry_after_ms"] = wait.into();
+        }
+        let _ = writeln!(std::io::stdout(), "{}", json!({ "error": error }));
     }
     let mark = if *COLOUR {
         "\u{1b}[1;31merror:\u{1b}[0m"

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use polymath_blobs::Store;
+use polymath_blobs::{DiskLimit, Store, StoreOptions};
 use polymath_node::{
     Control, Home,
     config::{Config, Effective, Log},
@@ -125,7 +125,17 @@ impl Session {
         } else {
             PathBuf::from(&config.models.dir)
         };
-        Store::open(&dir).map_err(|e| Failure::new(e.kind(), e.to_string()))
+        let options = StoreOptions {
+            limit: match config.limits.disk.bytes() {
+                Some(bytes) => Some(DiskLimit {
+                    bytes,
+                    beside: Some(self.home()?.dir().to_owned()),
+                }),
+                None => None,
+            },
+            ..StoreOptions::default()
+        };
+        Store::open_with(&dir, options).map_err(|e| Failure::new(e.kind(), e.to_string()))
     }
 
     /// The running node, if there is one. Looking for it leaves no trace.

@@ -87,6 +87,7 @@ fn again() -> Failure {
 fn flags(up: &args::Up) -> Table {
     let list = |items: &[String]| toml::Value::from(items.to_vec());
     let (mut all, mut net, mut api) = (Table::new(), Table::new(), Table::new());
+    let mut limits = Table::new();
     if !up.experts.is_empty() {
         all.insert("experts".into(), list(&up.experts));
     }
@@ -115,6 +116,21 @@ fn flags(up: &args::Up) -> Table {
     if let Some(proxy) = &up.proxy {
         net.insert("proxy".into(), proxy.clone().into());
     }
+    if let Some(serve) = &up.serve {
+        all.insert("serve".into(), serve.clone().into());
+    }
+    for (key, size) in [
+        ("memory", &up.max_memory),
+        ("upload", &up.max_upload),
+        ("disk", &up.max_disk),
+    ] {
+        if let Some(size) = size {
+            limits.insert(key.into(), size.clone().into());
+        }
+    }
+    if let Some(most) = up.max_concurrent {
+        limits.insert("concurrent".into(), i64::from(most).into());
+    }
     if up.accept_public {
         all.insert("accept_public".into(), true.into());
     }
@@ -124,7 +140,7 @@ fn flags(up: &args::Up) -> Table {
     if let Some(grpc) = &up.grpc {
         api.insert("grpc".into(), grpc.clone().into());
     }
-    for (name, table) in [("net", net), ("api", api)] {
+    for (name, table) in [("net", net), ("api", api), ("limits", limits)] {
         if !table.is_empty() {
             all.insert(name.into(), table.into());
         }
@@ -227,6 +243,9 @@ fn banner(session: &Session, status: &v1::StatusResponse) {
                 address.split("/p2p/").next().unwrap_or_default()
             ));
             lines.push(format!("experts  {}", views::hosted(status)));
+            if let Some(whom) = views::answers_no_peer(status) {
+                lines.push(format!("serves   {whom}"));
+            }
             let closed = status.mesh.as_ref().is_some_and(|m| m.access == "closed");
             lines.push(if closed {
                 format!("invite   polymath {flag}mesh invite")

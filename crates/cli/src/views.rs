@@ -1,4 +1,4 @@
-//! `polymath status|experts|down`.
+//! `polymath status|experts|pause|resume|down`.
 
 use std::time::Duration;
 
@@ -33,13 +33,21 @@ fn mesh_json(s: &v1::StatusResponse) -> Value {
 
 pub(crate) fn status_json(s: &v1::StatusResponse) -> Value {
     let load = s.load.unwrap_or_default();
+    let limits = s.limits.unwrap_or_default();
+    let limit = |n: u64| (n > 0).then_some(n);
     json!({
         "peer": s.peer, "mesh": mesh_json(s),
         "addresses": s.addresses, "api": s.gateway, "home": s.home, "version": s.version, "pid": s.pid,
         "uptime_ms": s.uptime_ms, "connected_peers": s.connected_peers, "known_experts": s.known_experts,
         "rss_bytes": s.rss_bytes, "generated_tokens": s.generated_tokens,
         "counters": s.counters.iter().collect::<std::collections::BTreeMap<_, _>>(),
-        "load": { "queue_depth": load.queue_depth, "active": load.active, "free_slots": load.free_slots },
+        "load": { "queue_depth": load.queue_depth, "active": load.active, "free_slots": load.free_slots,
+            "service_ms": load.service_ms, "resident_experts": load.resident_experts },
+        "serve": s.serve, "paused": s.paused,
+        "limits": {
+            "memory": limit(limits.memory), "models": limits.models, "concurrent": limit(limits.concurrent.into()),
+            "upload": limit(limits.upload), "disk": limit(limits.disk),
+        },
         "experts": s.hosted.iter().map(|e| json!({
             "id": e.id, "name": e.name, "kind": e.kind, "model": e.model, "state": e.state, "detail": e.detail,
         })).collect::<Vec<_>>(),
@@ -63,12 +71,54 @@ pub(crate) fn hosted(s: &v1::StatusResponse) -> String {
     names.join(", ")
 }
 
+/// Why peers get no answer, if they get none.
+pub(crate) fn answers_no_peer(s: &v1::StatusResponse) -> Option<&'static str> {
+    match (s.serve.as_str(), s.paused) {
+        ("self", _) => Some("this machine's user alone (serve = \"self\")"),
+        (_, true) => Some("no peer: paused, `polymath resume` ends that"),
+        _ => None,
+    }
+}
+
+/// The limits that are set.
+fn limits(s: &v1::StatusResponse) -> Option<String> {
+    let limits = s.limits.unwrap_or_default();
+    let mut parts = Vec::new();
+    if limits.memory > 0 {
+        parts.push(format!(
+            "memory {} (models {})",
+            output::bytes(limits.memory),
+            output::bytes(limits.models)
+        ));
+    }
+    if limits.concurrent > 0 {
+        parts.push(format!("{} calls of peers at once", limits.concurrent));
+    }
+    if limits.upload > 0 {
+        parts.push(format!("upload {}/s", output::bytes(limits.upload)));
+    }
+    if limits.disk > 0 {
+        parts.push(format!("disk {}", output::bytes(limits.disk)));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
 /// Who was turned away, if anybody was.
 fn refused(s: &v1::StatusResponse) -> Option<String> {
     let of = |name: &str| s.counters.get(name).copied().unwrap_or(0);
     let parts: Vec<String> = [
         (of("strangers_refused"), "strangers at the door"),
         (of("connections_refused"), "connections over a limit"),
+        (
+            of("calls_refused_full") + of("calls_refused_bytes") + of("calls_evicted"),
+            "calls for want of room",
+        ),
+        (of("calls_refused_late"), "calls that were too late"),
+        (of("calls_refused_batch"), "batches at a busy time"),
+        (
+            of("calls_refused_closed"),
+            "calls of peers that get no answer",
+        ),
     ]
     .into_iter()
     .filter(|(n, _)| *n > 0)
@@ -147,8 +197,12 @@ pub(crate) async fn status(session: Session) -> Result<(), Failure> {
             ),
             ("home", s.home.clone()),
         ];
+        let serves = answers_no_peer(&s).map(|whom| ("serves", whom.to_owned()));
+        let limits = limits(&s).map(|all| ("limits", all));
         let refused = refused(&s).map(|what| ("refused", what));
         rows.iter()
+            .chain(&serves)
+            .chain(&limits)
             .chain(&refused)
             .map(|(k, v)| format!("{k:<10} {v}"))
             .collect::<Vec<_>>()
@@ -197,6 +251,29 @@ pub(crate) async fn experts(session: Session) -> Result<(), Failure> {
             })
             .collect();
         output::table(&["EXPERT", "KIND", "MODEL", "PEERS", "ID", "ABOUT"], &rows)
+    });
+    Ok(())
+}
+
+/// `polymath pause|resume`.
+pub(crate) async fn pause(session: Session, paused: bool) -> Result<(), Failure> {
+    let request = v1::PauseRequest {
+        version: version(),
+        paused,
+    };
+    let mut node = session.running().await?;
+    let response = node.pause(request).await.map_err(failed)?.into_inner();
+    let value = json!({ "paused": paused, "changed": response.changed });
+    output::print(&session, &value, || {
+        let line = match (paused, response.changed) {
+            (true, true) => {
+                "paused: peers get no answer until `polymath resume`; answers under way are finished"
+            }
+            (true, false) => "paused already: `polymath resume` ends that",
+            (false, true) => "resumed: peers are answered again",
+            (false, false) => "peers are answered, nothing was paused",
+        };
+        line.into()
     });
     Ok(())
 }

@@ -7,11 +7,19 @@ use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 use candle_nn::ops::softmax_last_dim;
 use tokenizers::Tokenizer;
 
-use crate::{EngineError, LoadError, Overlong, gguf::first_line};
+use crate::{
+    EngineError, LoadError, Overlong,
+    encode::BATCH,
+    gguf::first_line,
+    memory::{Booking, Need},
+};
 
 /// Longest text that is looked at, tokens, where the model allows as many: what MiniLM was tuned
 /// on.
 const MAX_TOKENS: usize = 256;
+
+/// Bytes that the tokenizer keeps for each piece of its vocabulary, about.
+const VOCABULARY_ENTRY: u64 = 512;
 
 #[derive(Debug, serde::Deserialize)]
 struct Config {
@@ -25,6 +33,30 @@ struct Config {
     hidden_act: String,
 }
 
+impl Config {
+    /// What the encoder takes, whose file has `stored` bytes.
+    fn need(&self, stored: u64) -> Need {
+        // What the file claims is not yet checked against its tensors.
+        let n = |count: usize| count.min(1 << 24) as u64;
+        let (hidden, inner) = (n(self.hidden_size), n(self.intermediate_size.min(1 << 18)));
+        let rows = n(self.vocab_size) + n(self.max_position_embeddings) + 2;
+        let layer = 4 * hidden * hidden + 2 * hidden * inner + 9 * hidden + inner;
+        let floats = rows * hidden + n(self.num_hidden_layers) * layer;
+        let longest = n(MAX_TOKENS.min(self.max_position_embeddings));
+        let texts = n(BATCH);
+        // As `forward` has them at once: four matrices of attention, eight of states, two inner ones.
+        let attention = 4 * texts * n(self.num_attention_heads) * longest * longest;
+        let states = texts * longest * (8 * hidden + 2 * inner);
+        Need {
+            weights: floats * 4 + n(self.vocab_size) * VOCABULARY_ENTRY,
+            cache: 0,
+            working: (attention + states) * 4,
+            // The file, and its tensors before they are turned.
+            loading: 2 * stored,
+        }
+    }
+}
+
 /// A sentence encoder.
 #[derive(Debug)]
 pub(crate) struct Bert {
@@ -36,6 +68,7 @@ pub(crate) struct Bert {
     segment: Tensor,
     norm: Norm,
     layers: Vec<Layer>,
+    _booking: Booking,
 }
 
 #[derive(Debug)]
@@ -147,8 +180,13 @@ impl Linear {
 }
 
 impl Bert {
-    /// Loads the encoder from its three files.
-    pub(crate) fn load(weights: &Path, config: &Path, tokenizer: &Path) -> Result<Self, LoadError> {
+    /// Loads the encoder from its three files, after `book` has found room for it.
+    pub(crate) fn load(
+        weights: &Path,
+        config: &Path,
+        tokenizer: &Path,
+        book: impl FnOnce(Need) -> Result<Booking, LoadError>,
+    ) -> Result<Self, LoadError> {
         let (config_path, tokenizer_path) = (
             config.display().to_string(),
             tokenizer.display().to_string(),
@@ -181,6 +219,8 @@ impl Bert {
                 reason: e.to_string(),
             });
         }
+        let stored = std::fs::metadata(weights).map_or(0, |m| m.len());
+        let booking = book(c.need(stored))?;
         let corrupt = |e: tokenizers::Error| LoadError::Corrupt {
             path: tokenizer_path.clone(),
             reason: e.to_string(),
@@ -223,6 +263,7 @@ impl Bert {
             layers,
             tokenizer,
             config,
+            _booking: booking,
         })
     }
 

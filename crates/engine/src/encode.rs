@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Texts encoded in one round.
-const BATCH: usize = 8;
+pub(crate) const BATCH: usize = 8;
 /// Most texts in one request.
 const MAX_TEXTS: usize = 1024;
 /// Most labels, and their longest, bytes.

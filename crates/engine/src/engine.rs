@@ -11,11 +11,13 @@ use polymath_types::{ExpertCard, ExpertId, ExpertKind, FileRef, LoadReport};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Classified, Embedded, EngineError, GenerateJob, GenerateStream, LoadError, Overlong,
+    Classified, Embedded, EngineError, GenerateJob, GenerateStream, LoadError, MemoryLimit,
+    Overlong,
     encode::EncodeJob,
     expert::{Expert, Experts, Running},
     generate::EVENTS,
     inbox::Inbox,
+    memory::{Memory, NoRoom},
     sampling::Plan,
     sequence::Admission,
     worker::Worker,
@@ -31,6 +33,8 @@ pub struct EngineConfig {
     pub slots: usize,
     /// Requests that wait, of each sort, before the engine answers "busy".
     pub queue: usize,
+    /// What models may take; `None` for whatever the machine has.
+    pub memory: Option<MemoryLimit>,
 }
 
 impl Default for EngineConfig {
@@ -39,6 +43,7 @@ impl Default for EngineConfig {
             threads: 0,
             slots: 4,
             queue: 32,
+            memory: None,
         }
     }
 }
@@ -53,6 +58,7 @@ pub struct Engine {
 struct Shared {
     inbox: Arc<Inbox>,
     experts: Experts,
+    memory: Arc<Memory>,
     slots: usize,
     /// For the work of loading; inference has the same number of threads.
     loaders: rayon::ThreadPool,
@@ -85,11 +91,18 @@ impl Engine {
                 .map_err(|e| EngineError::Stopped(format!("cannot start {threads} threads: {e}")))
         };
         let inbox = Arc::new(Inbox::new(config.queue.max(1)));
-        let worker = Worker::new(Arc::clone(&inbox), pool("inference")?, slots);
+        let memory = Arc::new(Memory::new(config.memory));
+        let worker = Worker::new(
+            Arc::clone(&inbox),
+            pool("inference")?,
+            slots,
+            Arc::clone(&memory),
+        );
         let closing = Arc::clone(&inbox);
         let shared = Shared {
             inbox,
-            experts: Experts::default(),
+            experts: Experts::new(Arc::clone(&memory), slots),
+            memory,
             slots,
             loaders: pool("load")?,
         };
@@ -169,7 +182,7 @@ impl Engine {
             });
         }
         let (events, receiver) = mpsc::channel(EVENTS);
-        self.shared.inbox.push_generate(Admission {
+        let admission = Admission {
             prompt: model.prompt(&expert.with_system(job.messages), context)?,
             model: Arc::clone(model),
             fingerprint: expert.fingerprint.clone(),
@@ -178,7 +191,12 @@ impl Engine {
             context,
             deadline: job.deadline,
             events,
-        })?;
+        };
+        let needed = admission.cache_bytes();
+        if let Err(NoRoom::Ever(room)) = self.shared.memory.could_hold(needed) {
+            return Err(EngineError::Memory { needed, room });
+        }
+        self.shared.inbox.push_generate(admission)?;
         Ok(GenerateStream::new(
             receiver,
             Arc::clone(&self.shared.inbox),
@@ -223,14 +241,21 @@ impl Engine {
         result.await.unwrap_or_else(|_| Err(lost()))
     }
 
-    /// How busy the engine is.
+    /// How busy the engine is; how long answers take it does not measure.
     pub fn load_report(&self) -> LoadReport {
         let (waiting, active) = self.shared.inbox.load();
         LoadReport {
             queue_depth: waiting as u32,
             active: active as u32,
             free_slots: self.shared.slots.saturating_sub(waiting + active) as u32,
+            resident_experts: self.shared.experts.count() as u32,
+            ..LoadReport::default()
         }
+    }
+
+    /// Bytes that weights and KV caches take, as they were reckoned before they were taken.
+    pub fn memory_taken(&self) -> u64 {
+        self.shared.memory.taken()
     }
 
     /// Tokens sampled since the start, whoever asked for them.

@@ -2,6 +2,8 @@
 
 use polymath_types::{ErrorKind, ExpertKind};
 
+use crate::memory::MiB;
+
 /// Why a model cannot be loaded. Each line names the file or part at fault and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -40,6 +42,23 @@ pub enum LoadError {
         /// What is wrong with it.
         reason: String,
     },
+    /// It would take more memory than the operator allows.
+    #[error(
+        "expert '{expert}' needs {} of memory; of the {} allowed (limits.memory) {} are the node's own and {} other experts': raise --max-memory, host fewer experts, or a smaller model",
+        MiB(*needed), MiB(*total), MiB(*reserved), MiB(*taken)
+    )]
+    Memory {
+        /// The expert's name.
+        expert: String,
+        /// Bytes its weights and one conversation need.
+        needed: u64,
+        /// Bytes that weights of others take.
+        taken: u64,
+        /// Bytes that are not for models.
+        reserved: u64,
+        /// Bytes the process may take.
+        total: u64,
+    },
 }
 
 impl LoadError {
@@ -50,6 +69,7 @@ impl LoadError {
             Self::Corrupt { .. } => ErrorKind::DataLoss,
             Self::Unsupported { .. } => ErrorKind::FailedPrecondition,
             Self::Card { .. } => ErrorKind::InvalidInput,
+            Self::Memory { .. } => ErrorKind::ResourceExhausted,
         }
     }
 }
@@ -86,6 +106,17 @@ pub enum EngineError {
         /// Requests that wait.
         queued: u32,
     },
+    /// The KV cache of this question would be larger than all memory that is left for caches.
+    #[error(
+        "the question and its answer would need {} of memory, {} are left for them (limits.memory): ask for fewer tokens, shorten the prompt, or ask another replica",
+        MiB(*needed), MiB(*room)
+    )]
+    Memory {
+        /// Bytes it would take.
+        needed: u64,
+        /// Bytes there are.
+        room: u64,
+    },
     /// No such expert is loaded.
     #[error("expert {0} is not loaded on this node")]
     UnknownExpert(String),
@@ -118,7 +149,7 @@ impl EngineError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::ContextOverflow { .. } | Self::TextOverflow { .. } => ErrorKind::ContextOverflow,
-            Self::Busy { .. } => ErrorKind::ResourceExhausted,
+            Self::Busy { .. } | Self::Memory { .. } => ErrorKind::ResourceExhausted,
             Self::UnknownExpert(_) => ErrorKind::NotFound,
             Self::WrongKind { .. } | Self::InvalidInput(_) => ErrorKind::InvalidInput,
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,

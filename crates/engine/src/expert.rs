@@ -9,9 +9,21 @@ use std::{
 use polymath_types::{ExpertCard, ExpertId, ExpertKind, FileRef, FileRole, Message, Role, Runtime};
 
 use crate::{
-    EngineError, LoadError, bert::Bert, chat::ChatTemplate, gguf::Gguf, llama::Llama,
-    matrix::kernel_class, tokenizer::BpeTokenizer, zero_shot,
+    EngineError, LoadError,
+    bert::Bert,
+    chat::ChatTemplate,
+    gguf::Gguf,
+    llama::Llama,
+    matrix::kernel_class,
+    memory::{Booking, CONVERSATION, Memory, Need},
+    schedule::PREFILL_CHUNK,
+    tokenizer::BpeTokenizer,
+    zero_shot,
 };
+
+/// Bytes that a tokenizer keeps for each token of its vocabulary, about: its text, its merges, and the
+/// tables that lead to both.
+const VOCABULARY_ENTRY: u64 = 256;
 
 /// A language model with what it needs to speak.
 #[derive(Debug)]
@@ -19,6 +31,7 @@ pub(crate) struct LanguageModel {
     pub(crate) llama: Llama,
     pub(crate) tokenizer: BpeTokenizer,
     template: ChatTemplate,
+    _booking: Booking,
 }
 
 /// What runs behind a card.
@@ -43,9 +56,10 @@ pub(crate) struct Expert {
 pub(crate) type LabelVectors = Arc<(Vec<String>, Vec<Vec<f32>>)>;
 
 /// All loaded experts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Experts {
     by_id: RwLock<HashMap<ExpertId, Arc<Expert>>>,
+    books: Books,
     /// Held while loading: the same weights are never loaded twice at once.
     weights: Mutex<HashMap<[u8; 32], Weights>>,
 }
@@ -56,7 +70,31 @@ enum Weights {
     Bert(Weak<Bert>),
 }
 
+/// Where what is loaded is booked.
+#[derive(Debug, Clone)]
+struct Books {
+    memory: Arc<Memory>,
+    /// Answers at once.
+    slots: usize,
+}
+
 impl Experts {
+    pub(crate) fn new(memory: Arc<Memory>, slots: usize) -> Self {
+        Self {
+            by_id: RwLock::default(),
+            books: Books { memory, slots },
+            weights: Mutex::default(),
+        }
+    }
+
+    /// How many are loaded.
+    pub(crate) fn count(&self) -> usize {
+        self.by_id
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
     pub(crate) fn get(&self, id: &ExpertId) -> Option<Arc<Expert>> {
         self.by_id
             .read()
@@ -125,9 +163,14 @@ impl Experts {
                 &card,
                 &path(FileRole::Weights)?,
                 pool,
+                &self.books,
             )?),
-            Runtime::BertSentence => Running::Embed(bert(&mut weights, &card, path, pool)?),
-            Runtime::BertZeroShot => Running::ZeroShot(bert(&mut weights, &card, path, pool)?),
+            Runtime::BertSentence => {
+                Running::Embed(bert(&mut weights, &card, path, pool, &self.books)?)
+            }
+            Runtime::BertZeroShot => {
+                Running::ZeroShot(bert(&mut weights, &card, path, pool, &self.books)?)
+            }
             _ => Running::Language,
         };
         weights.retain(|_, w| match w {
@@ -163,6 +206,7 @@ fn language_model(
     card: &ExpertCard,
     path: &Path,
     pool: &rayon::ThreadPool,
+    books: &Books,
 ) -> Result<Arc<LanguageModel>, LoadError> {
     let key = files_key("llama", card);
     if let Some(Weights::LanguageModel(shared)) = weights.get(&key)
@@ -170,7 +214,7 @@ fn language_model(
     {
         return Ok(shared);
     }
-    let model = Arc::new(pool.install(|| LanguageModel::open(path))?);
+    let model = Arc::new(pool.install(|| LanguageModel::open(path, card, books))?);
     weights.insert(key, Weights::LanguageModel(Arc::downgrade(&model)));
     Ok(model)
 }
@@ -180,6 +224,7 @@ fn bert(
     card: &ExpertCard,
     path: impl Fn(FileRole) -> Result<PathBuf, LoadError>,
     pool: &rayon::ThreadPool,
+    books: &Books,
 ) -> Result<Arc<Bert>, LoadError> {
     let key = files_key("bert", card);
     if let Some(Weights::Bert(shared)) = weights.get(&key)
@@ -189,7 +234,8 @@ fn bert(
     }
     let (config, tokenizer) = (path(FileRole::Config)?, path(FileRole::Tokenizer)?);
     let file = path(FileRole::Weights)?;
-    let model = Arc::new(pool.install(|| Bert::load(&file, &config, &tokenizer))?);
+    let book = |need| books.memory.book(&card.name, need);
+    let model = Arc::new(pool.install(|| Bert::load(&file, &config, &tokenizer, book))?);
     weights.insert(key, Weights::Bert(Arc::downgrade(&model)));
     Ok(model)
 }
@@ -211,9 +257,24 @@ impl Running {
 }
 
 impl LanguageModel {
-    fn open(path: &Path) -> Result<Self, LoadError> {
+    fn open(path: &Path, card: &ExpertCard, books: &Books) -> Result<Self, LoadError> {
         let mut gguf = Gguf::open(path)?;
         let config = crate::llama::Config::read(&gguf)?;
+        let (weights, reading) = gguf.memory();
+        let vocabulary = config.vocabulary as u64;
+        let context = match card.model.context_length as usize {
+            0 => config.context,
+            stated => stated.min(config.context),
+        };
+        let booking = books.memory.book(
+            &card.name,
+            Need {
+                weights: weights.saturating_add(vocabulary.saturating_mul(VOCABULARY_ENTRY)),
+                cache: config.cache_bytes(context.min(CONVERSATION)),
+                working: config.working_bytes(PREFILL_CHUNK + books.slots, books.slots + 1),
+                loading: reading,
+            },
+        )?;
         let tokenizer = BpeTokenizer::read(&gguf, config.vocabulary)?;
         let source = gguf
             .optional_string("tokenizer.chat_template")
@@ -240,6 +301,7 @@ impl LanguageModel {
             llama,
             tokenizer,
             template,
+            _booking: booking,
         })
     }
 

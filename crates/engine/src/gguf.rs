@@ -18,11 +18,17 @@ use candle_core::{
     },
 };
 
-use crate::LoadError;
+use crate::{
+    LoadError,
+    matrix::{BLOCK, Matrix},
+};
 
 /// The architectures this build runs.
 pub(crate) const ARCHITECTURES: &str =
     "the llama architecture (Llama 1 to 3, Mistral, SmolLM, TinyLlama)";
+
+/// Bytes that an entry of a header's list takes, about: a short text and where it lies.
+const HEADER_ENTRY: u64 = 80;
 
 /// What a GGUF file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -283,6 +289,38 @@ impl Gguf {
             .dims()
             .first()
             .copied()
+    }
+
+    /// Bytes that the weights will take as [`Matrix`] and vectors, and bytes that are in memory beside
+    /// them at most while one tensor after the other is read.
+    pub(crate) fn memory(&self) -> (u64, u64) {
+        let (mut weights, mut reading) = (0u64, 0u64);
+        for info in self.content.tensor_infos.values() {
+            let dims = info.shape.dims();
+            let count = dims.iter().fold(1u64, |n, d| n.saturating_mul(*d as u64));
+            let blocks = count / info.ggml_dtype.block_size() as u64;
+            let stored = blocks.saturating_mul(info.ggml_dtype.type_size() as u64);
+            let packed = count / BLOCK as u64;
+            let floats = count.saturating_mul(4);
+            let (kept, unpacked) = match Matrix::packed_block_bytes(info.ggml_dtype) {
+                _ if dims.len() != 2 => (floats, floats),
+                (block, true) => (packed.saturating_mul(block), 0),
+                (block, false) => (packed.saturating_mul(block), floats),
+            };
+            weights = weights.saturating_add(kept);
+            reading = reading.max(stored.saturating_add(unpacked));
+        }
+        // The header's lists, the vocabulary above all, are kept until the file is closed.
+        let entries = self.content.metadata.values().map(|v| match v {
+            Value::Array(values) => values.len() as u64,
+            _ => 1,
+        });
+        let header = entries.sum::<u64>().saturating_mul(HEADER_ENTRY);
+        // A hostile file may claim anything; no machine has so much.
+        (
+            weights.min(1 << 50),
+            reading.saturating_add(header).min(1 << 50),
+        )
     }
 
     /// Reads the tensor `name`, which must have the shape `dims`.

@@ -9,7 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{EngineError, encode::EncodeJob, sequence::Admission};
+use crate::{
+    EngineError,
+    encode::EncodeJob,
+    memory::{CacheRoom, NoRoom},
+    sequence::Admission,
+};
 
 /// Jobs and the bell.
 #[derive(Debug)]
@@ -76,18 +81,37 @@ impl Inbox {
         Ok(())
     }
 
-    /// Takes up to `slots` generations in order, without those whose callers went away, and the
-    /// first encoding if `encoder_free`; also how often the bell rang so far, or `None` when closed.
+    /// Takes up to `slots` generations in order, without those whose callers went away, as far as
+    /// `room` finds memory for them, and the first encoding if `encoder_free`; also how often the bell
+    /// rang so far, or `None` when closed.
     pub(crate) fn take(
         &self,
         slots: usize,
         encoder_free: bool,
-    ) -> (Vec<Admission>, Option<EncodeJob>, Option<u64>) {
+        room: impl Fn(u64) -> Result<CacheRoom, NoRoom>,
+    ) -> (Vec<(Admission, CacheRoom)>, Option<EncodeJob>, Option<u64>) {
         let mut state = self.state();
         state.generate.retain(|job| !job.events.is_closed());
         state.encode.retain(|job| !job.is_cancelled());
-        let count = slots.min(state.generate.len());
-        let admissions = state.generate.drain(..count).collect();
+        let mut admissions = Vec::new();
+        while admissions.len() < slots
+            && let Some(first) = state.generate.pop_front()
+        {
+            let needed = first.cache_bytes();
+            match room(needed) {
+                Ok(room) => admissions.push((first, room)),
+                // One that came before its turn would take what this one waits for.
+                Err(NoRoom::Now) => {
+                    state.generate.push_front(first);
+                    break;
+                }
+                Err(NoRoom::Ever(room)) => {
+                    let _ = first
+                        .events
+                        .try_send(Err(EngineError::Memory { needed, room }));
+                }
+            }
+        }
         let encode = if encoder_free {
             state.encode.pop_front()
         } else {

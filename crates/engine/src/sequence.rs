@@ -10,6 +10,7 @@ use crate::{
     expert::LanguageModel,
     generate::Generated,
     llama::{KvCache, Span},
+    memory::CacheRoom,
     sampling::Plan,
     stop::StopMatcher,
     tokenizer::Detokenizer,
@@ -32,6 +33,16 @@ pub(crate) struct Admission {
     pub(crate) events: mpsc::Sender<Result<Generated, EngineError>>,
 }
 
+impl Admission {
+    /// Bytes of its KV cache once the answer is as long as it may get.
+    pub(crate) fn cache_bytes(&self) -> u64 {
+        let answer = self.prefix.len().max(self.plan.max_tokens as usize);
+        let tokens = self.prompt.len().saturating_add(answer);
+        let tokens = tokens.min(self.context as usize);
+        self.model.llama.config().cache_bytes(tokens)
+    }
+}
+
 /// A sequence in a slot.
 #[derive(Debug)]
 pub(crate) struct Sequence {
@@ -42,6 +53,8 @@ pub(crate) struct Sequence {
     /// Tokens the model has seen.
     fed: usize,
     cache: KvCache,
+    /// Given back after the cache itself.
+    _room: CacheRoom,
     plan: Plan,
     context: usize,
     deadline: Option<Instant>,
@@ -52,7 +65,7 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     /// Replays the forced prefix and announces the start. `None`: the answer was over already.
-    pub(crate) fn admit(admission: Admission) -> Option<Self> {
+    pub(crate) fn admit(admission: Admission, room: CacheRoom) -> Option<Self> {
         let Admission {
             model,
             fingerprint,
@@ -65,6 +78,7 @@ impl Sequence {
         } = admission;
         let mut sequence = Self {
             cache: model.llama.new_cache(),
+            _room: room,
             prompt: prompt.len(),
             tokens: prompt,
             fed: 0,

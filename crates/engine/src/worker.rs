@@ -12,6 +12,7 @@ use crate::{
     encode::EncodeJob,
     expert::LanguageModel,
     inbox::Inbox,
+    memory::Memory,
     schedule::{Round, Schedule, SequenceId},
     sequence::Sequence,
 };
@@ -23,10 +24,16 @@ pub(crate) struct Worker {
     sequences: BTreeMap<SequenceId, Sequence>,
     encoding: Option<EncodeJob>,
     next_id: SequenceId,
+    memory: Arc<Memory>,
 }
 
 impl Worker {
-    pub(crate) fn new(inbox: Arc<Inbox>, pool: rayon::ThreadPool, slots: usize) -> Self {
+    pub(crate) fn new(
+        inbox: Arc<Inbox>,
+        pool: rayon::ThreadPool,
+        slots: usize,
+        memory: Arc<Memory>,
+    ) -> Self {
         Self {
             inbox,
             pool,
@@ -34,6 +41,7 @@ impl Worker {
             sequences: BTreeMap::new(),
             encoding: None,
             next_id: 0,
+            memory,
         }
     }
 
@@ -41,12 +49,12 @@ impl Worker {
     pub(crate) fn run(mut self) {
         loop {
             let deadline = self.drop_the_dead(Instant::now());
-            let (admissions, encode, rings) = self
-                .inbox
-                .take(self.schedule.free(), self.encoding.is_none());
+            let (free, idle) = (self.schedule.free(), self.encoding.is_none());
+            let room = |bytes| self.memory.cache(bytes);
+            let (admissions, encode, rings) = self.inbox.take(free, idle, room);
             self.encoding = self.encoding.take().or(encode);
-            for admission in admissions {
-                if let Some(sequence) = Sequence::admit(admission) {
+            for (admission, room) in admissions {
+                if let Some(sequence) = Sequence::admit(admission, room) {
                     self.schedule.admit(self.next_id, sequence.unseen());
                     self.sequences.insert(self.next_id, sequence);
                     self.next_id += 1;

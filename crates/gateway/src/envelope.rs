@@ -108,15 +108,40 @@ impl From<JsonRejection> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = (self.status(), Json(self.body())).into_response();
-        if matches!(
+        let retryable = matches!(
             self.failure.kind,
             ErrorKind::ResourceExhausted | ErrorKind::Unavailable
-        ) {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        );
+        let told = self.failure.retry_after_ms;
+        if let Some(wait) = told.or(retryable.then_some(1000)) {
+            // Whole seconds (RFC 9110, 10.2.3), rather too many than too few.
+            let seconds = HeaderValue::from(wait.div_ceil(1000).max(1));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_when_to_come_again_in_whole_seconds() {
+        let header = |failure: Failure| {
+            let response = Refusal::from(failure).into_response();
+            let header = response.headers().get(header::RETRY_AFTER).cloned();
+            header.map(|h| h.to_str().unwrap().to_owned())
+        };
+        let full = || Failure::new(ErrorKind::ResourceExhausted, "full");
+        let after = |ms| header(full().retry_after(Duration::from_millis(ms)));
+        assert_eq!(after(1), Some("1".into()));
+        assert_eq!(after(2500), Some("3".into()));
+        assert_eq!(header(full()), Some("1".into()));
+        assert_eq!(header(Failure::new(ErrorKind::NotFound, "no")), None);
     }
 }
 

@@ -106,6 +106,9 @@ pub struct NetLimits {
     /// Bytes relayed for one peer in an hour, both ways: a few conversations' worth many times over, and
     /// a model's weights now and then.
     pub relayed_bytes_per_hour: u64,
+    /// Bytes written to mesh streams and relayed circuits in a second, all together; `None` for as many
+    /// as go.
+    pub upload: Option<u64>,
     /// Mesh streams on one connection, in each direction.
     pub streams_per_connection: u32,
     /// Inbound streams of one protocol that wait to be accepted; the next is reset.
@@ -142,6 +145,7 @@ impl Default for NetLimits {
             circuits: 1024,
             circuits_per_peer: 64,
             relayed_bytes_per_hour: 2 << 30,
+            upload: None,
             streams_per_connection: 256,
             inbound_queue: 256,
             inbound_queue_per_peer: 64,

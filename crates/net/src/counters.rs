@@ -52,6 +52,8 @@ counters! {
     callers_refused,
     /// Peers dropped from the full address book.
     addresses_evicted,
+    /// Writes to mesh streams and circuits that waited for the operator's limit on upload.
+    uploads_delayed,
     /// Bytes this node has relayed for others.
     relayed_bytes,
     /// Circuits broken because their peer had used up its allowance.

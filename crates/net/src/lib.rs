@@ -46,6 +46,7 @@ mod sources;
 mod streams;
 mod swarm;
 mod transports;
+mod upload;
 mod vetting;
 mod whereabouts;
 mod wss;

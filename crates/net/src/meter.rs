@@ -3,7 +3,8 @@
 //! libp2p's relay bounds the bytes of one circuit only, and tells nobody how many flowed. Here every
 //! substream is counted as it is read and written, and one on which this node has agreed to the relay's hop
 //! protocol, or has asked for its stop protocol, is charged to its peer's allowance: when that is used up
-//! the circuit breaks.
+//! the circuit breaks. By the same look a mesh stream is known: what is written to those and to circuits
+//! keeps to the operator's limit on upload, while pings, the DHT and the talk about addresses do not wait.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,7 +27,11 @@ use libp2p::{
     },
 };
 
-use crate::counters::Counters;
+use crate::{
+    counters::Counters,
+    names::is_mesh_stream,
+    upload::{Turn, Upload},
+};
 
 /// Connections whose meters wait to be fetched, before dead ones are dropped.
 const WAITING: usize = 1024;
@@ -82,12 +87,15 @@ pub(crate) struct Meters {
     ledgers: Mutex<HashMap<PeerId, Arc<Ledger>>>,
     /// Bytes each peer may have relayed in an hour.
     hourly: u64,
+    /// What may be written to peers; nothing when the operator sets no limit.
+    upload: Option<Arc<Upload>>,
     counters: Arc<Counters>,
 }
 
 impl Meters {
-    pub(crate) fn new(hourly: u64, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(hourly: u64, upload: Option<u64>, counters: Arc<Counters>) -> Self {
         Self {
+            upload: upload.map(|rate| Arc::new(Upload::new(rate))),
             waiting: Mutex::default(),
             ledgers: Mutex::default(),
             hourly,
@@ -209,6 +217,7 @@ impl Metered {
             meters: self.meters.clone(),
             purpose: Purpose::Unknown(Vec::new()),
             relayed,
+            turn: None,
         }
     }
 }
@@ -252,6 +261,8 @@ struct MeteredStream {
     purpose: Purpose,
     /// The protocol that would make it part of a circuit.
     relayed: &'static [u8],
+    /// Bytes that may be written next, where upload is limited.
+    turn: Option<Turn>,
 }
 
 /// What a substream is for.
@@ -259,6 +270,9 @@ enum Purpose {
     /// What this node has written of the negotiation, from the last line that is not whole yet.
     Unknown(Vec<u8>),
     Relayed,
+    /// Calls and whatever else rooms above have streams for.
+    Mesh,
+    /// What keeps the network going.
     Other,
 }
 
@@ -277,6 +291,10 @@ impl Purpose {
                 Line::Whole(name) if name == relayed => {
                     *self = Self::Relayed;
                     return true;
+                }
+                Line::Whole(name) if is_mesh_stream(name) => {
+                    *self = Self::Mesh;
+                    return false;
                 }
                 Line::Whole(_) | Line::Odd => {
                     *self = Self::Other;
@@ -354,14 +372,38 @@ impl AsyncRead for MeteredStream {
     }
 }
 
+impl MeteredStream {
+    /// How many of `bytes` may be written now.
+    fn poll_turn(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<usize> {
+        let Some(upload) = &self.meters.upload else {
+            return Poll::Ready(bytes);
+        };
+        if !matches!(self.purpose, Purpose::Relayed | Purpose::Mesh) || bytes == 0 {
+            return Poll::Ready(bytes);
+        }
+        let counters = &self.meters.counters;
+        let turn = self.turn.get_or_insert_with(|| {
+            let turn = upload.turn(bytes);
+            if turn.is_delayed() {
+                counters.uploads_delayed.up();
+            }
+            turn
+        });
+        turn.poll(cx).map(|allowed| allowed.min(bytes))
+    }
+}
+
 impl AsyncWrite for MeteredStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        let allowed = std::task::ready!(self.poll_turn(cx, buf.len()));
+        let buf = &buf[..allowed];
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         if let Poll::Ready(Ok(n)) = written {
+            self.turn = self.turn.take().and_then(|turn| turn.after(n));
             self.meter.sent.fetch_add(n as u64, Relaxed);
             let relayed = self.relayed;
             if self.purpose.wrote(&buf[..n], relayed) {
@@ -423,6 +465,25 @@ mod tests {
             b"\0",
         ] {
             assert!(!kind(&[other, hop], HOP));
+        }
+    }
+
+    #[test]
+    fn streams_of_calls_are_told_from_those_of_upkeep() {
+        let is_mesh = |lines: &[u8]| {
+            let mut purpose = Purpose::Unknown(Vec::new());
+            purpose.wrote(lines, HOP);
+            matches!(purpose, Purpose::Mesh)
+        };
+        assert!(is_mesh(
+            b"\x13/multistream/1.0.0\n\x14/polymath/aa/grpc/1\n\0"
+        ));
+        for upkeep in [
+            &b"\x13/multistream/1.0.0\n\x13/polymath/aa/kad/1\n\0"[..],
+            b"\x13/multistream/1.0.0\n\x12/polymath/hello/1\n",
+            b"\x13/multistream/1.0.0\n\x11/ipfs/ping/1.0.0\n",
+        ] {
+            assert!(!is_mesh(upkeep));
         }
     }
 }

@@ -8,6 +8,9 @@ use crate::whereabouts;
 /// The protocol that asks a peer which mesh it belongs to; the same in every mesh and version.
 pub(crate) const HELLO: StreamProtocol = StreamProtocol::new("/polymath/hello/1");
 
+/// The DHT's stream.
+const KAD: &str = "kad";
+
 /// Length of every DHT key, bytes.
 pub(crate) const KEY_BYTES: usize = 32;
 
@@ -40,6 +43,22 @@ pub(crate) fn is_upkeep(protocol: &StreamProtocol) -> bool {
     matches!(name, Some(whereabouts::NAME))
 }
 
+/// Whether a negotiated protocol is a mesh stream that rooms above have opened or accepted.
+pub(crate) fn is_mesh_stream(protocol: &[u8]) -> bool {
+    let mut parts = protocol.split(|b| *b == b'/');
+    let (Some(b""), Some(b"polymath"), Some(_), Some(name), Some(_), None) = (
+        parts.next(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+    ) else {
+        return false;
+    };
+    name != KAD.as_bytes() && name != whereabouts::NAME.as_bytes()
+}
+
 impl Names {
     pub(crate) fn new(mesh: MeshId) -> Self {
         Self {
@@ -63,7 +82,7 @@ impl Names {
     }
 
     pub(crate) fn kad(&self) -> Option<StreamProtocol> {
-        self.stream("kad")
+        self.stream(KAD)
     }
 
     /// The full name of the stream protocol `name`; `None` unless `name` has 1 to 64 lower-case

@@ -56,6 +56,7 @@ pub(crate) fn build(
 ) -> Result<Swarm<Mesh>, StartError> {
     let meters = Arc::new(Meters::new(
         config.limits.relayed_bytes_per_hour,
+        config.limits.upload,
         counters.clone(),
     ));
     let Transports { transport, relay } = transports::build(config, &meters, counters)?;

@@ -1,5 +1,7 @@
 //! Settings: defaults < `config.toml` < environment < flags; every value knows where it came from.
 
+mod limits;
+
 use std::{collections::BTreeMap, fmt, fs, io, net::SocketAddr, path::Path};
 
 use polymath_net::NetLimits;
@@ -7,14 +9,18 @@ use polymath_types::{ErrorKind, Failure};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+pub use limits::{Limits, Size};
+
 /// All settings. Each key `a.b` is also `POLYMATH_A_B` in the environment.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Experts to host: built-in names, model names, `.toml` definitions or `.gguf` files.
     pub experts: Vec<String>,
     /// Host nothing, offer nothing; only ask.
     pub client: bool,
+    /// Whose questions the hosted experts answer: `mesh`, or `self` for this machine's user alone.
+    pub serve: String,
     /// Join open meshes without being asked whether that is understood: see [`crate::Notice`].
     pub accept_public: bool,
     /// Peer-to-peer side.
@@ -31,6 +37,8 @@ pub struct Config {
     pub engine: Engine,
     /// Choosing experts.
     pub router: Router,
+    /// What this node may take of its machine.
+    pub limits: Limits,
 }
 
 /// Peer-to-peer side.
@@ -116,6 +124,24 @@ pub struct Router {
     pub encoder: String,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            experts: Vec::new(),
+            client: false,
+            serve: "mesh".into(),
+            accept_public: false,
+            net: Net::default(),
+            api: Api::default(),
+            log: Log::default(),
+            models: Models::default(),
+            catalog: Catalog::default(),
+            engine: Engine::default(),
+            router: Router::default(),
+            limits: Limits::default(),
+        }
+    }
+}
 impl Default for Net {
     fn default() -> Self {
         Self {
@@ -240,6 +266,8 @@ impl Config {
             &self.router.encoder,
             &["auto", "static", "embedder"],
         )?;
+        one_of("serve", &self.serve, &["mesh", "self"])?;
+        self.limits.check()?;
         if !(1..=256).contains(&self.engine.slots)
             || self.engine.queue > 65_536
             || self.engine.threads > 1024
@@ -504,6 +532,9 @@ mod tests {
             ("net.proxy = \"http://proxy.invalid:80\"", "HOST:PORT"),
             ("net.anchors = [\"http://plain.invalid\"]", "https://"),
             ("net.anchors = [\"dns:\"]", "dns:"),
+            ("serve = \"others\"", "mesh, self"),
+            ("limits.disk = \"lots\"", "limits.disk = \"lots\""),
+            ("limits.memory = 1000", "128MiB"),
             ("api.listen = \"0.0.0.0:80\"", "loopback"),
         ] {
             let err = load(Some(text), &[], "").unwrap_err();
@@ -519,6 +550,21 @@ mod tests {
                 .kind,
             ErrorKind::Config
         );
+    }
+
+    #[test]
+    fn a_limit_may_be_a_number_a_text_or_a_variable() {
+        let env = [("POLYMATH_LIMITS_DISK", "20GiB")];
+        let file = "[limits]\nmemory = 1073741824\nupload = \"10MiB\"\n";
+        let limits = load(Some(file), &env, "[limits]\nconcurrent = 2\n").unwrap();
+        let limits = limits.config.limits;
+        assert_eq!(limits.memory.bytes(), Some(1 << 30));
+        assert_eq!(limits.upload.bytes(), Some(10 << 20));
+        assert_eq!(limits.disk.bytes(), Some(20 << 30));
+        assert_eq!(limits.concurrent, 2);
+        let err = load(None, &[("POLYMATH_LIMITS_DISK", "20 potatoes")], "").unwrap_err();
+        assert_eq!(err.kind, ErrorKind::Config);
+        assert!(err.message.contains("limits.disk"), "{err}");
     }
 
     #[test]

@@ -253,6 +253,16 @@ impl control_server::Control for Service {
         Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
     }
 
+    async fn pause(
+        &self,
+        request: Request<v1::PauseRequest>,
+    ) -> Result<Response<v1::PauseResponse>, Status> {
+        check(request.get_ref().version)?;
+        let changed = self.node.pause(request.get_ref().paused);
+        let changed = changed.map_err(|f| rpc::status(&f))?;
+        Ok(Response::new(v1::PauseResponse { changed }))
+    }
+
     async fn shutdown(
         &self,
         request: Request<v1::ShutdownRequest>,

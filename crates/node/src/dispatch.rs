@@ -80,6 +80,7 @@ fn failed(failure: &Failure) -> v1::Failed {
                 outcome: a.outcome.clone(),
             })
             .collect(),
+        retry_after_ms: failure.retry_after_ms.unwrap_or(0),
     }
 }
 
@@ -97,6 +98,7 @@ pub fn failure(failed: v1::Failed) -> Failure {
                 outcome: a.outcome,
             })
             .collect(),
+        retry_after_ms: (failed.retry_after_ms != 0).then_some(failed.retry_after_ms),
     }
 }
 
@@ -213,6 +215,8 @@ impl Asked {
                 "too many questions at once: ask again shortly",
             )
         })?;
+        let bytes = query.messages.iter().map(|m| m.content.len()).sum();
+        let _text = inner.service.gate.hold(bytes)?;
         let late = |_| {
             let timeout = query.constraints.timeout;
             Failure::new(
@@ -322,7 +326,7 @@ impl Asked {
             return PeerState {
                 reach: Reach::Here,
                 rtt: Some(Duration::ZERO),
-                load: Some(inner.service.engine.load_report()),
+                load: Some(inner.service.load()),
             };
         }
         match connected.get(peer) {

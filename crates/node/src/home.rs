@@ -5,6 +5,7 @@
 //! mesh.json        which mesh the home belongs to, addresses that led into it, and the secret of a
 //!                  closed one; mode 0600
 //! config.toml      optional settings
+//! paused           there while the node answers no peer; empty
 //! lock             held by the process that runs on this home; says its pid
 //! control.sock     the running daemon's API; a link to it if this path is too long for a socket
 //! models/          the model store (unless models.dir points elsewhere)
@@ -173,6 +174,30 @@ impl Home {
     /// Removes that link.
     pub(crate) fn point_nowhere(&self) {
         let _ = fs::remove_file(self.dir.join("control.sock"));
+    }
+
+    /// Whether whoever runs the home wants no peer answered.
+    pub fn is_paused(&self) -> bool {
+        self.paused().exists()
+    }
+
+    /// Remembers it: a pause must outlive a crash, and the restart that follows a `join`.
+    pub(crate) fn set_paused(&self, paused: bool) -> Result<(), Failure> {
+        let path = self.paused();
+        let done = if paused {
+            File::create(&path).map(drop)
+        } else {
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() == IoKind::NotFound => Ok(()),
+                done => done,
+            }
+        };
+        let doing = if paused { "create" } else { "remove" };
+        done.map_err(|e| io_failure(doing, &path, &e))
+    }
+
+    fn paused(&self) -> PathBuf {
+        self.dir.join("paused")
     }
 
     /// Takes the home for this process, or says who has it.

@@ -4,6 +4,7 @@
 //! turns the router's decisions into calls, and wires the catalog to its streams. It leaves HTTP
 //! to `gateway` and everything a person sees to `cli`; both enter by [`Node::ask`].
 
+mod admission;
 mod anchors;
 pub mod config;
 mod control;
@@ -20,6 +21,7 @@ mod loads;
 mod members;
 mod mesh;
 mod misses;
+mod pause;
 mod remembered;
 mod serve;
 mod sources;
@@ -36,7 +38,7 @@ use std::{
 use arc_swap::ArcSwap;
 use polymath_blobs::{Cancel, Progress, Store};
 use polymath_catalog::{Catalog, CatalogConfig};
-use polymath_engine::{Engine, EngineConfig};
+use polymath_engine::{Engine, EngineConfig, MemoryLimit};
 use polymath_net::{Door, Multiaddr, Net, NetConfig, NetLimits, Role, is_dialable};
 use polymath_proto::v1::{catalog_server::CatalogServer, expert_server::ExpertServer};
 use polymath_router::{Router, RouterConfig};
@@ -47,6 +49,8 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use admission::{Bounds, Gate, Serve};
 
 pub use anchors::PUBLIC;
 pub use control::{Control, connect};
@@ -179,7 +183,9 @@ impl Node {
         let engine = Engine::start(EngineConfig {
             threads,
             slots: config.engine.slots,
-            queue: config.engine.queue,
+            // Calls wait in the gate; here only those whose predecessors are being cleared away.
+            queue: config.engine.queue + config.engine.slots,
+            memory: memory_for_models(&config),
         })
         .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
         // Whoever can be reached keeps its part of the DHT, experts or not: others may join through it.
@@ -198,6 +204,7 @@ impl Node {
             NetLimits::default()
         };
         limits.relayed_bytes_per_hour = config.net.relayed_per_hour;
+        limits.upload = config.limits.upload.bytes();
         let net = Net::start(NetConfig {
             role,
             limits,
@@ -230,12 +237,14 @@ impl Node {
         let index = Arc::new(ArcSwap::from_pointee(Index::default()));
         let sync = sync::start(catalog, catalog_dir, Arc::clone(&index), &tasks, &cancel);
         let hosted = hosted::Hosted::new(engine.clone(), cards);
+        let gate = gate(&config, home.is_paused());
         let clients = Clients::new(net.clone());
         let inner = Arc::new(Inner {
             encoder: encode::Encoder::new(engine.clone(), store.clone(), &config.router.encoder),
             service: serve::Service {
                 engine,
                 hosted: hosted.clone(),
+                gate,
             },
             router: Mutex::new(Router::new(
                 RouterConfig::default(),
@@ -318,21 +327,19 @@ impl Node {
     /// The index the router reads now.
     pub(crate) fn index(&self) -> Arc<Index> {
         let me = self.inner.net.local_peer();
-        let ready: Vec<ExpertId> = self
-            .inner
-            .service
-            .hosted
-            .ready()
-            .iter()
-            .map(|c| c.id())
-            .collect();
+        let service = &self.inner.service;
+        let cards = service.hosted.ready();
+        let ready: Vec<ExpertId> = cards.iter().map(|c| c.id()).collect();
         let index = self.inner.discovered.merged(&self.inner.index.load_full());
-        // What an earlier run of this home offered, others may still hope for; we know better.
-        match index.peers().get(&me) {
-            Some(offer) if offer.experts.iter().any(|e| !ready.contains(e)) => {
-                Arc::new(index.with_offer(me, ready))
-            }
-            _ => index,
+        let offered = index.peers().get(&me).map_or(&[][..], |o| &o.experts);
+        // What an earlier run of this home offered, others may still hope for; and what is offered to
+        // nobody, this machine's user may ask. We know better.
+        let gone = offered.iter().any(|e| !ready.contains(e));
+        let withheld = service.gate.is_closed() && ready.iter().any(|e| !offered.contains(e));
+        if gone || withheld {
+            Arc::new(index.with_served(me, &cards))
+        } else {
+            index
         }
     }
 
@@ -419,6 +426,46 @@ impl Inner {
             }
         }
     }
+}
+
+/// Bytes of the process that are not for models: the network, the catalog, the runtime, and room for
+/// what the allocator does not give back.
+const NODE_MEMORY: u64 = 64 << 20;
+/// Most bytes of questions that are held at once, and their share of a limit on memory.
+const QUESTIONS_MEMORY: u64 = 64 << 20;
+const QUESTIONS_SHARE: u64 = 16;
+
+/// Bytes of questions that are held at once, for peers and for this machine's user.
+fn memory_for_questions(config: &config::Config) -> u64 {
+    let share = |limit: u64| limit / QUESTIONS_SHARE;
+    let limit = config.limits.memory.bytes();
+    limit.map_or(QUESTIONS_MEMORY, share).min(QUESTIONS_MEMORY)
+}
+
+/// What the operator's limit leaves for models.
+fn memory_for_models(config: &config::Config) -> Option<MemoryLimit> {
+    // Those of peers, and those of this machine's user on their way to others.
+    let reserved = NODE_MEMORY + 2 * memory_for_questions(config);
+    let total = config.limits.memory.bytes()?;
+    Some(MemoryLimit { total, reserved })
+}
+
+/// Encodings at work at once: the engine does one after the other, and the next should lie ready; one
+/// place is kept for this machine's user.
+const ENCODINGS: usize = 3;
+
+fn gate(config: &config::Config, paused: bool) -> Gate {
+    let bounds = Bounds {
+        waiting: config.engine.queue.max(1),
+        places: [config.engine.slots, ENCODINGS],
+        peers: Some(config.limits.concurrent).filter(|n| *n > 0),
+        bytes: usize::try_from(memory_for_questions(config)).unwrap_or(usize::MAX),
+    };
+    let serve = match config.serve.as_str() {
+        "self" => Serve::Own,
+        _ => Serve::Mesh,
+    };
+    Gate::new(bounds, serve, paused)
 }
 
 /// The home's mesh; a fresh home founds its own, a passing client must have one.

@@ -51,6 +51,7 @@ mod tests {
             queue_depth: 3,
             active: 1,
             free_slots: 0,
+            ..LoadReport::default()
         };
         loads.heard(now, peer, report);
         assert_eq!(loads.of(now, &peer), Some(report));

@@ -413,21 +413,24 @@ fn peer_of(address: &Multiaddr) -> Option<PeerId> {
 pub(crate) async fn announce(node: Node, sync: SyncHandle) {
     let inner = &node.inner;
     let hosted = &inner.service.hosted;
+    let gate = &inner.service.gate;
     let (mut changes, mut place) = (hosted.changes(), inner.net.announced());
+    let mut pauses = gate.pauses();
     let mut provided: HashSet<Vec<u8>> = HashSet::new();
     loop {
         changes.mark_unchanged();
+        pauses.mark_unchanged();
         let addresses = worth_telling(place.borrow_and_update().clone(), MOST_ADDRESSES)
             .iter()
             .map(ToString::to_string)
             .collect();
-        let ready = hosted.ready();
+        let ready = node.offered();
         let known_to_others = inner
             .index
             .load()
             .peers()
             .contains_key(&inner.net.local_peer());
-        if !ready.is_empty() || (known_to_others && hosted.settled()) {
+        if !ready.is_empty() || (known_to_others && (hosted.settled() || gate.is_closed())) {
             let offer = Offer {
                 agent: AGENT.to_owned(),
                 addresses,
@@ -440,6 +443,7 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
         tokio::select! {
             () = inner.cancel.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
+            changed = pauses.changed() => if changed.is_err() { return },
             changed = place.changed() => {
                 if changed.is_err() {
                     return;
@@ -449,6 +453,7 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
                 tokio::select! {
                     () = tokio::time::sleep(GATHER) => {}
                     _ = changes.changed() => {}
+                    _ = pauses.changed() => {}
                 }
             }
             () = tokio::time::sleep(PROVIDE_AGAIN), if !all_taken => {}

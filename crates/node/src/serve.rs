@@ -1,18 +1,20 @@
 //! The `Expert` service: what peers may ask of the experts hosted here. Local questions take the
 //! same functions, without a network in between.
 
-use std::{pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt};
-use polymath_engine::{Engine, GenerateJob, Generated, Overlong};
+use polymath_engine::{Engine, EngineError, GenerateJob, GenerateStream, Generated, Overlong};
 use polymath_proto::v1::{self, expert_server::Expert};
-use polymath_rpc::{self as rpc, Caller};
-use polymath_types::{ErrorKind, ExpertId, Failure, Format};
+use polymath_rpc as rpc;
+use polymath_types::{ErrorKind, ExpertId, Failure, Format, LoadReport};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    AGENT, doctor,
+    AGENT,
+    admission::{Call, Caller, Class, Gate, Lane, Place, Serve},
+    doctor,
     hosted::{Hosted, Listed, State},
 };
 
@@ -22,6 +24,8 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(600);
 const MOST_TEXTS: usize = 256;
 /// Most bytes of text in one call.
 const MOST_TEXT: usize = 2 << 20;
+/// More texts than these in one call are a batch: nobody waits for each of them before a screen.
+const FEW_TEXTS: usize = 8;
 /// Most labels in one `Classify` call.
 const MOST_LABELS: usize = 256;
 /// Most tokens another replica may have produced already.
@@ -38,6 +42,15 @@ pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<v1::GenerateEvent, Fai
 pub(crate) struct Service {
     pub(crate) engine: Engine,
     pub(crate) hosted: Hosted,
+    pub(crate) gate: Gate,
+}
+
+/// An answer on its way: first it waits for its place, then it is the engine's.
+struct Answer {
+    /// Dropped before the place is given back: the engine then knows that it is free.
+    stream: Option<GenerateStream>,
+    job: Option<(ExpertId, GenerateJob)>,
+    place: Place,
 }
 
 impl Service {
@@ -48,9 +61,25 @@ impl Service {
         Ok(id)
     }
 
+    /// How busy this node is, as it tells peers.
+    pub(crate) fn load(&self) -> LoadReport {
+        let (engine, crowd) = (self.engine.load_report(), self.gate.crowd());
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let service = crowd.service.unwrap_or_default().as_millis();
+        LoadReport {
+            queue_depth: engine.queue_depth.saturating_add(count(crowd.waiting)),
+            // The engine works for the router's encoder too, which passes no gate.
+            active: engine.active.max(count(crowd.at_work)),
+            free_slots: count(crowd.free),
+            service_ms: u32::try_from(service).unwrap_or(u32::MAX),
+            resident_experts: engine.resident_experts,
+        }
+    }
+
     /// Begins an answer; its stream ends by `Finished`, by a failure, or at the deadline.
     pub(crate) fn generate(
         &self,
+        caller: Caller,
         request: v1::GenerateRequest,
         budget: Duration,
     ) -> Result<Events, Failure> {
@@ -62,57 +91,92 @@ impl Service {
             ));
         }
         let deadline = Instant::now() + budget;
+        let text: usize = request.messages.iter().map(|m| m.content.len()).sum();
+        let call = Call {
+            caller,
+            lane: Lane::Generate,
+            class: Class::Interactive,
+            bytes: text + request.prefix_token_ids.len() * size_of::<u32>(),
+        };
         let job = GenerateJob {
             messages: rpc::messages_from_proto(request.messages)?,
             sampling: rpc::sampling_from_proto(request.sampling)?,
             prefix_token_ids: request.prefix_token_ids,
             deadline: Some(deadline.into_std()),
         };
-        let stream = self
-            .engine
-            .generate(&id, job)
-            .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
-        let engine = self.engine.clone();
-        let events = futures::stream::unfold(Some(stream), move |stream| {
-            let engine = engine.clone();
+        let mut answer = Answer {
+            place: self.gate.enter(call, budget)?,
+            job: Some((id, job)),
+            stream: None,
+        };
+        if answer.place.is_ready() {
+            self.begin(&mut answer)?;
+        }
+        let service = self.clone();
+        let events = futures::stream::unfold(Some(answer), move |answer| {
+            let service = service.clone();
             async move {
-                let mut stream = stream?;
+                let mut answer = answer?;
                 let beat = deadline.min(Instant::now() + BEAT);
-                let next = match tokio::time::timeout_at(beat, stream.next()).await {
-                    Ok(next) => next?,
-                    Err(_) if beat < deadline => return Some((Ok(working()), Some(stream))),
+                let next = tokio::time::timeout_at(beat, service.next(&mut answer)).await;
+                Some(match next {
+                    Ok(Ok(event @ Generated::Finished { .. })) => {
+                        // What the caller hears of load is without this call.
+                        answer.place.completed();
+                        (Ok(to_proto(event, service.load())), None)
+                    }
+                    Ok(Ok(event)) => (Ok(to_proto(event, LoadReport::default())), Some(answer)),
+                    Ok(Err(failure)) => (Err(failure), None),
+                    Err(_) if beat < deadline => (Ok(working()), Some(answer)),
                     Err(_) => {
                         let late = Failure::new(
                             ErrorKind::DeadlineExceeded,
                             format!("the answer was not complete within {budget:?}"),
                         );
-                        return Some((Err(late), None));
+                        (Err(late), None)
                     }
-                };
-                Some(match next {
-                    Ok(event) => {
-                        let last = matches!(event, Generated::Finished { .. });
-                        (Ok(to_proto(event, &engine)), (!last).then_some(stream))
-                    }
-                    Err(e) => (Err(Failure::new(e.kind(), e.to_string())), None),
                 })
             }
         });
         Ok(events.boxed())
     }
 
+    /// Hands the call to the engine, unless it has it.
+    fn begin(&self, answer: &mut Answer) -> Result<(), Failure> {
+        if let Some((id, job)) = answer.job.take() {
+            answer.stream = Some(self.engine.generate(&id, job).map_err(said)?);
+        }
+        Ok(())
+    }
+
+    /// The next event of an answer, from the gate on. Nothing is lost when this is dropped.
+    async fn next(&self, answer: &mut Answer) -> Result<Generated, Failure> {
+        answer.place.ready().await?;
+        self.begin(answer)?;
+        let next = match &mut answer.stream {
+            Some(stream) => stream.next().await,
+            None => None,
+        };
+        let lost = || EngineError::Internal("an answer ended without an end".into());
+        next.unwrap_or_else(|| Err(lost())).map_err(said)
+    }
+
     pub(crate) async fn embed(
         &self,
+        caller: Caller,
         request: v1::EmbedRequest,
         budget: Duration,
     ) -> Result<v1::EmbedResponse, Failure> {
         let id = self.expert(&request.expert)?;
         check_texts(&request.texts)?;
-        let embedded = within(
-            budget,
-            self.engine.embed(&id, request.texts, Overlong::Refuse),
-        )
+        let mut place = self.gate.enter(encoding(caller, &request.texts), budget)?;
+        let embedded = within(budget, async {
+            place.ready().await?;
+            let embedded = self.engine.embed(&id, request.texts, Overlong::Refuse);
+            embedded.await.map_err(said)
+        })
         .await?;
+        place.completed();
         Ok(v1::EmbedResponse {
             vectors: embedded
                 .vectors
@@ -123,12 +187,13 @@ impl Service {
                 prompt_tokens: embedded.prompt_tokens,
                 completion_tokens: 0,
             }),
-            load: Some(rpc::load_to_proto(self.engine.load_report())),
+            load: Some(rpc::load_to_proto(self.load())),
         })
     }
 
     pub(crate) async fn classify(
         &self,
+        caller: Caller,
         request: v1::ClassifyRequest,
         budget: Duration,
     ) -> Result<v1::ClassifyResponse, Failure> {
@@ -141,11 +206,14 @@ impl Service {
                 format!("at most {MOST_LABELS} labels of 1 to 256 bytes each"),
             ));
         }
-        let classified = within(
-            budget,
-            self.engine.classify(&id, request.texts, request.labels),
-        )
+        let mut place = self.gate.enter(encoding(caller, &request.texts), budget)?;
+        let classified = within(budget, async {
+            place.ready().await?;
+            let classified = self.engine.classify(&id, request.texts, request.labels);
+            classified.await.map_err(said)
+        })
         .await?;
+        place.completed();
         let classifications = classified
             .labels
             .into_iter()
@@ -162,21 +230,23 @@ impl Service {
                 prompt_tokens: classified.prompt_tokens,
                 completion_tokens: 0,
             }),
-            load: Some(rpc::load_to_proto(self.engine.load_report())),
+            load: Some(rpc::load_to_proto(self.load())),
         })
     }
 
     fn describe(&self) -> v1::DescribeResponse {
-        let experts = self
-            .hosted
-            .listed()
+        let told = match self.gate.serve() {
+            Serve::Mesh => self.hosted.listed(),
+            Serve::Own => Vec::new(),
+        };
+        let experts = told
             .into_iter()
             .filter_map(|Listed { id, card, state }| {
                 let id = id?;
                 Some(v1::DescribedExpert {
                     id: id.as_bytes().to_vec().into(),
                     card: card.to_bytes().into(),
-                    ready: state == State::Ready,
+                    ready: state == State::Ready && !self.gate.is_closed(),
                     engine_fingerprint: self.engine.fingerprint(&id).unwrap_or_default(),
                 })
             })
@@ -185,7 +255,7 @@ impl Service {
             version: Format::Wire.current(),
             agent: AGENT.to_owned(),
             experts,
-            load: Some(rpc::load_to_proto(self.engine.load_report())),
+            load: Some(rpc::load_to_proto(self.load())),
             unix_ms: doctor::look::unix_ms(),
         }
     }
@@ -205,12 +275,30 @@ fn check_texts(texts: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A call that the encoders answer.
+fn encoding(caller: Caller, texts: &[String]) -> Call {
+    Call {
+        caller,
+        lane: Lane::Encode,
+        class: if texts.len() > FEW_TEXTS {
+            Class::Batch
+        } else {
+            Class::Interactive
+        },
+        bytes: texts.iter().map(String::len).sum(),
+    }
+}
+
+fn said(error: EngineError) -> Failure {
+    Failure::new(error.kind(), error.to_string())
+}
+
 async fn within<T>(
     budget: Duration,
-    work: impl Future<Output = Result<T, polymath_engine::EngineError>>,
+    work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     match tokio::time::timeout(budget, work).await {
-        Ok(done) => done.map_err(|e| Failure::new(e.kind(), e.to_string())),
+        Ok(done) => done,
         Err(_) => Err(Failure::new(
             ErrorKind::DeadlineExceeded,
             format!("no answer within {budget:?}"),
@@ -218,7 +306,7 @@ async fn within<T>(
     }
 }
 
-fn to_proto(event: Generated, engine: &Engine) -> v1::GenerateEvent {
+fn to_proto(event: Generated, load: LoadReport) -> v1::GenerateEvent {
     use v1::generate_event::Event;
     let event = match event {
         Generated::Started {
@@ -234,7 +322,7 @@ fn to_proto(event: Generated, engine: &Engine) -> v1::GenerateEvent {
         Generated::Finished { reason, usage } => Event::Finished(v1::Finished {
             reason: rpc::reason_to_proto(reason) as i32,
             usage: Some(rpc::usage_to_proto(usage)),
-            load: Some(rpc::load_to_proto(engine.load_report())),
+            load: Some(rpc::load_to_proto(load)),
         }),
     };
     v1::GenerateEvent { event: Some(event) }
@@ -247,10 +335,10 @@ fn working() -> v1::GenerateEvent {
     }
 }
 
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+fn caller<T>(request: &Request<T>) -> Result<rpc::Caller, Status> {
     request
         .extensions()
-        .get::<Caller>()
+        .get::<rpc::Caller>()
         .copied()
         .ok_or_else(|| {
             rpc::status(&Failure::new(
@@ -273,7 +361,9 @@ impl Expert for Service {
         let budget = rpc::budget(&request, request.get_ref().budget_ms, LONGEST_ANSWER);
         let request = request.into_inner();
         tracing::debug!(request_id = %clip(&request.request_id), peer = %caller.peer, path = %caller.path, "generate");
-        let events = Self::generate(self, request, budget).map_err(|f| rpc::status(&f))?;
+        let caller = Caller::Peer(caller.peer);
+        let events = Self::generate(self, caller, request, budget);
+        let events = events.map_err(|f| rpc::status(&f))?;
         Ok(Response::new(
             events.map(|e| e.map_err(|f| rpc::status(&f))).boxed(),
         ))
@@ -283,10 +373,10 @@ impl Expert for Service {
         &self,
         request: Request<v1::EmbedRequest>,
     ) -> Result<Response<v1::EmbedResponse>, Status> {
-        caller(&request)?;
+        let caller = Caller::Peer(caller(&request)?.peer);
         rpc::check_version(Format::Wire, request.get_ref().version)?;
         let budget = rpc::budget(&request, request.get_ref().budget_ms, LONGEST_ANSWER);
-        Self::embed(self, request.into_inner(), budget)
+        Self::embed(self, caller, request.into_inner(), budget)
             .await
             .map(Response::new)
             .map_err(|f| rpc::status(&f))
@@ -296,10 +386,10 @@ impl Expert for Service {
         &self,
         request: Request<v1::ClassifyRequest>,
     ) -> Result<Response<v1::ClassifyResponse>, Status> {
-        caller(&request)?;
+        let caller = Caller::Peer(caller(&request)?.peer);
         rpc::check_version(Format::Wire, request.get_ref().version)?;
         let budget = rpc::budget(&request, request.get_ref().budget_ms, LONGEST_ANSWER);
-        Self::classify(self, request.into_inner(), budget)
+        Self::classify(self, caller, request.into_inner(), budget)
             .await
             .map(Response::new)
             .map_err(|f| rpc::status(&f))

@@ -81,11 +81,31 @@ impl Node {
                 })
                 .collect(),
             rss_bytes: resident_bytes(),
-            load: Some(rpc::load_to_proto(inner.service.engine.load_report())),
+            load: Some(rpc::load_to_proto(inner.service.load())),
             pid: std::process::id(),
             generated_tokens: inner.service.engine.generated_tokens(),
             mesh: Some(self.mesh_view()),
-            counters: counters::named(&inner.net.counters()),
+            counters: {
+                let mut all = counters::named(&inner.net.counters());
+                let refused = inner.service.gate.counters();
+                all.extend(refused.map(|(name, n)| (name.to_owned(), n)));
+                all
+            },
+            serve: inner.config.serve.clone(),
+            paused: self.is_paused(),
+            limits: Some(self.limits()),
+        }
+    }
+
+    /// What the operator allows, and what models take of it.
+    fn limits(&self) -> v1::Limits {
+        let limits = &self.inner.config.limits;
+        v1::Limits {
+            memory: limits.memory.bytes().unwrap_or(0),
+            models: self.inner.service.engine.memory_taken(),
+            concurrent: u32::try_from(limits.concurrent).unwrap_or(u32::MAX),
+            upload: limits.upload.bytes().unwrap_or(0),
+            disk: limits.disk.bytes().unwrap_or(0),
         }
     }
 

@@ -234,6 +234,7 @@ mod tests {
                 queue_depth,
                 active,
                 free_slots,
+                ..LoadReport::default()
             })
         };
         assert_eq!(load(0, 0, 4), 0.0);

@@ -127,6 +127,8 @@ pub fn load_to_proto(l: LoadReport) -> v1::Load {
         queue_depth: l.queue_depth,
         active: l.active,
         free_slots: l.free_slots,
+        service_ms: l.service_ms,
+        resident_experts: l.resident_experts,
     }
 }
 
@@ -136,6 +138,8 @@ pub fn load_from_proto(l: Option<v1::Load>) -> Option<LoadReport> {
         queue_depth: l.queue_depth,
         active: l.active,
         free_slots: l.free_slots,
+        service_ms: l.service_ms,
+        resident_experts: l.resident_experts,
     })
 }
 

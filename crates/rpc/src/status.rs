@@ -9,6 +9,10 @@ use tonic::{Code, Request, Status, codegen::http::HeaderValue, metadata::Metadat
 const KIND: &str = "polymath-error-kind";
 /// Metadata key of a call's remaining time.
 pub(crate) const TIMEOUT: &str = "grpc-timeout";
+/// Metadata key that carries [`Failure::retry_after_ms`], in decimal digits.
+const RETRY_AFTER: &str = "polymath-retry-after-ms";
+/// Longest wait a peer may ask for, milliseconds: an hour.
+const MAX_RETRY_AFTER: u64 = 3_600_000;
 /// Longest message taken from a peer, characters.
 const MAX_MESSAGE: usize = 1024;
 
@@ -21,6 +25,9 @@ pub fn status(failure: &Failure) -> Status {
     status
         .metadata_mut()
         .insert(KIND, MetadataValue::from_static(failure.kind.as_str()));
+    if let Some(wait) = failure.retry_after_ms {
+        status.metadata_mut().insert(RETRY_AFTER, wait.into());
+    }
     status
 }
 
@@ -51,7 +58,12 @@ pub fn failure(status: &Status) -> Failure {
     if message.is_empty() {
         message = format!("the call failed with status {}", status.code());
     }
-    Failure::new(kind, message)
+    let wait = status.metadata().get(RETRY_AFTER);
+    let wait = wait.and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    Failure {
+        retry_after_ms: wait.map(|w| w.min(MAX_RETRY_AFTER)),
+        ..Failure::new(kind, message)
+    }
 }
 
 /// Refuses another version of the format, naming both.
@@ -121,6 +133,18 @@ mod tests {
             let sent = status(&Failure::new(kind, "what to do"));
             assert_eq!(failure(&sent), Failure::new(kind, "what to do"));
         }
+    }
+
+    #[test]
+    fn a_wait_survives_the_wire_and_an_absurd_one_is_cut() {
+        let full = Failure::new(ErrorKind::ResourceExhausted, "full");
+        let sent = |wait| failure(&status(&full.clone().retry_after(wait))).retry_after_ms;
+        assert_eq!(sent(Duration::from_millis(1500)), Some(1500));
+        assert_eq!(sent(Duration::MAX), Some(MAX_RETRY_AFTER));
+        let mut odd = status(&full);
+        let word = MetadataValue::from_static("soon");
+        odd.metadata_mut().insert(RETRY_AFTER, word);
+        assert_eq!(failure(&odd), full);
     }
 
     #[test]

@@ -97,6 +97,7 @@ fn calls_between_peers() {
             queue_depth: 1,
             active: 2,
             free_slots: 3,
+            ..v1::Load::default()
         }),
         unix_ms: 0,
     };
@@ -106,6 +107,19 @@ fn calls_between_peers() {
     same(
         "describe_response_with_clock_v1.bin",
         &v1::DescribeResponse {
+            unix_ms,
+            ..described.clone()
+        },
+    );
+    // Of one that tells how long an answer takes; the others read as before, with zeros.
+    same(
+        "describe_response_with_service_v1.bin",
+        &v1::DescribeResponse {
+            load: Some(v1::Load {
+                service_ms: 1500,
+                resident_experts: 4,
+                ..described.load.unwrap_or_default()
+            }),
             unix_ms,
             ..described
         },
@@ -138,12 +152,18 @@ fn calls_of_the_control_api() {
             peer: "p".into(),
             outcome: "o".into(),
         }],
+        retry_after_ms: 0,
     };
+    let event = |failed| v1::AskEvent {
+        event: Some(v1::ask_event::Event::Failed(failed)),
+    };
+    same("ask_event_v1.bin", &event(failed.clone()));
     same(
-        "ask_event_v1.bin",
-        &v1::AskEvent {
-            event: Some(v1::ask_event::Event::Failed(failed)),
-        },
+        "ask_event_with_retry_after_v1.bin",
+        &event(v1::Failed {
+            retry_after_ms: 1500,
+            ..failed
+        }),
     );
     let diagnosis = v1::Diagnosis {
         findings: vec![v1::Finding {

@@ -40,4 +40,8 @@ pub struct LoadReport {
     pub active: u32,
     /// Requests that could start at once.
     pub free_slots: u32,
+    /// Moving average of how long an answer takes once it has begun, milliseconds; 0 before the first.
+    pub service_ms: u32,
+    /// Experts that are loaded.
+    pub resident_experts: u32,
 }

@@ -1,7 +1,7 @@
 //! The one taxonomy of failures: every error a person or a peer sees has one of these kinds, and
 //! each kind has one gRPC status, one HTTP status and one exit code.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -185,6 +185,9 @@ pub struct Failure {
     /// Each try and its outcome, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Attempt>,
+    /// When it may be worth asking again, milliseconds from now, where whoever refused could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Failure {
@@ -194,7 +197,15 @@ impl Failure {
             kind,
             message: message.into(),
             attempts: Vec::new(),
+            retry_after_ms: None,
         }
+    }
+
+    /// The same failure, worth another try after `wait`.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after_ms = Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        self
     }
 }
 

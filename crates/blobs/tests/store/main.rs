@@ -7,6 +7,7 @@ mod imports;
 mod killed;
 mod known;
 mod layout;
+mod limit;
 mod packages;
 mod progress;
 mod removal;

@@ -1,5 +1,6 @@
 //! A llama file's hyper-parameters, checked.
 
+use super::cache::PAGE;
 use crate::{
     LoadError,
     gguf::{ARCHITECTURES, Gguf},
@@ -105,6 +106,22 @@ impl Config {
             return Err(gguf.corrupt("its normalisation or rotary parameters are out of range"));
         }
         Ok(config)
+    }
+
+    /// Bytes of a KV cache that holds `tokens`.
+    pub(crate) fn cache_bytes(&self, tokens: usize) -> u64 {
+        let page = self.layers * 2 * self.kv_heads * PAGE * self.head_dim * size_of::<f32>();
+        (tokens.div_ceil(PAGE) as u64).saturating_mul(page as u64)
+    }
+
+    /// Bytes a forward pass of so many tokens works with, the logits of `answers` among them.
+    pub(crate) fn working_bytes(&self, tokens: usize, answers: usize) -> u64 {
+        let query = self.heads * self.head_dim;
+        let key = self.kv_heads * self.head_dim;
+        // Floats and the same rounded for the products, layer by layer: see `Llama::forward`.
+        let row = 4 * self.hidden + 2 * query + 2 * key + 3 * self.feed_forward;
+        let floats = tokens * 2 * row + answers * 2 * self.vocabulary;
+        (floats * size_of::<f32>()) as u64
     }
 
     /// Rotary frequencies, radians a token, one a rotated pair (Su et al. 2021).

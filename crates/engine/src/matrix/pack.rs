@@ -12,6 +12,16 @@ use super::{BLOCK, Matrix, Packed};
 const SUPER: usize = 256;
 
 impl Matrix {
+    /// Bytes that [`BLOCK`] weights of this type take once they are packed, and whether they are packed
+    /// as they are read: the others become floats in between.
+    pub(crate) const fn packed_block_bytes(dtype: GgmlDType) -> (u64, bool) {
+        match dtype {
+            GgmlDType::Q4_0 | GgmlDType::Q4_1 | GgmlDType::Q4K => (16 + 4 + 4, true),
+            GgmlDType::Q8_0 => (32 + 4, true),
+            _ => (32 + 4, false),
+        }
+    }
+
     /// Packs a rank-2 tensor whose columns are a multiple of [`BLOCK`].
     pub(crate) fn from_tensor(tensor: &QTensor) -> candle_core::Result<Self> {
         let (rows, cols) = tensor.shape().dims2()?;

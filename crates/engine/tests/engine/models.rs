@@ -93,6 +93,7 @@ pub(crate) fn engine(slots: usize, queue: usize) -> Engine {
         threads: 2,
         slots,
         queue,
+        memory: None,
     })
     .unwrap()
 }

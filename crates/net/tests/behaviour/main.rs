@@ -12,3 +12,4 @@ mod meshes;
 mod reach;
 mod streams;
 mod support;
+mod upload;

@@ -158,6 +158,35 @@ async fn two_hidden_nodes_reach_each_other_through_an_anchor() {
 }
 
 #[tokio::test]
+async fn what_an_anchor_relays_keeps_to_its_limit_on_upload() {
+    const RATE: u64 = 256 << 10;
+    let mesh = Mesh::new("slow anchor");
+    let anchor = Net::start(lab(&mesh, &[TCP], |c| {
+        c.anchor = true;
+        c.limits.upload = Some(RATE);
+    }))
+    .await
+    .unwrap();
+    let (a, b) = (hidden(&mesh).await, hidden(&mesh).await);
+    serve_echo(b.accept("echo").unwrap());
+    for node in [&a, &b] {
+        node.dial(addr_of(&anchor), SOON).await.unwrap();
+        until("a circuit", async || !circuits(node).is_empty()).await;
+    }
+    a.add_addresses(b.local_peer(), circuits(&b));
+    let stream = a.open(b.local_peer(), "echo", SOON).await.unwrap();
+    assert_eq!(stream.path(), PathKind::Relayed);
+    let body = vec![7; 256 << 10];
+    let begun = std::time::Instant::now();
+    let back = soon("both ways", echo(stream, &body)).await.unwrap();
+    assert!(back == body);
+    // Both ways leave the anchor; a quarter of a second and a turn may go at once.
+    let least = Duration::from_millis((2 * (256 << 10) - RATE / 4 - (16 << 10)) * 1000 / RATE);
+    assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+    assert!(anchor.counters().uploads_delayed > 0);
+}
+
+#[tokio::test]
 async fn a_peer_that_has_used_up_its_allowance_is_relayed_for_no_longer() {
     let mesh = Mesh::new("quota");
     let anchor = Net::start(lab(&mesh, &[TCP], |c| {

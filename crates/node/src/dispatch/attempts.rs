@@ -129,6 +129,7 @@ impl Asked {
         let mut progress = Progress::default();
         let mut failures: Vec<Attempt> = Vec::new();
         let mut last: Option<Failure> = None;
+        let mut soonest: Option<u64> = None;
         let mut refusals = Refusals::default();
         for (i, candidate) in decision.candidates.iter().enumerate() {
             if Instant::now() >= deadline {
@@ -153,6 +154,7 @@ impl Asked {
                 return Ok(());
             };
             tracing::debug!(request_id = %query.id, peer = %candidate.peer, expert = %candidate.name, "attempt failed: {failure}");
+            soonest = soonest.into_iter().chain(failure.retry_after_ms).min();
             failures.push(Attempt {
                 expert: candidate.name.clone(),
                 peer: candidate.peer.to_string(),
@@ -205,6 +207,7 @@ impl Asked {
             }
         }
         end.attempts = failures;
+        end.retry_after_ms = soonest;
         Err(end)
     }
 

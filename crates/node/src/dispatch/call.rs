@@ -12,7 +12,10 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{Asked, attempts::Progress};
-use crate::serve::{BEAT, Events};
+use crate::{
+    admission::Caller,
+    serve::{BEAT, Events},
+};
 
 /// A connection that takes longer than this counts as none, while others could be asked.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -175,7 +178,7 @@ impl Asked {
             ExpertKind::Generate => {
                 let request = generate_request(attempt, progress);
                 let events: Events = match route.client {
-                    None => service.generate(request, attempt.left())?,
+                    None => service.generate(Caller::Own, request, attempt.left())?,
                     Some(mut client) => within(
                         attempt.patience_to_be_taken_on(progress),
                         client.generate(attempt.request(request)),
@@ -195,7 +198,7 @@ impl Asked {
                     budget_ms,
                 };
                 let response = match route.client {
-                    None => service.embed(request, attempt.left()).await?,
+                    None => service.embed(Caller::Own, request, attempt.left()).await?,
                     Some(mut client) => {
                         within(
                             attempt.patience_for_all(progress),
@@ -223,7 +226,11 @@ impl Asked {
                     budget_ms,
                 };
                 let response = match route.client {
-                    None => service.classify(request, attempt.left()).await?,
+                    None => {
+                        service
+                            .classify(Caller::Own, request, attempt.left())
+                            .await?
+                    }
                     Some(mut client) => {
                         within(
                             attempt.patience_for_all(progress),

@@ -26,6 +26,7 @@ pub(super) fn named(counters: &NetCounters) -> HashMap<String, u64> {
         foreign_peers,
         callers_refused,
         addresses_evicted,
+        uploads_delayed,
         relayed_bytes,
         circuits_over_quota,
         reservations_granted,

@@ -196,6 +196,12 @@ pub struct Load {
     pub active: u32,
     #[prost(uint32, tag = "3")]
     pub free_slots: u32,
+    /// Moving average of how long an answer takes once it has begun; 0 before the first.
+    #[prost(uint32, tag = "4")]
+    pub service_ms: u32,
+    /// Experts that are loaded.
+    #[prost(uint32, tag = "5")]
+    pub resident_experts: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EmbedRequest {
@@ -1356,6 +1362,9 @@ pub struct Failed {
     pub message: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "3")]
     pub attempts: ::prost::alloc::vec::Vec<FailedAttempt>,
+    /// 0: nobody could tell
+    #[prost(uint64, tag = "4")]
+    pub retry_after_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FailedAttempt {
@@ -1414,6 +1423,33 @@ pub struct StatusResponse {
     /// what the network side refused, dropped or did since the start
     #[prost(map = "string, uint64", tag = "18")]
     pub counters: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    /// whose questions are answered: mesh, self
+    #[prost(string, tag = "19")]
+    pub serve: ::prost::alloc::string::String,
+    /// peers are not answered until `resume`
+    #[prost(bool, tag = "20")]
+    pub paused: bool,
+    #[prost(message, optional, tag = "21")]
+    pub limits: ::core::option::Option<Limits>,
+}
+/// What the operator allows; 0: no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Limits {
+    /// bytes of the process
+    #[prost(uint64, tag = "1")]
+    pub memory: u64,
+    /// bytes that weights and caches have taken of it
+    #[prost(uint64, tag = "2")]
+    pub models: u64,
+    /// calls of peers at once
+    #[prost(uint32, tag = "3")]
+    pub concurrent: u32,
+    /// bytes a second
+    #[prost(uint64, tag = "4")]
+    pub upload: u64,
+    /// bytes of home and model store
+    #[prost(uint64, tag = "5")]
+    pub disk: u64,
 }
 /// The mesh of a home.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1719,6 +1755,19 @@ pub struct SignAnchorsResponse {
     pub list: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseRequest {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(bool, tag = "2")]
+    pub paused: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseResponse {
+    /// false: it was so already
+    #[prost(bool, tag = "1")]
+    pub changed: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShutdownRequest {
     #[prost(uint32, tag = "1")]
     pub version: u32,
@@ -1979,6 +2028,27 @@ pub mod control_client {
                 .insert(GrpcMethod::new("polymath.v1.Control", "Doctor"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Stops answering peers, or begins again.
+        pub async fn pause(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PauseRequest>,
+        ) -> std::result::Result<tonic::Response<super::PauseResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/Pause",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("polymath.v1.Control", "Pause"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn shutdown(
             &mut self,
             request: impl tonic::IntoRequest<super::ShutdownRequest>,
@@ -2066,6 +2136,11 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::DoctorRequest>,
         ) -> std::result::Result<tonic::Response<Self::DoctorStream>, tonic::Status>;
+        /// Stops answering peers, or begins again.
+        async fn pause(
+            &self,
+            request: tonic::Request<super::PauseRequest>,
+        ) -> std::result::Result<tonic::Response<super::PauseResponse>, tonic::Status>;
         async fn shutdown(
             &self,
             request: tonic::Request<super::ShutdownRequest>,
@@ -2498,6 +2573,49 @@ pub mod control_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/Pause" => {
+                    #[allow(non_camel_case_types)]
+                    struct PauseSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::PauseRequest>
+                    for PauseSvc<T> {
+                        type Response = super::PauseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PauseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::pause(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PauseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

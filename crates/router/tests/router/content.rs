@@ -41,6 +41,7 @@ fn no_speed_outweighs_content_beyond_the_margin() {
             queue_depth: 1000,
             active: 1000,
             free_slots: 0,
+            ..LoadReport::default()
         };
         let reach = Reach::Connected {
             path: PathKind::Relayed,

@@ -68,6 +68,7 @@ fn state() -> impl Strategy<Value = PeerState> {
             queue_depth,
             active,
             free_slots,
+            ..LoadReport::default()
         }),
     })
 }

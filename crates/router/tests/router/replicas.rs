@@ -97,11 +97,13 @@ fn between_equals_this_node_then_less_load_then_the_better_path() {
             queue_depth: 3,
             active: 4,
             free_slots: 0,
+            ..LoadReport::default()
         };
         let idle = LoadReport {
             queue_depth: 0,
             active: 0,
             free_slots: 4,
+            ..LoadReport::default()
         };
         scene.peers.get_mut(&peer(n)).unwrap().load = Some(idle);
         scene.peers.get_mut(&peer(3 - n)).unwrap().load = Some(busy);
