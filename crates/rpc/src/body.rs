@@ -112,7 +112,12 @@ impl Drop for Outgoing {
 }
 
 impl ReplyBody {
-    pub(crate) fn new(call: Outgoing, end: Option<Input>, deadline: Option<Instant>, place: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn new(
+        call: Outgoing,
+        end: Option<Input>,
+        deadline: Option<Instant>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
         Self {
             call,
             end,
@@ -143,7 +148,9 @@ impl Body for ReplyBody {
                     let Some(deadline) = self.deadline else {
                         return Poll::Pending;
                     };
-                    let late = self.late.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+                    let late = self
+                        .late
+                        .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
                     ready!(late.as_mut().poll(cx));
                     self.over = true;
                     self.call.0.cancel(Code::DeadlineExceeded);
@@ -159,9 +166,7 @@ impl Body for ReplyBody {
             Ok(Input::End(end)) => frame::trailers(end)
                 .map(Frame::trailers)
                 .map_err(|e| broken(e.into())),
-            Ok(Input::Cancelled(code)) => {
-                Err(Status::new(code, "the peer gave the call up"))
-            }
+            Ok(Input::Cancelled(code)) => Err(Status::new(code, "the peer gave the call up")),
             Ok(Input::Data(_) | Input::Last) => {
                 Err(broken(LaneError::protocol("a reply without a status")))
             }

@@ -59,7 +59,9 @@ impl Channel {
         };
         let (call, lead_in, place) = match deadline {
             None => begun.await?,
-            Some(deadline) => timeout_at(deadline, begun).await.map_err(|_| too_late())??,
+            Some(deadline) => timeout_at(deadline, begun)
+                .await
+                .map_err(|_| too_late())??,
         };
         let (headers, end) = match lead_in {
             LeadIn::Head(head) => {
@@ -150,7 +152,11 @@ async fn next(body: &mut Body) -> Option<Result<Bytes, Status>> {
 /// Sends the rest of a request, as fast as the other side takes it.
 async fn pump(call: Arc<Call>, mut data: Bytes, mut last: bool, mut body: Body) {
     loop {
-        if poll_fn(|cx| call.poll_send(&mut data, last, cx)).await.is_err() || last {
+        if poll_fn(|cx| call.poll_send(&mut data, last, cx))
+            .await
+            .is_err()
+            || last
+        {
             return;
         }
         // Nobody may be left who wants the answer while the request's source is silent.

@@ -264,7 +264,10 @@ mod tests {
         let metadata = status.metadata_mut();
         metadata.insert("a", "1".parse().unwrap());
         metadata.append("a", "2".parse().unwrap());
-        metadata.insert_bin("b-bin", tonic::metadata::MetadataValue::from_bytes(&[0, 255]));
+        metadata.insert_bin(
+            "b-bin",
+            tonic::metadata::MetadataValue::from_bytes(&[0, 255]),
+        );
         let got = Status::from_header_map(&trailers(of_status(&status)).unwrap()).unwrap();
         assert_eq!((got.code(), got.message()), (Code::NotFound, "Grüße\n"));
         assert_eq!(got.details(), b"details");

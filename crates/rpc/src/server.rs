@@ -1,12 +1,6 @@
 //! Answering peers' calls with tonic's services.
 
-use std::{
-    future::poll_fn,
-    pin::Pin,
-    sync::Arc,
-    task::Context,
-    time::Duration,
-};
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Context, time::Duration};
 
 use futures::{FutureExt, StreamExt};
 use http_body::Body as _;
@@ -267,7 +261,9 @@ async fn answer(
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(mut data) => {
                         // Nobody takes it any more: the call is over.
-                        poll_fn(|cx| call.poll_send(&mut data, false, cx)).await.ok()?;
+                        poll_fn(|cx| call.poll_send(&mut data, false, cx))
+                            .await
+                            .ok()?;
                     }
                     Err(frame) => {
                         let trailers = frame.into_trailers().unwrap_or_else(|_| HeaderMap::new());

@@ -11,7 +11,8 @@ fn main() -> anyhow::Result<()> {
         None => root.join("crates/proto/src/generated"),
     };
     fs::create_dir_all(&out)?;
-    let files = ["expert", "catalog", "control", "call", "echo"].map(|f| format!("polymath/v1/{f}.proto"));
+    let files =
+        ["expert", "catalog", "control", "call", "echo"].map(|f| format!("polymath/v1/{f}.proto"));
     let descriptors = protox::compile(files, [root.join("proto")])?;
     tonic_prost_build::configure()
         .bytes(".")

@@ -51,7 +51,11 @@ fn main() {
 
 async fn run() {
     let args: Vec<String> = std::env::args().collect();
-    let rounds = if args.iter().any(|a| a == "--quick") { 3 } else { 9 };
+    let rounds = if args.iter().any(|a| a == "--quick") {
+        3
+    } else {
+        9
+    };
     let only = args
         .iter()
         .position(|a| a == "--case")
@@ -61,8 +65,17 @@ async fn run() {
     let mesh = Mesh::start().await;
     let tonic = plain_tonic().await;
     println!("one thread for each side; {rounds} rounds of {WINDOW:?} each");
-    println!("{:34} {:>10} {:>10} {:>7}  spread", "case", "ours /s", "tonic /s", "ratio");
-    for (size, callers) in [(128, 1), (128, 64), (4096, 64), (256 << 10, 1), (256 << 10, 64)] {
+    println!(
+        "{:34} {:>10} {:>10} {:>7}  spread",
+        "case", "ours /s", "tonic /s", "ratio"
+    );
+    for (size, callers) in [
+        (128, 1),
+        (128, 64),
+        (4096, 64),
+        (256 << 10, 1),
+        (256 << 10, 64),
+    ] {
         for transport in ["tcp", "quic"] {
             let case = format!("{size} B, {callers} callers, {transport}");
             if !case.contains(&only) {
@@ -112,7 +125,10 @@ where
     C::Future: Send,
     C::Error: std::fmt::Debug,
 {
-    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (stop, done) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let data = Bytes::from(vec![1; size]);
     let tasks: Vec<_> = clients
         .into_iter()

@@ -304,14 +304,16 @@ impl Call {
 
     /// Begins the reply.
     pub(crate) fn reply(&self, head: &v1::ReplyHead) {
-        self.lane.put(|out| put_message(out, Kind::Reply, self.id, head));
+        self.lane
+            .put(|out| put_message(out, Kind::Reply, self.id, head));
     }
 
     /// Ends the call with its status; nothing happens if it is over.
     pub(crate) fn finish(&self, end: &v1::ReplyEnd) {
         if self.close() {
             self.lane.leave(self.id);
-            self.lane.put(|out| put_message(out, Kind::End, self.id, end));
+            self.lane
+                .put(|out| put_message(out, Kind::End, self.id, end));
         }
     }
 
@@ -319,8 +321,7 @@ impl Call {
     pub(crate) fn cancel(&self, code: Code) {
         if self.close() {
             self.lane.leave(self.id);
-            self.lane
-                .put_number(Kind::Cancel, self.id, code as u32);
+            self.lane.put_number(Kind::Cancel, self.id, code as u32);
         }
     }
 
