@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Parrot;
 
-type Replies = Pin<Box<dyn Stream<Item = Result<Payload, Status>> + Send>>;
+pub(crate) type Replies = Pin<Box<dyn Stream<Item = Result<Payload, Status>> + Send>>;
 
 fn reply(request: Payload) -> Payload {
     let data = match request.reply_bytes {

@@ -1,0 +1,17 @@
+//! Calls between real nodes on the loopback, over TCP and QUIC.
+
+#![allow(clippy::unwrap_used)]
+
+mod bad_callers;
+mod bad_servers;
+mod bounds;
+mod cancelling;
+mod deadlines;
+mod echo;
+mod endings;
+mod lab;
+mod messages;
+mod metadata;
+mod probe;
+mod raw;
+mod sharing;
