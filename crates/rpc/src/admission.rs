@@ -8,15 +8,16 @@ use std::{
 use polymath_types::{ErrorKind, Failure, PeerId};
 use tonic::Status;
 
-use crate::status::status;
+use crate::{pool::CALLS_TO_A_PEER, status::status};
 
 /// Lanes of one peer: a few for each class, and as many again while a broken connection is not yet
 /// known to be broken.
 const LANES_OF_A_PEER: usize = 24;
 /// Lanes in all. One without calls holds a few hundred bytes.
 const LANES: usize = 4096;
-/// Calls of one peer at once.
-const CALLS_OF_A_PEER: usize = 1024;
+/// Calls of one peer at once: twice what it has under way itself, as those it has given up may not have
+/// ended here when it begins others.
+const CALLS_OF_A_PEER: usize = 2 * CALLS_TO_A_PEER;
 /// Calls in all, a few kilobytes each while they wait.
 const CALLS: usize = 16_384;
 
@@ -48,6 +49,11 @@ impl Admission {
     /// Calls refused so far, for the same reasons.
     pub fn calls_refused(&self) -> u64 {
         self.lock().calls_refused
+    }
+
+    /// Lanes that peers have open now.
+    pub fn lanes(&self) -> usize {
+        self.lock().taken.lanes
     }
 
     /// Calls being answered now.

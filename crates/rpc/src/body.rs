@@ -30,6 +30,15 @@ pub(crate) fn broken(why: LaneError) -> Status {
     status
 }
 
+/// The peer ended the call without a status.
+pub(crate) fn given_up(code: Code) -> Status {
+    Status::new(code, "the peer gave the call up")
+}
+
+pub(crate) fn without_status() -> LaneError {
+    LaneError::protocol("a reply without a status")
+}
+
 pub(crate) fn too_late() -> Status {
     Status::deadline_exceeded("the call was not complete in time")
 }
@@ -91,8 +100,6 @@ impl Body for RequestBody {
 #[derive(Debug)]
 pub struct ReplyBody {
     call: Outgoing,
-    /// A status that came without messages.
-    end: Option<Input>,
     deadline: Option<Instant>,
     /// Made when the reply is first waited for.
     late: Option<Pin<Box<Sleep>>>,
@@ -114,18 +121,25 @@ impl Drop for Outgoing {
 impl ReplyBody {
     pub(crate) fn new(
         call: Outgoing,
-        end: Option<Input>,
+        over: bool,
         deadline: Option<Instant>,
         place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
             call,
-            end,
             deadline,
             late: None,
-            over: false,
+            over,
             _place: place,
         }
+    }
+}
+
+impl ReplyBody {
+    fn give_up(&mut self) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.over = true;
+        self.call.0.cancel(Code::DeadlineExceeded);
+        Poll::Ready(Some(Err(too_late())))
     }
 }
 
@@ -140,25 +154,21 @@ impl Body for ReplyBody {
         if self.over {
             return Poll::Ready(None);
         }
-        let input = match self.end.take() {
-            Some(end) => Ok(end),
-            None => match self.call.0.poll_input(cx) {
-                Poll::Ready(input) => input,
-                Poll::Pending => {
-                    let Some(deadline) = self.deadline else {
-                        return Poll::Pending;
-                    };
-                    let late = self
-                        .late
-                        .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-                    ready!(late.as_mut().poll(cx));
-                    self.over = true;
-                    self.call.0.cancel(Code::DeadlineExceeded);
-                    return Poll::Ready(Some(Err(too_late())));
-                }
-            },
+        let Poll::Ready(input) = self.call.0.poll_input(cx) else {
+            let Some(deadline) = self.deadline else {
+                return Poll::Pending;
+            };
+            let late = self
+                .late
+                .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            ready!(late.as_mut().poll(cx));
+            return self.give_up();
         };
         if let Ok(Input::Data(data)) = input {
+            // A server that never stops sending does not get past the deadline either.
+            if self.deadline.is_some_and(|d| d <= Instant::now()) {
+                return self.give_up();
+            }
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         self.over = true;
@@ -166,10 +176,8 @@ impl Body for ReplyBody {
             Ok(Input::End(end)) => frame::trailers(end)
                 .map(Frame::trailers)
                 .map_err(|e| broken(e.into())),
-            Ok(Input::Cancelled(code)) => Err(Status::new(code, "the peer gave the call up")),
-            Ok(Input::Data(_) | Input::Last) => {
-                Err(broken(LaneError::protocol("a reply without a status")))
-            }
+            Ok(Input::Cancelled(code)) => Err(given_up(code)),
+            Ok(Input::Data(_) | Input::Last) => Err(broken(without_status())),
             Err(why) => Err(broken(why)),
         }))
     }

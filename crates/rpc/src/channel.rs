@@ -12,22 +12,24 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use http_body::Body as _;
 use polymath_proto::v1;
-use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 use tonic::{
-    Code, Status,
+    Status,
     body::Body,
     codegen::http::{self, HeaderMap, Request, Response},
 };
 use tower::Service;
 
 use crate::{
-    body::{Outgoing, ReplyBody, broken, too_late},
-    frame::{self, LARGEST_HEAD},
-    lane::{Call, LeadIn},
+    body::{Outgoing, ReplyBody, broken, given_up, too_late, without_status},
+    frame,
+    lane::{Call, Input, LeadIn},
     pool::{Class, Peer},
     status::{TIMEOUT, parse_timeout},
 };
+
+/// Lanes that may end under a call before it has begun until it fails.
+const TRIES: usize = 3;
 
 /// Calls to one peer; cheap to clone. Implements tonic's `GrpcService`.
 #[derive(Debug, Clone)]
@@ -45,8 +47,7 @@ impl Channel {
         let timeout = take_timeout(&mut parts.headers);
         let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
         let begun = async {
-            // A unary request is complete at the first look.
-            let (mut first, last) = first_message(&mut body).await?;
+            let (mut first, last) = first_look(&mut body)?;
             let class = Class::of(parts.uri.path(), first.len());
             let place = self.peer.place().await?;
             let head = call_head(&parts, deadline)?;
@@ -63,15 +64,15 @@ impl Channel {
                 .await
                 .map_err(|_| too_late())??,
         };
-        let (headers, end) = match lead_in {
-            LeadIn::Head(head) => {
-                let headers = frame::headers(head.metadata);
-                (headers.map_err(|e| broken(e.into()))?, None)
-            }
-            LeadIn::Over(over) => (HeaderMap::new(), Some(over)),
+        let (headers, over) = match lead_in {
+            LeadIn::Head(head) => (frame::headers(head.metadata), false),
+            // As in HTTP/2, a status without messages comes as headers.
+            LeadIn::Over(Input::End(end)) => (frame::trailers(end), true),
+            LeadIn::Over(Input::Cancelled(code)) => return Err(given_up(code)),
+            LeadIn::Over(_) => return Err(broken(without_status())),
         };
-        let mut response = Response::new(ReplyBody::new(call, end, deadline, place));
-        *response.headers_mut() = headers;
+        let mut response = Response::new(ReplyBody::new(call, over, deadline, place));
+        *response.headers_mut() = headers.map_err(|e| broken(e.into()))?;
         Ok(response)
     }
 
@@ -83,13 +84,19 @@ impl Channel {
         first: &mut Bytes,
         last: bool,
     ) -> Result<Outgoing, Status> {
+        let mut tries = TRIES;
         loop {
             let lane = self.peer.lane(class).await?;
-            // One that ended since it was chosen has seen nothing of the call: another is taken.
-            if let Ok(call) = lane.enter() {
-                let call = Outgoing(call);
-                call.0.begin(head, first, last);
-                return Ok(call);
+            match lane.enter() {
+                Ok(call) => {
+                    let call = Outgoing(call);
+                    let begun = poll_fn(|cx| call.0.poll_begin(head, first, last, cx));
+                    begun.await.map_err(broken)?;
+                    return Ok(call);
+                }
+                // A lane that ended since it was chosen has seen nothing of the call.
+                Err(why) if tries == 0 => return Err(broken(why)),
+                Err(_) => tries -= 1,
             }
         }
     }
@@ -114,11 +121,13 @@ fn take_timeout(headers: &mut HeaderMap) -> Option<Duration> {
     parse_timeout(timeout.to_str().ok()?)
 }
 
-/// What there is of the request at the first look, and whether that is all. Waits for the first
-/// message only.
-async fn first_message(body: &mut Body) -> Result<(Bytes, bool), Status> {
-    let Some(first) = next(body).await.transpose()? else {
-        return Ok((Bytes::new(), true));
+/// What there is of the request at the first look, and whether that is all, as of a unary one. A call
+/// begins whether or not its caller has something to say yet: it may want to hear first.
+fn first_look(body: &mut Body) -> Result<(Bytes, bool), Status> {
+    let first = match next(body).now_or_never() {
+        None => return Ok((Bytes::new(), false)),
+        Some(None) => return Ok((Bytes::new(), true)),
+        Some(Some(first)) => first?,
     };
     match next(body).now_or_never() {
         None => Ok((first, false)),
@@ -152,12 +161,11 @@ async fn next(body: &mut Body) -> Option<Result<Bytes, Status>> {
 /// Sends the rest of a request, as fast as the other side takes it.
 async fn pump(call: Arc<Call>, mut data: Bytes, mut last: bool, mut body: Body) {
     loop {
-        if poll_fn(|cx| call.poll_send(&mut data, last, cx))
-            .await
-            .is_err()
-            || last
-        {
-            return;
+        if last || !data.is_empty() {
+            let sent = poll_fn(|cx| call.poll_send(&mut data, last, cx)).await;
+            if sent.is_err() || last {
+                return;
+            }
         }
         // Nobody may be left who wants the answer while the request's source is silent.
         let message = {
@@ -171,7 +179,7 @@ async fn pump(call: Arc<Call>, mut data: Bytes, mut last: bool, mut body: Body) 
         match message {
             Some(Ok(message)) => data = message,
             None => last = true,
-            Some(Err(_)) => return call.cancel(Code::Cancelled),
+            Some(Err(why)) => return call.fail(&why),
         }
     }
 }
@@ -181,16 +189,18 @@ fn call_head(
     deadline: Option<Instant>,
 ) -> Result<v1::CallHead, Status> {
     let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+    if left == Some(Duration::ZERO) {
+        return Err(too_late());
+    }
     let head = v1::CallHead {
         method: parts.uri.path().to_owned(),
         metadata: frame::metadata(&parts.headers),
         timeout_us: left.map(|l| u64::try_from(l.as_micros()).unwrap_or(u64::MAX)),
     };
-    if head.encoded_len() > LARGEST_HEAD {
-        return Err(Status::invalid_argument(format!(
-            "the call's metadata is too long: {} bytes, at most {LARGEST_HEAD} are sent",
-            head.encoded_len()
-        )));
+    if !frame::fits(&head, &head.metadata) {
+        return Err(Status::invalid_argument(
+            "the call's metadata is too long: 16 KiB and 128 entries are sent at most",
+        ));
     }
     Ok(head)
 }

@@ -5,7 +5,6 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use polymath_proto::v1;
-use prost::Message as _;
 use tonic::{
     Code, Status,
     codegen::http::{
@@ -193,6 +192,11 @@ pub(crate) fn headers(metadata: Vec<v1::Metadata>) -> Result<HeaderMap, FrameErr
     Ok(headers)
 }
 
+/// Whether a head with such metadata is taken on the other side.
+pub(crate) fn fits(head: &impl prost::Message, metadata: &[v1::Metadata]) -> bool {
+    head.encoded_len() <= LARGEST_HEAD && metadata.len() <= MOST_METADATA
+}
+
 /// The end of a reply as trailers that say `grpc-status`.
 pub(crate) fn trailers(end: v1::ReplyEnd) -> Result<HeaderMap, FrameError> {
     let mut trailers = headers(end.metadata)?;
@@ -223,7 +227,7 @@ pub(crate) fn of_status(status: &Status) -> v1::ReplyEnd {
         metadata: metadata(status.metadata().as_ref()),
     };
     // Nothing is ever cut silently: a status too long for its frame says so.
-    if end.encoded_len() > LARGEST_HEAD || end.metadata.len() > MOST_METADATA {
+    if !fits(&end, &end.metadata) {
         let cut = "(the status was too long for the wire and lost its details)";
         let message: String = end.message.chars().take(1024).collect();
         end = v1::ReplyEnd {
@@ -239,6 +243,7 @@ pub(crate) fn of_status(status: &Status) -> v1::ReplyEnd {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use proptest::prelude::*;
+    use prost::Message as _;
 
     use super::*;
 

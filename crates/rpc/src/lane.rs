@@ -7,12 +7,14 @@
 
 mod call;
 mod driver;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -28,6 +30,9 @@ use crate::frame::{self, CallId, FrameError, Kind};
 /// What may wait to be written before calls wait with more: a few round trips on a slow link would be
 /// lost behind much more than this.
 const OUTBOX: usize = 256 << 10;
+/// Messages stop at [`OUTBOX`]. Refusals do not wait, so beyond this a server reads no more of what it
+/// would have to refuse.
+const CROWDED: usize = 2 * OUTBOX;
 
 /// Why a lane ended.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -66,8 +71,6 @@ pub(crate) struct Lane {
     calls: Mutex<HashMap<CallId, Arc<Call>>>,
     /// No new calls: it is broken, going away, or there is a better one.
     retired: AtomicBool,
-    /// Bytes written and read, for whoever wants to know whether anything moves.
-    moved: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -75,8 +78,8 @@ struct Outbox {
     bytes: BytesMut,
     /// The driver; taken when it has been woken and has not looked yet.
     driver: Option<Waker>,
-    /// Calls that wait for room; at most one entry a call and poll.
-    waiting: Vec<Waker>,
+    /// Calls that wait for room: one waker each, however often they are polled.
+    waiting: HashMap<CallId, Waker>,
     ended: Option<LaneError>,
 }
 
@@ -86,7 +89,6 @@ impl Lane {
             outbox: Mutex::default(),
             calls: Mutex::default(),
             retired: AtomicBool::new(false),
-            moved: AtomicU64::new(0),
         })
     }
 
@@ -108,15 +110,13 @@ impl Lane {
 
     /// Enters a call; an error when the lane has ended.
     pub(crate) fn enter(&self, call: &Arc<Call>) -> Result<(), LaneError> {
-        self.table().insert(call.id(), Arc::clone(call));
-        // In this order: whoever ends the lane first says so, then looks for calls to tell.
-        match self.outbox().ended.clone() {
-            None => Ok(()),
-            Some(why) => {
-                self.table().remove(&call.id());
-                Err(why)
-            }
+        // Both at once, in this order: whoever ends the lane says so, then looks for calls to tell.
+        let mut table = self.table();
+        if let Some(why) = &self.outbox().ended {
+            return Err(why.clone());
         }
+        table.insert(call.id(), Arc::clone(call));
+        Ok(())
     }
 
     /// Whether a call of this number is under way.
@@ -142,9 +142,17 @@ impl Lane {
     /// Puts frames into the outbox. For frames that are small and due; messages go by
     /// [`Call::poll_send`].
     pub(crate) fn put(&self, write: impl FnOnce(&mut BytesMut)) {
+        self.put_within(usize::MAX, write);
+    }
+
+    /// The same, unless more than `most` waits there; false when it did not happen for that.
+    fn put_within(&self, most: usize, write: impl FnOnce(&mut BytesMut)) -> bool {
         let mut outbox = self.outbox();
         if outbox.ended.is_some() {
-            return;
+            return true;
+        }
+        if outbox.bytes.len() > most {
+            return false;
         }
         write(&mut outbox.bytes);
         let driver = outbox.driver.take();
@@ -152,14 +160,15 @@ impl Lane {
         if let Some(driver) = driver {
             driver.wake();
         }
+        true
     }
 
     fn put_number(&self, kind: Kind, call: CallId, number: u32) {
         self.put(|out| frame::put(out, kind, false, call, &number.to_be_bytes()));
     }
 
-    /// Ready when the outbox takes more.
-    fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), LaneError>> {
+    /// Ready when the outbox takes more of `call`.
+    fn poll_room(&self, call: CallId, cx: &Context<'_>) -> Poll<Result<(), LaneError>> {
         let mut outbox = self.outbox();
         if let Some(why) = &outbox.ended {
             return Poll::Ready(Err(why.clone()));
@@ -167,7 +176,7 @@ impl Lane {
         if outbox.bytes.len() < OUTBOX {
             return Poll::Ready(Ok(()));
         }
-        outbox.waiting.push(cx.waker().clone());
+        outbox.waiting.insert(call, cx.waker().clone());
         Poll::Pending
     }
 
@@ -175,6 +184,34 @@ impl Lane {
         let driver = self.outbox().driver.take();
         if let Some(driver) = driver {
             driver.wake();
+        }
+    }
+
+    /// Ends it if nothing is under way on it and nothing waits to be written.
+    fn end_if_unused(&self) -> bool {
+        let table = self.table();
+        if !table.is_empty() {
+            return false;
+        }
+        let mut outbox = self.outbox();
+        if !outbox.bytes.is_empty() {
+            return false;
+        }
+        self.retired.store(true, Relaxed);
+        outbox.ended.get_or_insert(LaneError::Closing);
+        true
+    }
+
+    /// Whether so much waits to be written that nothing should be read that may add to it.
+    fn is_crowded(&self) -> bool {
+        self.outbox().bytes.len() > CROWDED
+    }
+
+    /// Gives back the memory of an outbox that is empty.
+    fn shrink(&self) {
+        let mut outbox = self.outbox();
+        if outbox.bytes.is_empty() {
+            outbox.bytes = BytesMut::new();
         }
     }
 
@@ -192,7 +229,7 @@ impl Lane {
         for call in calls.into_values() {
             call.lost(why);
         }
-        waiting.into_iter().for_each(Waker::wake);
+        waiting.into_values().for_each(Waker::wake);
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {

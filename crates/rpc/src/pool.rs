@@ -42,7 +42,7 @@ const FILLED: usize = 64;
 /// Lanes of one peer and class.
 const MOST_LANES: usize = 4;
 /// Calls to one peer at once. What is more waits for the others' ends.
-const CALLS_TO_A_PEER: usize = 1024;
+pub(crate) const CALLS_TO_A_PEER: usize = 1024;
 /// Opening a lane that a call could not wait for.
 const OPENING: Duration = Duration::from_secs(5);
 
@@ -120,7 +120,7 @@ impl CallerLane {
             version: Format::Wire.current(),
         };
         lane.put(|out| frame::put(out, Kind::Hello, false, 0, &hello.encode_to_vec()));
-        let driver = Driver::new(Arc::clone(&lane), stream, Caller);
+        let driver = Driver::new(Arc::clone(&lane), stream, Caller { idle: IDLE });
         tokio::spawn(async move {
             if let Err(why) = driver.await {
                 tracing::debug!(%peer, "calls to a peer ended: {why}");
@@ -243,7 +243,10 @@ impl Peer {
                     let peer = Arc::clone(self);
                     tokio::spawn(async move {
                         let _opening = opening;
-                        let _ = peer.open(class, OPENING).await;
+                        // Another call may have opened it meanwhile.
+                        if matches!(peer.choose(class), Choice::TakeAndOpen(..)) {
+                            let _ = peer.open(class, OPENING).await;
+                        }
                     });
                 }
                 Ok(lane)
@@ -339,9 +342,14 @@ enum Choice {
 }
 
 /// The calling side of a lane.
-struct Caller;
+pub(crate) struct Caller {
+    /// Without calls for this long it ends.
+    pub(crate) idle: Duration,
+}
 
 impl Role for Caller {
+    const ANSWERS: bool = false;
+
     fn frame(&mut self, lane: &Arc<Lane>, frame: Frame) -> Result<(), LaneError> {
         match frame.kind {
             Kind::GoAway => {
@@ -353,7 +361,7 @@ impl Role for Caller {
     }
 
     fn may_end(&mut self, lane: &Arc<Lane>, idle: Duration) -> bool {
-        if idle >= IDLE {
+        if idle >= self.idle {
             lane.retire();
         }
         !lane.is_open()

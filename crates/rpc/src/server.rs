@@ -4,7 +4,7 @@ use std::{future::poll_fn, pin::Pin, sync::Arc, task::Context, time::Duration};
 
 use futures::{FutureExt, StreamExt};
 use http_body::Body as _;
-use polymath_net::{AcceptError, MeshStream, Net};
+use polymath_net::{AcceptError, Net};
 use polymath_proto::v1;
 use polymath_types::{Format, PathKind, PeerId, Transport};
 use tokio_util::{
@@ -65,8 +65,13 @@ pub async fn serve(
         let Some(place) = admission.admit(stream.peer()) else {
             continue;
         };
-        let answerer = Answerer::new(&stream, &routes, &admission, &tasks, &cancel, place);
-        let peer = stream.peer();
+        let caller = Caller {
+            peer: stream.peer(),
+            path: stream.path(),
+            transport: stream.transport(),
+        };
+        let peer = caller.peer;
+        let answerer = Answerer::new(caller, &routes, &admission, &tasks, &cancel, place);
         let driver = Driver::new(Lane::new(), stream, answerer);
         tasks.spawn(async move {
             if let Err(why) = driver.await {
@@ -103,7 +108,7 @@ struct Answerer {
 
 impl Answerer {
     fn new(
-        stream: &MeshStream,
+        caller: Caller,
         routes: &Routes,
         admission: &Admission,
         tasks: &TaskTracker,
@@ -111,11 +116,7 @@ impl Answerer {
         place: Place,
     ) -> Self {
         Self {
-            caller: Caller {
-                peer: stream.peer(),
-                path: stream.path(),
-                transport: stream.transport(),
-            },
+            caller,
             routes: routes.clone(),
             admission: admission.clone(),
             tasks: tasks.clone(),
@@ -192,6 +193,8 @@ impl Answerer {
 }
 
 impl Role for Answerer {
+    const ANSWERS: bool = true;
+
     fn frame(&mut self, lane: &Arc<Lane>, frame: Frame) -> Result<(), LaneError> {
         match frame.kind {
             Kind::Hello if !self.greeted => {
@@ -250,7 +253,13 @@ async fn answer(
         let mut next = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never();
         let metadata = frame::metadata(&parts.headers);
         if next.is_none() || !metadata.is_empty() {
-            call.reply(&v1::ReplyHead { metadata });
+            let head = v1::ReplyHead { metadata };
+            if !frame::fits(&head, &head.metadata) {
+                return Some(frame::of_status(&Status::internal(
+                    "the reply's metadata is too long for the wire",
+                )));
+            }
+            call.reply(&head);
         }
         loop {
             let frame = match next.take() {

@@ -93,7 +93,7 @@ pub fn budget<T>(request: &Request<T>, budget_ms: u64, most: Duration) -> Durati
 /// `TimeoutValue TimeoutUnit` of the gRPC over HTTP/2 specification: at most 8 digits, one unit.
 pub(crate) fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 {
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|d| d.is_ascii_digit()) {
         return None;
     }
     let n: u64 = digits.parse().ok()?;
@@ -165,11 +165,21 @@ mod tests {
         assert_eq!(budget(&request, 1500, most), Duration::from_millis(1500));
         assert_eq!(parse_timeout("123456789S"), None);
         assert_eq!(parse_timeout(""), None);
+        assert_eq!(parse_timeout("+5S"), None);
     }
 
     #[test]
     fn a_written_timeout_is_read_again() {
-        for micros in [0, 1, 99_999_999, 100_000_000, 3_600_000_000, u64::MAX] {
+        let longest = timeout_value(Duration::from_micros(u64::MAX));
+        assert_eq!(longest, "99999999H");
+        for micros in [
+            0,
+            1,
+            99_999_999,
+            100_000_000,
+            3_600_000_000,
+            u64::MAX / 1000,
+        ] {
             let timeout = Duration::from_micros(micros);
             let written = timeout_value(timeout);
             let read = parse_timeout(written.to_str().unwrap()).unwrap();

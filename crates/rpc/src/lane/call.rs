@@ -6,13 +6,19 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 use polymath_proto::v1;
 use tokio::task::AbortHandle;
-use tonic::Code;
+use tonic::{Code, Status};
 
-use super::{Lane, LaneError};
+use super::{Lane, LaneError, OUTBOX};
 use crate::frame::{self, CallId, Frame, Kind, LARGEST};
+
+/// Pieces that may wait for a reader before the small ones are put together.
+const PIECES: usize = 128;
+/// A piece shorter than this is small: by itself it may hold a whole read buffer, or cost more than it
+/// carries.
+const SMALL: usize = 32 << 10;
 
 /// What one side may have sent before the other has taken it.
 #[derive(Debug, Clone, Copy)]
@@ -34,12 +40,14 @@ pub(crate) struct Call {
 
 #[derive(Debug)]
 struct State {
-    /// At most a window's worth.
+    /// At most a window's worth, in few pieces.
     arrived: VecDeque<Bytes>,
     unread: usize,
     /// Taken by the reader, and the peer not told yet.
     taken: usize,
     head: Option<v1::ReplyHead>,
+    /// The reply has begun.
+    begun: bool,
     /// Nothing more arrives.
     over: Option<Over>,
     reader: Option<Waker>,
@@ -91,6 +99,7 @@ impl Call {
                 unread: 0,
                 taken: 0,
                 head: None,
+                begun: false,
                 over: None,
                 reader: None,
                 credit: windows.ours,
@@ -133,32 +142,38 @@ impl Call {
                 sender.into_iter().for_each(Waker::wake);
                 return Ok(());
             }
+            // Who has said all may still lose interest in the answer.
+            Kind::Cancel if matches!(state.over, None | Some(Over::Last)) => {
+                let code = frame::number(&frame.payload)?;
+                let code = i32::try_from(code).map_or(Code::Unknown, Code::from_i32);
+                // Nothing is given up because it went well.
+                let code = if code == Code::Ok {
+                    Code::Unknown
+                } else {
+                    code
+                };
+                state.over = Some(Over::Cancelled(code));
+                task = state.task.take();
+            }
             _ if state.over.is_some() => {
                 return Err(LaneError::protocol("more of a call that was over"));
             }
-            Kind::Reply if state.head.is_none() && state.arrived.is_empty() => {
+            Kind::Reply if !state.begun => {
+                state.begun = true;
                 state.head = Some(frame::head(frame.payload)?);
             }
             Kind::Data => {
                 if state.unread + frame.payload.len() > self.window {
                     return Err(LaneError::protocol("more than the window allows"));
                 }
-                state.unread += frame.payload.len();
-                if !frame.payload.is_empty() {
-                    state.arrived.push_back(frame.payload);
-                }
+                state.begun = true;
+                state.add(frame.payload);
                 if frame.last {
                     state.over = Some(Over::Last);
                 }
             }
             Kind::End => state.over = Some(Over::End(frame::head(frame.payload)?)),
-            Kind::Cancel => {
-                let code = frame::number(&frame.payload)?;
-                let code = i32::try_from(code).map_or(Code::Unknown, Code::from_i32);
-                state.over = Some(Over::Cancelled(code));
-                task = state.task.take();
-            }
-            Kind::Hello | Kind::Call | Kind::Reply | Kind::GoAway => {
+            Kind::Cancel | Kind::Hello | Kind::Call | Kind::Reply | Kind::GoAway => {
                 return Err(LaneError::protocol("a frame where it has no meaning"));
             }
         }
@@ -264,7 +279,7 @@ impl Call {
                 state.credit.min(LARGEST).min(data.len())
             };
             // Asked of the lane after the window, so that a place in its queue is never held in vain.
-            ready!(self.lane.poll_room(cx))?;
+            ready!(self.lane.poll_room(self.id, cx))?;
             self.state().credit -= most;
             let piece = data.split_to(most);
             let ends = last && data.is_empty();
@@ -287,19 +302,32 @@ impl Call {
     }
 
     /// Begins a call, with as much of its first message as the window allows in the same write.
-    pub(crate) fn begin(&self, head: &v1::CallHead, data: &mut Bytes, last: bool) {
-        let mut state = self.state();
-        let most = state.credit.min(LARGEST).min(data.len());
-        state.credit -= most;
-        drop(state);
-        let piece = data.split_to(most);
-        let last = last && data.is_empty();
-        self.lane.put(|out| {
-            put_message(out, Kind::Call, self.id, head);
-            if last || !piece.is_empty() {
-                frame::put(out, Kind::Data, last, self.id, &piece);
+    /// Ready when that is done, once the outbox has room.
+    pub(crate) fn poll_begin(
+        &self,
+        head: &v1::CallHead,
+        data: &mut Bytes,
+        last: bool,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), LaneError>> {
+        loop {
+            let put = self.lane.put_within(OUTBOX, |out| {
+                put_message(out, Kind::Call, self.id, head);
+                let mut state = self.state();
+                let most = state.credit.min(LARGEST).min(data.len());
+                state.credit -= most;
+                drop(state);
+                let piece = data.split_to(most);
+                let last = last && data.is_empty();
+                if last || !piece.is_empty() {
+                    frame::put(out, Kind::Data, last, self.id, &piece);
+                }
+            });
+            if put {
+                return Poll::Ready(Ok(()));
             }
-        });
+            ready!(self.lane.poll_room(self.id, cx))?;
+        }
     }
 
     /// Begins the reply.
@@ -310,23 +338,34 @@ impl Call {
 
     /// Ends the call with its status; nothing happens if it is over.
     pub(crate) fn finish(&self, end: &v1::ReplyEnd) {
-        if self.close() {
-            self.lane.leave(self.id);
+        if self.close(Over::Cancelled(Code::Cancelled)) {
+            // First said, then left: a lane without calls and with nothing to write may end.
             self.lane
                 .put(|out| put_message(out, Kind::End, self.id, end));
+            self.lane.leave(self.id);
         }
     }
 
     /// Gives the call up, if it is not over; the peer is told why.
     pub(crate) fn cancel(&self, code: Code) {
-        if self.close() {
-            self.lane.leave(self.id);
+        self.give_up(Over::Cancelled(code), code);
+    }
+
+    /// Gives the call up because its request cannot be sent; its reader is told `why`.
+    pub(crate) fn fail(&self, why: &Status) {
+        self.give_up(Over::End(frame::of_status(why)), Code::Cancelled);
+    }
+
+    fn give_up(&self, over: Over, code: Code) {
+        if self.close(over) {
             self.lane.put_number(Kind::Cancel, self.id, code as u32);
+            self.lane.leave(self.id);
         }
     }
 
-    /// No more from this side; false when it, or the other, had ended the call before.
-    fn close(&self) -> bool {
+    /// No more from this side; false when it, or the other, had ended the call before. What this side
+    /// has yet to read is forgotten, and whoever waits for more reads `over`.
+    fn close(&self, over: Over) -> bool {
         let mut state = self.state();
         let open = !state.closed
             && !matches!(
@@ -334,12 +373,21 @@ impl Call {
                 Some(Over::End(_) | Over::Cancelled(_) | Over::Lost(_))
             );
         state.closed = true;
-        state.arrived.clear();
-        state.over.get_or_insert(Over::Cancelled(Code::Cancelled));
-        let sender = state.sender.take();
+        state.arrived = VecDeque::new();
+        if open {
+            state.over = Some(over);
+        }
+        let (reader, sender) = (state.reader.take(), state.sender.take());
         drop(state);
-        sender.into_iter().for_each(Waker::wake);
+        reader.into_iter().chain(sender).for_each(Waker::wake);
         open
+    }
+
+    /// Bytes that wait for the reader, and in how many pieces.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.unread, state.arrived.len())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -348,6 +396,31 @@ impl Call {
 }
 
 impl State {
+    /// Keeps what has arrived until it is read. What a slow reader has waiting costs about what it
+    /// weighs, in whatever pieces it came.
+    fn add(&mut self, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
+        let slow = self.unread >= SMALL;
+        self.unread += piece.len();
+        if slow && piece.len() < SMALL {
+            self.arrived.push_back(Bytes::copy_from_slice(&piece));
+        } else {
+            self.arrived.push_back(piece);
+        }
+        if self.arrived.len() < PIECES {
+            return;
+        }
+        let small = self.arrived.iter().rev().take_while(|p| p.len() < SMALL);
+        let from = self.arrived.len() - small.count();
+        let mut joined = BytesMut::new();
+        for piece in self.arrived.drain(from..) {
+            joined.extend_from_slice(&piece);
+        }
+        self.arrived.push_back(joined.freeze());
+    }
+
     fn over(&self) -> Option<Result<Input, LaneError>> {
         Some(Ok(match self.over.clone()? {
             Over::Last => Input::Last,
@@ -358,7 +431,7 @@ impl State {
     }
 }
 
-fn put_message(out: &mut bytes::BytesMut, kind: Kind, call: CallId, message: &impl prost::Message) {
+fn put_message(out: &mut BytesMut, kind: Kind, call: CallId, message: &impl prost::Message) {
     let length = message.encoded_len();
     out.reserve(frame::HEADER + length);
     frame::put_header(out, kind, false, call, length);

@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -17,18 +17,36 @@ use tokio::{
 use super::{Lane, LaneError};
 use crate::frame::{self, Frame, HEADER, Kind, LARGEST};
 
-/// How often a lane is looked at.
-const TICK: Duration = Duration::from_secs(5);
-/// A peer that takes nothing for this long, or leaves a frame unfinished, is given up.
-const STALLED: Duration = Duration::from_secs(30);
+/// How long a lane puts up with its peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// How often it is looked at.
+    pub(super) tick: Duration,
+    /// A peer that takes nothing for this long, or leaves a frame unfinished, is given up.
+    pub(super) stalled: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_secs(5),
+            stalled: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Room for what arrives: between these, by how much has come at once.
 const SMALLEST_READ: usize = 4 << 10;
 const LARGEST_READ: usize = HEADER + LARGEST;
-/// Reads in a row before others of this thread have their turn.
+/// Reads in a row, and frames, before others of this thread have their turn.
 const READS: usize = 16;
+const FRAMES: usize = 1024;
 
 /// What the two sides of a lane do differently.
 pub(crate) trait Role: Send + Unpin + 'static {
+    /// Calls begin on the other side, replies on this one.
+    const ANSWERS: bool;
+
     /// A frame that belongs to no call yet.
     fn frame(&mut self, lane: &Arc<Lane>, frame: Frame) -> Result<(), LaneError>;
     /// Whether the lane may end, now that it has had no calls for so long.
@@ -47,11 +65,20 @@ pub(crate) struct Driver<S, R> {
     write: BytesMut,
     unflushed: bool,
     room: usize,
+    /// Bytes so far.
+    written: u64,
+    received: u64,
+    /// Frames that have come so far.
+    frames: u64,
     tick: Interval,
-    /// Since when nothing could be written, or a frame lacks its rest.
-    stuck: Option<(Instant, u64)>,
-    idle: Option<Instant>,
+    stalled: Duration,
+    /// Since when a write, or the rest of a frame, has been waited for, and what had moved by then.
+    unwritten: Option<(Instant, u64)>,
+    unfinished: Option<(Instant, u64)>,
+    /// Since when there have been no calls, and what had moved by then.
+    idle: Option<(Instant, u64)>,
     leaving: bool,
+    ended: bool,
 }
 
 impl<S, R> Driver<S, R>
@@ -60,7 +87,11 @@ where
     R: Role,
 {
     pub(crate) fn new(lane: Arc<Lane>, stream: S, role: R) -> Self {
-        let mut tick = interval_at(Instant::now() + TICK, TICK);
+        Self::with(Patience::default(), lane, stream, role)
+    }
+
+    pub(super) fn with(patience: Patience, lane: Arc<Lane>, stream: S, role: R) -> Self {
+        let mut tick = interval_at(Instant::now() + patience.tick, patience.tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             lane,
@@ -70,10 +101,16 @@ where
             write: BytesMut::new(),
             unflushed: false,
             room: SMALLEST_READ,
+            written: 0,
+            received: 0,
+            frames: 0,
             tick,
-            stuck: None,
+            stalled: patience.stalled,
+            unwritten: None,
+            unfinished: None,
             idle: None,
             leaving: false,
+            ended: false,
         }
     }
 
@@ -81,6 +118,9 @@ where
         self.role.poll(&self.lane, cx)?;
         while self.tick.poll_tick(cx).is_ready() {
             self.look()?;
+        }
+        if self.ended {
+            return self.poll_shutdown(cx);
         }
         self.poll_write(cx)?;
         if self.poll_read(cx)? {
@@ -91,12 +131,19 @@ where
         if !self.leaving && self.lane.calls() == 0 && self.role.may_end(&self.lane, self.quiet()) {
             self.leaving = true;
         }
-        if self.leaving && self.lane.calls() == 0 && self.write.is_empty() && !self.unflushed {
-            // Whether the other side hears of it in time does not matter.
-            let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
-            return Poll::Ready(Ok(()));
+        let written = self.write.is_empty() && !self.unflushed;
+        if self.leaving && written && self.lane.end_if_unused() {
+            self.ended = true;
+            return self.poll_shutdown(cx);
         }
         Poll::Pending
+    }
+
+    /// Waits until the peer has been told that no more comes: a stream dropped before may lose what it
+    /// was given. Ends by [`Self::look`] if the peer takes nothing.
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LaneError>> {
+        // Whether it goes well does not matter to anybody any more.
+        Pin::new(&mut self.stream).poll_shutdown(cx).map(|_| Ok(()))
     }
 
     /// Writes what there is; what comes meanwhile as well.
@@ -109,7 +156,7 @@ where
                     std::mem::swap(&mut self.write, &mut outbox.bytes);
                     std::mem::take(&mut outbox.waiting)
                 };
-                waiting.into_iter().for_each(Waker::wake);
+                waiting.into_values().for_each(Waker::wake);
             }
             if self.write.is_empty() {
                 break;
@@ -118,7 +165,7 @@ where
                 Poll::Ready(Ok(0)) => return Err(lost(&io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
                     self.write.advance(n);
-                    self.lane.moved.fetch_add(n as u64, Relaxed);
+                    self.written += n as u64;
                     self.unflushed = true;
                     if self.write.is_empty() && self.write.capacity() < SMALLEST_READ {
                         self.write = BytesMut::new();
@@ -143,7 +190,19 @@ where
 
     /// Reads and hands out frames; true when there may be more.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, LaneError> {
+        let mut frames = FRAMES;
         for _ in 0..READS {
+            while let Some(frame) = frame::take(&mut self.read)? {
+                self.take(frame)?;
+                frames -= 1;
+                if frames == 0 {
+                    return Ok(true);
+                }
+            }
+            // A caller's own calls wait for room; a server would go on refusing. Woken by writing.
+            if R::ANSWERS && self.lane.is_crowded() {
+                return Ok(false);
+            }
             self.read.reserve(self.room);
             // The future holds no state of its own, so it may be made anew for every poll.
             let reading = std::pin::pin!(self.stream.read_buf(&mut self.read));
@@ -162,21 +221,22 @@ where
             if n == 0 {
                 return Err(LaneError::Lost("it ended the stream".into()));
             }
-            self.lane.moved.fetch_add(n as u64, Relaxed);
+            self.received += n as u64;
             if n >= self.room {
                 self.room = (self.room * 4).min(LARGEST_READ);
             } else if n < self.room / 8 {
                 self.room = (self.room / 2).max(SMALLEST_READ);
-            }
-            while let Some(frame) = frame::take(&mut self.read)? {
-                self.take(frame)?;
             }
         }
         Ok(true)
     }
 
     fn take(&mut self, frame: Frame) -> Result<(), LaneError> {
+        self.frames += 1;
         match frame.kind {
+            Kind::Reply | Kind::End if R::ANSWERS => {
+                Err(LaneError::protocol("a caller that replies"))
+            }
             Kind::Data | Kind::Credit | Kind::Cancel | Kind::Reply | Kind::End => {
                 match self.lane.call(frame.call) {
                     Some(call) => call.arrived(frame),
@@ -191,30 +251,33 @@ where
     /// Gives up a peer that keeps this side waiting in the middle of something.
     fn look(&mut self) -> Result<(), LaneError> {
         let now = Instant::now();
-        let moved = self.lane.moved.load(Relaxed);
-        if self.write.is_empty() && self.read.is_empty() {
-            self.stuck = None;
-        } else {
-            match self.stuck {
-                Some((since, then)) if then == moved => {
-                    if now - since >= STALLED {
-                        return Err(LaneError::Stalled(STALLED));
-                    }
-                }
-                _ => self.stuck = Some((now, moved)),
-            }
+        let writing = !self.write.is_empty() || self.unflushed || self.ended;
+        let reading = !self.read.is_empty() && !self.lane.is_crowded();
+        let since = [
+            waits_since(&mut self.unwritten, writing, self.written, now),
+            waits_since(&mut self.unfinished, reading, self.received, now),
+        ];
+        if since.iter().flatten().any(|s| now - *s >= self.stalled) {
+            return Err(LaneError::Stalled(self.stalled));
         }
-        if self.lane.calls() > 0 {
-            self.idle = None;
-        } else {
-            self.idle.get_or_insert(now);
+        // A lane on which calls come and go between two looks is in use.
+        let moved = self.written + self.frames;
+        match self.idle {
+            _ if self.lane.calls() > 0 => self.idle = None,
+            Some((_, then)) if then == moved => {}
+            _ => self.idle = Some((now, moved)),
+        }
+        if self.lane.calls() == 0 && self.write.is_empty() {
+            self.write = BytesMut::new();
+            self.lane.shrink();
         }
         Ok(())
     }
 
     /// How long it has had no calls, as the ticks saw it.
     fn quiet(&self) -> Duration {
-        self.idle.map_or(Duration::ZERO, |since| since.elapsed())
+        self.idle
+            .map_or(Duration::ZERO, |(since, _)| since.elapsed())
     }
 }
 
@@ -238,6 +301,21 @@ impl<S, R> Drop for Driver<S, R> {
     fn drop(&mut self) {
         self.lane.end(&LaneError::Closing);
     }
+}
+
+/// Since when what is `wanted` has been waited for while nothing moved.
+fn waits_since(
+    known: &mut Option<(Instant, u64)>,
+    wanted: bool,
+    moved: u64,
+    now: Instant,
+) -> Option<Instant> {
+    if !wanted {
+        *known = None;
+    } else if known.is_none_or(|(_, then)| then != moved) {
+        *known = Some((now, moved));
+    }
+    known.map(|(since, _)| since)
 }
 
 fn lost(e: &io::Error) -> LaneError {

@@ -1,0 +1,16 @@
+//! Calls between real nodes on the loopback, over TCP and QUIC.
+
+#![allow(clippy::unwrap_used)]
+
+mod bad_callers;
+mod bad_servers;
+mod bounds;
+mod cancelling;
+mod deadlines;
+mod endings;
+mod lab;
+mod messages;
+mod metadata;
+mod probe;
+mod raw;
+mod sharing;
