@@ -24,7 +24,7 @@ use futures_rustls::{
         self, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName,
         ServerConfig, SignatureScheme,
         client::{
-            ResolvesClientCert,
+            ResolvesClientCert, Resumption,
             danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         },
         crypto::aws_lc_rs::{self, cipher_suite},
@@ -86,8 +86,12 @@ pub(crate) enum Preferred {
 impl Security {
     pub(crate) fn new(key: &identity::Keypair, mux: yamux::Config) -> Result<Self, StartError> {
         let setup = |e: &dyn fmt::Display| StartError::Setup(format!("encryption: {e}"));
+        let mut server = libp2p_tls::make_server_config(key).map_err(|e| setup(&e))?;
+        // No session key goes to a file that the environment names, no handshake is left out.
+        server.key_log = Arc::new(NoKeyLog);
+        server.send_tls13_tickets = 0;
         Ok(Self {
-            server: Arc::new(libp2p_tls::make_server_config(key).map_err(|e| setup(&e))?),
+            server: Arc::new(server),
             client: Arc::new(client_config(key).map_err(|e| setup(&e))?),
             noise: noise::Config::new(key).map_err(|e| setup(&e))?,
             mux,
@@ -218,6 +222,7 @@ fn client_config(key: &identity::Keypair) -> Result<ClientConfig, Box<dyn std::e
             aws_lc_rs::sign::any_supported_type(&private)?,
         )))));
     config.alpn_protocols = vec![b"libp2p".to_vec()];
+    config.resumption = Resumption::disabled();
     Ok(config)
 }
 
