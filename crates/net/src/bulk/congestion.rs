@@ -1,7 +1,7 @@
 //! Congestion control for long links that lose packets at random.
 //!
-//! CUBIC takes every loss for a full queue; at one loss in a thousand packets and 150 ms it settles near
-//! a hundredth of what a 200 Mbit/s link carries. Here the window follows what the path has shown to
+//! CUBIC takes every loss for a full queue; at one loss in a thousand packets and 150 ms it settles at a
+//! few per cent of what a 200 Mbit/s link carries. Here the window follows what the path has shown to
 //! deliver: the bandwidth-delay product, as in BBR (Cardwell et al., ACM Queue 14/5, 2016;
 //! draft-ietf-ccwg-bbr). quinn has a BBR of its own. It takes the largest rate between two
 //! acknowledgements for the bandwidth, so acknowledgements that come bunched make it overrate the path
