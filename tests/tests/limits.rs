@@ -280,7 +280,7 @@ fn an_expert_that_would_pass_the_memory_limit_is_refused_with_the_numbers() {
 
 #[test]
 fn memory_stays_below_the_limit_however_many_ask() {
-    const LIMIT: u64 = 400 << 20;
+    const LIMIT: u64 = 330 << 20;
     let lab = Lab::with_models();
     let args = [
         "--expert",
@@ -288,16 +288,16 @@ fn memory_stays_below_the_limit_however_many_ask() {
         "--expert",
         "coder",
         "--max-memory",
-        "400MiB",
+        "330MiB",
         "--max-concurrent",
         "4",
     ];
     let server = lab.up_with("server", &args, &[STATIC]).ready();
     let asker = client(&lab, "asker", &server, "chef");
     let rss = |node: &Node| node.status()["rss_bytes"].as_u64().unwrap();
-    // The limit leaves about 180 MB for caches; five of these would take 330.
-    let prompt = "The sea is deep and wide. ".repeat(200);
-    let mut asked: Vec<Child> = (0..5).map(|_| start(&asker, &prompt, "60")).collect();
+    // The limit leaves about 100 MB for caches; four of these take 140.
+    let prompt = "The sea is deep and wide. ".repeat(100);
+    let mut asked: Vec<Child> = (0..4).map(|_| start(&asker, &prompt, "8")).collect();
     let mut most = 0;
     let mut together = 0;
     for child in &mut asked {

@@ -122,6 +122,20 @@ impl IntoResponse for Refusal {
     }
 }
 
+pub(crate) async fn no_such_path() -> Refusal {
+    Refusal::new(
+        ErrorKind::NotFound,
+        "there is no such path: use POST /v1/chat/completions, GET /v1/models, GET /livez or GET /readyz",
+    )
+    .with_code("unknown_url")
+}
+
+pub(crate) async fn no_such_method() -> Refusal {
+    Refusal::invalid("this path does not take that method")
+        .with_status(StatusCode::METHOD_NOT_ALLOWED)
+        .with_code("method_not_supported")
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -143,18 +157,4 @@ mod tests {
         assert_eq!(header(full()), Some("1".into()));
         assert_eq!(header(Failure::new(ErrorKind::NotFound, "no")), None);
     }
-}
-
-pub(crate) async fn no_such_path() -> Refusal {
-    Refusal::new(
-        ErrorKind::NotFound,
-        "there is no such path: use POST /v1/chat/completions, GET /v1/models, GET /livez or GET /readyz",
-    )
-    .with_code("unknown_url")
-}
-
-pub(crate) async fn no_such_method() -> Refusal {
-    Refusal::invalid("this path does not take that method")
-        .with_status(StatusCode::METHOD_NOT_ALLOWED)
-        .with_code("method_not_supported")
 }
