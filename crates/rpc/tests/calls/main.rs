@@ -9,6 +9,7 @@ mod cancelling;
 mod deadlines;
 mod echo;
 mod endings;
+mod golden;
 mod lab;
 mod messages;
 mod metadata;
