@@ -8,6 +8,7 @@ mod bounds;
 mod cancelling;
 mod deadlines;
 mod endings;
+mod golden;
 mod lab;
 mod messages;
 mod metadata;

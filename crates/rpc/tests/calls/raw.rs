@@ -123,17 +123,23 @@ impl Raw {
 
     /// The same, however long it takes.
     pub(crate) async fn try_next(&mut self) -> Option<Frame> {
-        let mut header = [0; 8];
-        self.0.read_exact(&mut header).await.ok()?;
-        let [first, a, b, c, call @ ..] = header;
-        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-        self.0.read_exact(&mut payload).await.ok()?;
-        let kind = Kind::ALL.into_iter().find(|k| *k as u8 == first & 0x7f);
+        let bytes = self.next_bytes().await?;
+        let kind = Kind::ALL.into_iter().find(|k| *k as u8 == bytes[0] & 0x7f);
         Some(Frame {
             kind: kind.unwrap(),
-            call: u32::from_be_bytes(call),
-            payload,
+            call: u32::from_be_bytes(bytes[4..8].try_into().unwrap()),
+            payload: bytes[8..].to_vec(),
         })
+    }
+
+    /// The same, as it came.
+    pub(crate) async fn next_bytes(&mut self) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; 8];
+        self.0.read_exact(&mut bytes).await.ok()?;
+        let length = u32::from_be_bytes([0, bytes[1], bytes[2], bytes[3]]) as usize;
+        bytes.resize(8 + length, 0);
+        self.0.read_exact(&mut bytes[8..]).await.ok()?;
+        Some(bytes)
     }
 
     /// Waits for the other side to end it.
