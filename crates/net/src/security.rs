@@ -21,7 +21,7 @@ use futures::{
 use futures_rustls::{
     TlsAcceptor, TlsConnector, TlsStream,
     rustls::{
-        self, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName,
+        self, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, NoKeyLog,
         ServerConfig, SignatureScheme,
         client::{
             ResolvesClientCert, Resumption,

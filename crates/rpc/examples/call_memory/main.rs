@@ -7,9 +7,6 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-#[path = "../../tests/calls/echo.rs"]
-mod echo;
-
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
@@ -20,10 +17,9 @@ use std::{
     time::Duration,
 };
 
-use echo::Parrot;
 use polymath_net::{Multiaddr, Net, NetConfig, NetLimits, Role};
 use polymath_proto::v1::{Payload, echo_client::EchoClient, echo_server::EchoServer};
-use polymath_rpc::{Admission, Clients};
+use polymath_rpc::{Admission, Clients, Parrot};
 use polymath_types::{Genesis, NodeKey};
 use tokio::{
     task::JoinSet,
