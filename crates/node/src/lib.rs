@@ -136,7 +136,7 @@ pub(crate) struct Inner {
     pub(crate) index: Arc<ArcSwap<Index>>,
     pub(crate) discovered: discover::Discovered,
     pub(crate) gateway: Mutex<String>,
-    pub(crate) loads: loads::Loads,
+    pub(crate) loads: Arc<loads::Loads>,
     /// Why peers were not reached.
     pub(crate) misses: misses::Misses,
     /// A place for each question at work.
@@ -238,7 +238,11 @@ impl Node {
         let sync = sync::start(catalog, catalog_dir, Arc::clone(&index), &tasks, &cancel);
         let hosted = hosted::Hosted::new(engine.clone(), cards);
         let gate = gate(&config, home.is_paused());
-        let clients = Clients::new(net.clone());
+        let loads = Arc::new(loads::Loads::default());
+        let heard = Arc::clone(&loads);
+        let clients = Clients::hearing(net.clone(), move |peer, load| {
+            heard.heard(Instant::now(), peer, load);
+        });
         let inner = Arc::new(Inner {
             encoder: encode::Encoder::new(engine.clone(), store.clone(), &config.router.encoder),
             service: serve::Service {
@@ -257,7 +261,7 @@ impl Node {
             remembered: remembered::Remembered::open(&mesh_dir),
             sources: sources::Sources::default(),
             gateway: Mutex::default(),
-            loads: loads::Loads::default(),
+            loads,
             misses: misses::Misses::default(),
             questions: Semaphore::new(MOST_QUESTIONS),
             begun: Instant::now(),
@@ -312,7 +316,8 @@ impl Node {
         routes.add_service(CatalogServer::new(serve::SyncService { sync: exchange }));
         let (net, cancel) = (inner.net.clone(), inner.cancel.clone());
         let routes = routes.routes();
-        let admission = Admission::default();
+        let service = inner.service.clone();
+        let admission = Admission::reporting(move || service.load());
         inner.tasks.spawn(async move {
             if let Err(e) = polymath_rpc::serve(&net, routes, admission.clone(), cancel).await {
                 tracing::error!("{e}");

@@ -2,13 +2,15 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use polymath_types::{ErrorKind, Failure, PeerId};
+use polymath_proto::v1;
+use polymath_types::{ErrorKind, Failure, LoadReport, PeerId};
 use tonic::Status;
 
-use crate::{pool::CALLS_TO_A_PEER, status::status};
+use crate::{convert::load_to_proto, pool::CALLS_TO_A_PEER, status::status};
 
 /// Lanes of one peer: a few for each class, and as many again while a broken connection is not yet
 /// known to be broken.
@@ -21,9 +23,14 @@ const CALLS_OF_A_PEER: usize = 2 * CALLS_TO_A_PEER;
 /// Calls in all, a few kilobytes each while they wait.
 const CALLS: usize = 16_384;
 
-/// Places for what peers have going. Clones mean the same places.
-#[derive(Debug, Clone, Default)]
-pub struct Admission(Arc<Mutex<Places>>);
+/// Places for what peers have going, and what they are told of the load. Clones mean the same places.
+#[derive(Clone, Default)]
+pub struct Admission {
+    places: Arc<Mutex<Places>>,
+    load: Option<LoadSource>,
+}
+
+type LoadSource = Arc<dyn Fn() -> LoadReport + Send + Sync>;
 
 /// At most [`LANES`] peers have an entry.
 #[derive(Debug, Default)]
@@ -41,6 +48,22 @@ struct Taken {
 }
 
 impl Admission {
+    /// Every call's end carries what `load` says then.
+    pub fn reporting(load: impl Fn() -> LoadReport + Send + Sync + 'static) -> Self {
+        Self {
+            load: Some(Arc::new(load)),
+            ..Self::default()
+        }
+    }
+
+    /// A call's end, with the load beside it.
+    pub(crate) fn with_load(&self, end: v1::ReplyEnd) -> v1::ReplyEnd {
+        v1::ReplyEnd {
+            load: self.load.as_ref().map(|load| load_to_proto(load())),
+            ..end
+        }
+    }
+
     /// Streams refused so far: their peer, or all peers together, had too many open.
     pub fn refused(&self) -> u64 {
         self.lock().lanes_refused
@@ -101,7 +124,7 @@ impl Admission {
     }
 
     fn lock(&self) -> MutexGuard<'_, Places> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn give_back(&self, peer: PeerId, what: Taken) {
@@ -113,6 +136,12 @@ impl Admission {
                 places.of_peer.remove(&peer);
             }
         }
+    }
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Admission").field(&self.lock()).finish()
     }
 }
 

@@ -17,6 +17,7 @@ use tonic::{Code, Status, codegen::Bytes};
 use crate::{
     frame,
     lane::{Call, Input, LaneError},
+    pool::Peer,
 };
 
 /// A peer that begins a message and never ends it would hold its memory here: time until the one
@@ -104,6 +105,7 @@ pub struct ReplyBody {
     /// Made when the reply is first waited for.
     late: Option<Pin<Box<Sleep>>>,
     over: bool,
+    peer: Arc<Peer>,
     /// Of the calls this node makes to that peer.
     _place: OwnedSemaphorePermit,
 }
@@ -123,6 +125,7 @@ impl ReplyBody {
         call: Outgoing,
         over: bool,
         deadline: Option<Instant>,
+        peer: Arc<Peer>,
         place: OwnedSemaphorePermit,
     ) -> Self {
         Self {
@@ -130,6 +133,7 @@ impl ReplyBody {
             deadline,
             late: None,
             over,
+            peer,
             _place: place,
         }
     }
@@ -173,9 +177,12 @@ impl Body for ReplyBody {
         }
         self.over = true;
         Poll::Ready(Some(match input {
-            Ok(Input::End(end)) => frame::trailers(end)
-                .map(Frame::trailers)
-                .map_err(|e| broken(e.into())),
+            Ok(Input::End(end)) => {
+                self.peer.heard(end.load);
+                frame::trailers(end)
+                    .map(Frame::trailers)
+                    .map_err(|e| broken(e.into()))
+            }
             Ok(Input::Cancelled(code)) => Err(given_up(code)),
             Ok(Input::Data(_) | Input::Last) => Err(broken(without_status())),
             Err(why) => Err(broken(why)),

@@ -67,11 +67,14 @@ impl Channel {
         let (headers, over) = match lead_in {
             LeadIn::Head(head) => (frame::headers(head.metadata), false),
             // As in HTTP/2, a status without messages comes as headers.
-            LeadIn::Over(Input::End(end)) => (frame::trailers(end), true),
+            LeadIn::Over(Input::End(end)) => {
+                self.peer.heard(end.load);
+                (frame::trailers(end), true)
+            }
             LeadIn::Over(Input::Cancelled(code)) => return Err(given_up(code)),
             LeadIn::Over(_) => return Err(broken(without_status())),
         };
-        let mut response = Response::new(ReplyBody::new(call, over, deadline, place));
+        let mut response = Response::new(ReplyBody::new(call, over, deadline, self.peer, place));
         *response.headers_mut() = headers.map_err(|e| broken(e.into()))?;
         Ok(response)
     }

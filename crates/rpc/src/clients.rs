@@ -1,14 +1,14 @@
 //! Clients to peers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use polymath_net::{Net, OpenError};
 use polymath_proto::v1::{catalog_client::CatalogClient, expert_client::ExpertClient};
-use polymath_types::{ErrorKind, PeerId};
+use polymath_types::{ErrorKind, LoadReport, PeerId};
 
 use crate::{
     channel::Channel,
-    pool::{Class, Pool},
+    pool::{Class, Heard, Pool},
 };
 
 /// Largest message either side decodes: the longest question, and what is around it. Answers stream,
@@ -51,8 +51,13 @@ impl ConnectError {
 impl Clients {
     /// Clients over `net`.
     pub fn new(net: Net) -> Self {
+        Self::hearing(net, |_, _| {})
+    }
+
+    /// The same; `load` is told how busy a peer is whenever a call to it ends, however it ends.
+    pub fn hearing(net: Net, load: impl Fn(PeerId, LoadReport) + Send + Sync + 'static) -> Self {
         Self {
-            pool: Pool::new(net),
+            pool: Pool::new(net, Heard(Arc::new(load))),
         }
     }
 

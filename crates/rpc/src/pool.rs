@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -16,7 +17,7 @@ use std::{
 
 use polymath_net::{MeshStream, Net, OpenError};
 use polymath_proto::v1;
-use polymath_types::{Format, PathKind, PeerId};
+use polymath_types::{Format, LoadReport, PathKind, PeerId};
 use prost::Message as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -28,6 +29,7 @@ use crate::{
     body::broken,
     breaker::Breaker,
     clients::ConnectError,
+    convert::load_from_proto,
     frame::{self, Frame, Kind, LARGEST},
     lane::{Call, Driver, Lane, LaneError, Role, Windows},
     server::CALLS,
@@ -79,6 +81,17 @@ impl Class {
 pub(crate) struct Pool {
     net: Net,
     peers: Arc<Mutex<HashMap<PeerId, Arc<Peer>>>>,
+    heard: Heard,
+}
+
+/// Told the load of a peer whenever a call to it ends.
+#[derive(Clone)]
+pub(crate) struct Heard(pub(crate) Arc<dyn Fn(PeerId, LoadReport) + Send + Sync>);
+
+impl fmt::Debug for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Heard")
+    }
 }
 
 /// What this node has open to one peer.
@@ -87,6 +100,7 @@ pub(crate) struct Peer {
     net: Net,
     id: PeerId,
     calls: Arc<Semaphore>,
+    heard: Heard,
     state: Mutex<State>,
 }
 
@@ -151,10 +165,11 @@ impl CallerLane {
 }
 
 impl Pool {
-    pub(crate) fn new(net: Net) -> Self {
+    pub(crate) fn new(net: Net, heard: Heard) -> Self {
         Self {
             net,
             peers: Arc::default(),
+            heard,
         }
     }
 
@@ -170,7 +185,7 @@ impl Pool {
                 gone.retire();
             }
         }
-        let new = Arc::new(Peer::new(self.net.clone(), peer));
+        let new = Arc::new(Peer::new(self.net.clone(), peer, self.heard.clone()));
         peers.insert(peer, Arc::clone(&new));
         new
     }
@@ -199,16 +214,24 @@ impl Pool {
 }
 
 impl Peer {
-    fn new(net: Net, id: PeerId) -> Self {
+    fn new(net: Net, id: PeerId, heard: Heard) -> Self {
         Self {
             net,
             id,
             calls: Arc::new(Semaphore::new(CALLS_TO_A_PEER)),
+            heard,
             state: Mutex::new(State {
                 classes: Default::default(),
                 breaker: Breaker::default(),
                 used: Instant::now(),
             }),
+        }
+    }
+
+    /// Takes note of the load that a call's end came with.
+    pub(crate) fn heard(&self, load: Option<v1::Load>) {
+        if let Some(load) = load_from_proto(load) {
+            (self.heard.0)(self.id, load);
         }
     }
 

@@ -139,10 +139,14 @@ impl Answerer {
         }
         lane.enter(&call)?;
         match self.request(&call, frame) {
-            Err(refusal) => call.finish(&frame::of_status(&refusal)),
+            Err(refusal) => {
+                let end = frame::of_status(&refusal);
+                call.finish(&self.admission.with_load(end));
+            }
             Ok((request, timeout, place)) => {
                 let answering = Answering {
                     call: Arc::clone(&call),
+                    admission: self.admission.clone(),
                     _place: place,
                 };
                 let answer = answer(answering, self.routes.clone(), request, timeout);
@@ -225,6 +229,7 @@ impl Role for Answerer {
 /// A call being answered. However its task ends, the caller is told.
 struct Answering {
     call: Arc<Call>,
+    admission: Admission,
     _place: CallPlace,
 }
 
@@ -292,7 +297,7 @@ async fn answer(
         },
     };
     if let Some(end) = end {
-        call.finish(&end);
+        call.finish(&answering.admission.with_load(end));
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::{future::Future, time::Duration};
 
-use polymath_net::{Multiaddr, Net, NetConfig, Role};
+use polymath_net::{Multiaddr, Net, NetConfig, PeerId, Role};
 use polymath_proto::v1::{Payload, echo_client::EchoClient, echo_server::EchoServer};
 use polymath_rpc::{Admission, Channel, Clients};
-use polymath_types::{Genesis, NodeKey};
-use tokio::{task::JoinHandle, time::timeout};
+use polymath_types::{Genesis, LoadReport, NodeKey};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, service::RoutesBuilder};
 
@@ -16,6 +16,14 @@ use crate::probe::Probe;
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// Of messages, both ways.
 pub(crate) const LARGEST: usize = 8 << 20;
+/// What the server says of itself.
+pub(crate) const LOAD: LoadReport = LoadReport {
+    queue_depth: 1,
+    active: 2,
+    free_slots: 3,
+    service_ms: 4,
+    resident_experts: 5,
+};
 pub(crate) const BOTH: [&str; 2] = ["tcp", "quic"];
 
 pub(crate) struct Lab {
@@ -30,7 +38,7 @@ pub(crate) struct Lab {
 impl Lab {
     pub(crate) async fn start() -> Self {
         let (server, genesis) = node().await;
-        let (admission, probe) = (Admission::default(), Probe::default());
+        let (admission, probe) = (Admission::reporting(|| LOAD), Probe::default());
         let stop = CancellationToken::new();
         let mut routes = RoutesBuilder::default();
         routes.add_service(
@@ -81,7 +89,9 @@ pub(crate) async fn node() -> (Net, Genesis) {
 pub(crate) struct Guest {
     pub(crate) net: Net,
     pub(crate) clients: Clients,
-    pub(crate) server: polymath_net::PeerId,
+    pub(crate) server: PeerId,
+    /// The load heard last, and whose it is.
+    pub(crate) heard: watch::Receiver<Option<(PeerId, LoadReport)>>,
 }
 
 impl Guest {
@@ -92,10 +102,15 @@ impl Guest {
         let addrs: Vec<Multiaddr> = server.listen_addrs().borrow().clone();
         let addr = addrs.iter().find(|a| a.to_string().contains(transport));
         net.dial(addr.unwrap().clone(), SOON).await.unwrap();
+        let (hear, heard) = watch::channel(None);
+        let hear = move |peer, load| {
+            hear.send_replace(Some((peer, load)));
+        };
         Self {
-            clients: Clients::new(net.clone()),
+            clients: Clients::hearing(net.clone(), hear),
             net,
             server: server.local_peer(),
+            heard,
         }
     }
 

@@ -10,6 +10,7 @@ mod deadlines;
 mod endings;
 mod golden;
 mod lab;
+mod load;
 mod messages;
 mod metadata;
 mod probe;
