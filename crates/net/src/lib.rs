@@ -45,6 +45,7 @@ mod security;
 mod sources;
 mod streams;
 mod swarm;
+mod tls;
 mod transports;
 mod upload;
 mod vetting;

@@ -21,16 +21,8 @@ use futures::{
 use futures_rustls::{
     TlsAcceptor, TlsConnector, TlsStream,
     rustls::{
-        self, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, NoKeyLog,
-        ServerConfig, SignatureScheme,
-        client::{
-            ResolvesClientCert, Resumption,
-            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        },
-        crypto::aws_lc_rs::{self, cipher_suite},
-        pki_types::{CertificateDer, ServerName, UnixTime},
-        sign::CertifiedKey,
-        version::TLS13,
+        ClientConfig, ServerConfig,
+        pki_types::{CertificateDer, ServerName},
     },
 };
 use libp2p::{
@@ -43,7 +35,6 @@ use libp2p::{
     },
     identity, noise, yamux,
 };
-use libp2p_tls::certificate;
 use multistream_select::{
     Negotiated, NegotiationError, Version, dialer_select_proto, listener_select_proto,
 };
@@ -51,9 +42,11 @@ use multistream_select::{
 use crate::{
     batched::{GatheredWrites, ReadAhead},
     error::StartError,
+    tls,
 };
 
 const TLS: &str = "/tls/1.0.0";
+const ALPN: &str = "libp2p";
 const NOISE: &str = "/noise";
 /// Addresses remembered to be of peers without TLS.
 const REMEMBERED: usize = 256;
@@ -86,13 +79,14 @@ pub(crate) enum Preferred {
 impl Security {
     pub(crate) fn new(key: &identity::Keypair, mux: yamux::Config) -> Result<Self, StartError> {
         let setup = |e: &dyn fmt::Display| StartError::Setup(format!("encryption: {e}"));
-        let mut server = libp2p_tls::make_server_config(key).map_err(|e| setup(&e))?;
-        // No session key goes to a file that the environment names, no handshake is left out.
-        server.key_log = Arc::new(NoKeyLog);
-        server.send_tls13_tickets = 0;
+        let identity = tls::Identity::new(key).map_err(|e| setup(&e))?;
+        // Whose identity it is, the dial checks, and the door.
+        let anybody: tls::Welcome = Arc::new(|_| true);
+        let server = identity.server(ALPN, anybody.clone());
+        let client = identity.client(ALPN, anybody);
         Ok(Self {
-            server: Arc::new(server),
-            client: Arc::new(client_config(key).map_err(|e| setup(&e))?),
+            server: Arc::new(server.map_err(|e| setup(&e))?),
+            client: Arc::new(client.map_err(|e| setup(&e))?),
             noise: noise::Config::new(key).map_err(|e| setup(&e))?,
             mux,
             without_tls: WithoutTls::default(),
@@ -164,7 +158,7 @@ impl Security {
             let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
             let stream = TlsConnector::from(self.client).connect(nobody, stream);
             let stream = stream.await?;
-            let peer = peer_of(stream.get_ref().1.peer_certificates())?;
+            let peer = proven(stream.get_ref().1.peer_certificates())?;
             return Ok((peer, Either::Left(stream.into())));
         }
         let noise = self.noise.upgrade_outbound(stream, NOISE).await;
@@ -179,7 +173,7 @@ impl Security {
     ) -> io::Result<(PeerId, Secured<C>)> {
         if tls {
             let stream = TlsAcceptor::from(self.server).accept(stream).await?;
-            let peer = peer_of(stream.get_ref().1.peer_certificates())?;
+            let peer = proven(stream.get_ref().1.peer_certificates())?;
             return Ok((peer, Either::Left(stream.into())));
         }
         let noise = self.noise.upgrade_inbound(stream, NOISE).await;
@@ -188,128 +182,9 @@ impl Security {
     }
 }
 
-fn peer_of(certificates: Option<&[CertificateDer<'_>]>) -> io::Result<PeerId> {
-    let Some([certificate]) = certificates else {
-        return Err(io::Error::other("not exactly one certificate"));
-    };
-    let parsed = certificate::parse(certificate).map_err(io::Error::other)?;
-    Ok(parsed.peer_id())
-}
-
-/// As `libp2p_tls::make_client_config`, which puts ChaCha20 first: the client's order decides.
-fn client_config(key: &identity::Keypair) -> Result<ClientConfig, Box<dyn std::error::Error>> {
-    let (certificate, private) = certificate::generate(key)?;
-    let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites = if has_aes() {
-        vec![
-            cipher_suite::TLS13_AES_128_GCM_SHA256,
-            cipher_suite::TLS13_AES_256_GCM_SHA384,
-            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-        ]
-    } else {
-        vec![
-            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-            cipher_suite::TLS13_AES_128_GCM_SHA256,
-            cipher_suite::TLS13_AES_256_GCM_SHA384,
-        ]
-    };
-    let mut config = ClientConfig::builder_with_provider(provider.into())
-        .with_protocol_versions(&[&TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(SelfSigned))
-        .with_client_cert_resolver(Arc::new(Own(Arc::new(CertifiedKey::new(
-            vec![certificate],
-            aws_lc_rs::sign::any_supported_type(&private)?,
-        )))));
-    config.alpn_protocols = vec![b"libp2p".to_vec()];
-    config.resumption = Resumption::disabled();
-    Ok(config)
-}
-
-/// The one certificate of this node.
-#[derive(Debug)]
-struct Own(Arc<CertifiedKey>);
-
-impl ResolvesClientCert for Own {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
-    }
-
-    fn has_certs(&self) -> bool {
-        true
-    }
-}
-
-/// Whether AES runs in hardware; without, ChaCha20 is faster, and constant in time.
-fn has_aes() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("aes");
-    #[cfg(target_arch = "aarch64")]
-    return std::arch::is_aarch64_feature_detected!("aes");
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    false
-}
-
-/// One certificate, signed by itself, in which the peer's identity signs the certificate's key
-/// (<https://github.com/libp2p/specs/blob/master/tls/tls.md>). Whose identity it is, the dial checks.
-#[derive(Debug)]
-struct SelfSigned;
-
-impl ServerCertVerifier for SelfSigned {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if !intermediates.is_empty() {
-            return Err(rustls::Error::General("more than one certificate".into()));
-        }
-        certificate::parse(certificate).map_err(|_| bad())?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.3 is required".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let parsed = certificate::parse(certificate).map_err(|_| bad())?;
-        let verified = parsed.verify_signature(signed.scheme, message, signed.signature());
-        verified.map_err(|_| bad())?;
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![
-            SignatureScheme::ED25519,
-            SignatureScheme::ECDSA_NISTP256_SHA256,
-            SignatureScheme::ECDSA_NISTP384_SHA384,
-            SignatureScheme::RSA_PSS_SHA256,
-            SignatureScheme::RSA_PSS_SHA384,
-            SignatureScheme::RSA_PSS_SHA512,
-        ]
-    }
-
-    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
-        None
-    }
-}
-
-fn bad() -> rustls::Error {
-    rustls::Error::InvalidCertificate(CertificateError::BadSignature)
+fn proven(certificates: Option<&[CertificateDer<'_>]>) -> io::Result<PeerId> {
+    let peer = certificates.and_then(tls::peer_of);
+    peer.ok_or_else(|| io::Error::other("a certificate that proves no peer id"))
 }
 
 /// Addresses at which TLS was declined; the oldest are forgotten first.
