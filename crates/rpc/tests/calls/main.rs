@@ -13,6 +13,7 @@ mod golden;
 mod lab;
 mod messages;
 mod metadata;
+mod paths;
 mod probe;
 mod raw;
 mod sharing;
