@@ -1,10 +1,11 @@
-//! Project tasks: `cargo xtask test`, `check`, `natlab`, `codegen`.
+//! Project tasks: `cargo xtask test`, `check`, `fuzz`, `natlab`, `codegen`.
 //!
 //! Light on purpose (no async, no argument parser), so that it is built within seconds on a fresh
 //! clone. One file a verb.
 
 mod check;
 mod codegen;
+mod fuzz;
 mod natlab;
 mod process;
 mod system;
@@ -20,6 +21,7 @@ Usage: cargo xtask <VERB>
 Verbs:
   test [-- NEXTEST ARGS]  install what the tests need, then run all of them
   check [STEP ...]        everything but tests; without STEP, all steps
+  fuzz [--seconds N]      hostile bytes for every decoder of what the network brings
   natlab [--quick]        real daemons behind real NATs, against what theory allows
   codegen                 regenerate crates/proto from proto/
   help                    this text; also `cargo xtask <VERB> --help`
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         "help" | "--help" | "-h" => Some(HELP.to_owned()),
         "test" if asks_help => Some(test::HELP.to_owned()),
         "check" if asks_help => Some(check::help()),
+        "fuzz" if asks_help => Some(fuzz::HELP.to_owned()),
         "natlab" if asks_help => Some(natlab::HELP.to_owned()),
         "codegen" if asks_help => Some(codegen::HELP.to_owned()),
         _ => None,
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     let result = match verb {
         "test" => test::run(rest),
         "check" => check::run(rest),
+        "fuzz" => fuzz::run(rest),
         "natlab" => natlab::run(rest),
         "codegen" => codegen::run(rest),
         other => {

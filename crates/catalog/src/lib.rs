@@ -16,6 +16,8 @@ mod chunk;
 mod document;
 mod envelope;
 mod frames;
+#[doc(hidden)]
+pub mod fuzz;
 mod limits;
 mod offers;
 mod record;

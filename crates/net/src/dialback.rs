@@ -156,6 +156,11 @@ async fn send(stream: &mut (impl AsyncWrite + Unpin), body: Body) -> io::Result<
     write(stream, &Envelope { body: Some(body) }).await
 }
 
+/// Whether these bytes are a message: the fuzzer's door.
+pub(crate) async fn is_message(mut bytes: &[u8]) -> bool {
+    receive(&mut bytes).await.is_ok()
+}
+
 async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Body> {
     let envelope: Envelope = read(stream).await?;
     envelope.body.ok_or_else(|| bad("an empty message"))

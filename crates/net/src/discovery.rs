@@ -32,7 +32,7 @@ const BROWSE_AGAIN: Duration = Duration::from_secs(5);
 
 /// What one node tells its neighbours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Announcement {
+pub(crate) struct Announcement {
     mesh: String,
     peer: PeerId,
     addresses: Vec<Multiaddr>,
@@ -60,7 +60,7 @@ impl Announcement {
     }
 
     /// Reads TXT entries; `None` if they are not an announcement.
-    fn from_txt<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
+    pub(crate) fn from_txt<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
         let mesh = get("mesh").filter(|m| m.len() <= 64)?.to_owned();
         let peer: PeerId = get("peer").filter(|p| p.len() <= 128)?.parse().ok()?;
         let addresses = (0..MAX_ADDRESSES)

@@ -88,7 +88,7 @@ pub(crate) async fn ask(stream: MeshStream) -> Result<Hello, HelloError> {
     exchange(peer, stream).await
 }
 
-async fn exchange(
+pub(crate) async fn exchange(
     peer: PeerId,
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<Hello, HelloError> {

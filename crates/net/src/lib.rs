@@ -28,6 +28,8 @@ mod dialback;
 mod discovery;
 mod door;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod guard;
 mod hello;
 mod lab;

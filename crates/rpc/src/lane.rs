@@ -110,13 +110,14 @@ impl Lane {
 
     /// Enters a call; an error when the lane has ended.
     pub(crate) fn enter(&self, call: &Arc<Call>) -> Result<(), LaneError> {
-        // Both at once, in this order: whoever ends the lane says so, then looks for calls to tell.
-        let mut table = self.table();
-        if let Some(why) = &self.outbox().ended {
-            return Err(why.clone());
-        }
-        table.insert(call.id(), Arc::clone(call));
-        Ok(())
+        self.table().insert(call.id(), Arc::clone(call));
+        // In this order: whoever ends the lane says so, then looks for calls to tell.
+        let ended = self.outbox().ended.clone();
+        let Some(why) = ended else {
+            return Ok(());
+        };
+        self.table().remove(&call.id());
+        Err(why)
     }
 
     /// Whether a call of this number is under way.

@@ -16,6 +16,8 @@ mod channel;
 mod clients;
 mod convert;
 mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 mod lane;
 mod local;
 mod parrot;

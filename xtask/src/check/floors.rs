@@ -118,7 +118,8 @@ const ROOMS: [Room; 11] = [
 ];
 
 /// May use everything; no room may be built with them.
-const OUTSIDE: [&str; 7] = [
+const OUTSIDE: [&str; 8] = [
+    "polymath-fuzz",
     "polymath-testkit",
     "polymath-bench",
     "polymath-tests",

@@ -122,18 +122,18 @@ async fn what_makes_no_sense_ends_its_lane_alone() {
     lab.nothing_left().await;
 }
 
-/// What ends a call, and with what.
-fn refused() -> Vec<(&'static str, Vec<u8>, Code)> {
-    let named = |method: &str| frame(Kind::Call as u8, 1, &head(method, &[], None));
-    let with = |metadata: &[(&str, &str)]| call(1, metadata);
+/// What ends a call of this number, and with what.
+fn refused(id: u32) -> Vec<(&'static str, Vec<u8>, Code)> {
+    let named = |method: &str| frame(Kind::Call as u8, id, &head(method, &[], None));
+    let with = |metadata: &[(&str, &str)]| call(id, metadata);
     let long = format!("/polymath.v1.Echo/{}", "x".repeat(300));
     let many = vec![("a", "b"); 129];
     let (control, nested) = ([("a", "b\r\nc: d")], [("a b", "c")]);
-    let asked = |message: &[u8]| [call(1, &[]), data(1, message, true)].concat();
+    let asked = |message: &[u8]| [call(id, &[]), data(id, message, true)].concat();
     vec![
         (
             "a head that is none",
-            frame(Kind::Call as u8, 1, &[0xff; 50]),
+            frame(Kind::Call as u8, id, &[0xff; 50]),
             Code::InvalidArgument,
         ),
         ("no method", named(""), Code::Unimplemented),
@@ -200,7 +200,10 @@ async fn a_call_that_makes_no_sense_is_refused_alone() {
         let mut raw = Raw::open(&bad).await;
         raw.hello().await;
         raw.call(1000, UNARY, WAIT, None).await;
-        for (what, bytes, code) in refused() {
+        for n in 0..refused(0).len() {
+            // A number is used once.
+            let id = n as u32 + 1;
+            let (what, bytes, code) = refused(id).swap_remove(n);
             raw.write(&bytes).await.unwrap();
             let end = loop {
                 let frame = raw
@@ -213,7 +216,7 @@ async fn a_call_that_makes_no_sense_is_refused_alone() {
                     other => panic!("{what}: {other:?}"),
                 }
             };
-            assert_eq!(end.call, 1, "{what}");
+            assert_eq!(end.call, id, "{what}");
             let end = ReplyEnd::decode(end.payload.as_slice()).unwrap();
             assert_eq!(
                 Code::from_i32(end.code as i32),

@@ -13,6 +13,7 @@ mod lab;
 mod load;
 mod messages;
 mod metadata;
+mod paths;
 mod probe;
 mod raw;
 mod sharing;

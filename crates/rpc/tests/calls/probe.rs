@@ -12,7 +12,7 @@ use std::{
 
 use futures::{Stream, StreamExt, stream};
 use polymath_proto::v1::{Payload, echo_server::Echo};
-use polymath_rpc::Parrot;
+use polymath_rpc::{Caller, Parrot};
 use tokio::sync::watch;
 use tonic::{
     Code, Request, Response, Status, Streaming,
@@ -117,6 +117,12 @@ fn what<T>(request: &Request<T>) -> String {
     what.unwrap_or_default().to_owned()
 }
 
+/// By which path the caller is connected.
+fn path<T>(request: &Request<T>) -> Payload {
+    let caller = request.extensions().get::<Caller>().unwrap();
+    payload(format!("{:?}", caller.path).as_bytes())
+}
+
 /// The request's metadata, to be sent back.
 fn mirrored(metadata: &MetadataMap) -> MetadataMap {
     let mut back = MetadataMap::new();
@@ -152,6 +158,7 @@ impl Echo for Probe {
                 Ok(response)
             }
             "too long a refusal" => Err(Status::internal("x".repeat(20 << 10))),
+            "path" => Ok(Response::new(path(&request))),
             "timeout" => {
                 let timeout = request.metadata().get("grpc-timeout");
                 let text = timeout.map_or("", |t| t.to_str().unwrap());
@@ -216,13 +223,14 @@ impl Echo for Probe {
         request: Request<Streaming<Payload>>,
     ) -> Result<Response<Replies>, Status> {
         let present = self.present();
-        let what = what(&request);
+        let (what, path) = (what(&request), path(&request));
         let echoed = Parrot.both(request).await?.into_inner();
         let replies = match what.as_str() {
             // The server has the first word.
             "greet" => stream::iter([Ok(payload(b"welcome"))])
                 .chain(echoed)
                 .boxed(),
+            "path" => stream::iter([Ok(path)]).chain(echoed).boxed(),
             "only one" => echoed.take(1).boxed(),
             _ => echoed,
         };

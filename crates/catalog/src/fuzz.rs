@@ -1,0 +1,39 @@
+//! Doors for the fuzzer to what reads a stranger's bytes.
+
+use polymath_proto::v1::{SignedChange, SyncFrame};
+use polymath_types::{MeshId, NodeKey, PeerId};
+use prost::Message as _;
+
+use crate::{Catalog, CatalogConfig, CatalogLimits, chunk, envelope};
+
+/// A change of somebody's document: its own bytes, and signed. Automerge is behind both, and behind
+/// `catch_unwind`.
+pub fn change(bytes: &[u8]) {
+    let limits = CatalogLimits::default();
+    let _ = chunk::read(bytes, 10_000);
+    if let Ok(change) = SignedChange::decode(bytes) {
+        let _ = chunk::read(&change.change, 10_000);
+        if let Ok(author) = envelope::check_form(&change, &limits) {
+            let mesh = MeshId::from_bytes([0; 32]);
+            let _ = envelope::check_signature(&change, &author, &mesh);
+        }
+    }
+}
+
+/// A frame of a peer's, and what the catalog makes of it.
+pub fn sync_frame(bytes: &[u8]) {
+    let Ok(frame) = SyncFrame::decode(bytes) else {
+        return;
+    };
+    let config = CatalogConfig {
+        key: NodeKey::generate(),
+        mesh: MeshId::from_bytes([0; 32]),
+        limits: CatalogLimits::default(),
+    };
+    let (mut catalog, _) = Catalog::open(config, []);
+    let peer = PeerId::random();
+    let _ = catalog.peer_connected(peer);
+    let _ = catalog.receive(peer, frame);
+    let _ = catalog.tick();
+    catalog.peer_disconnected(peer);
+}

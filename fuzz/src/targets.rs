@@ -1,0 +1,115 @@
+//! What is fuzzed: one function a decoder, with bytes that it takes.
+
+use polymath_types::{AnchorList, ExpertCard, Genesis, Invite};
+
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    /// Panics where something is wrong.
+    pub(crate) run: fn(&[u8]),
+    /// Golden files to begin with, below `crates/`.
+    pub(crate) golden: &'static [&'static str],
+    /// The same, here.
+    pub(crate) seeds: &'static [&'static [u8]],
+}
+
+pub(crate) const TARGETS: [Target; 13] = [
+    Target {
+        name: "frames",
+        run: polymath_rpc::fuzz::frames,
+        golden: &[
+            "rpc/tests/golden/call_frames_v1.bin",
+            "rpc/tests/golden/reply_frames_v1.bin",
+        ],
+        seeds: &[&[6, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 1, 8, 0, 0, 0, 0, 0, 0, 0]],
+    },
+    Target {
+        name: "lane",
+        run: polymath_rpc::fuzz::lane,
+        golden: &["rpc/tests/golden/call_frames_v1.bin"],
+        seeds: &[&[6, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 1, 7, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 9]],
+    },
+    Target {
+        name: "timeout",
+        run: polymath_rpc::fuzz::timeout,
+        golden: &[],
+        seeds: &[b"99999999H", b"1M", b"1S", b"1m", b"1u", b"1n"],
+    },
+    Target {
+        name: "change",
+        run: polymath_catalog::fuzz::change,
+        golden: &["catalog/tests/golden/offer_record_v1.bin"],
+        seeds: &[b"\x85\x6f\x4a\x83\0\0\0\0\x01\x10"],
+    },
+    Target {
+        name: "sync_frame",
+        run: polymath_catalog::fuzz::sync_frame,
+        golden: &["catalog/tests/golden/sync_frame_v1.bin"],
+        seeds: &[],
+    },
+    Target {
+        name: "hello",
+        run: polymath_net::fuzz::hello,
+        golden: &["types/tests/golden/genesis_v1.json"],
+        seeds: &[&[0, 0, 0, 1, 0, 0, 0, 2, b'{', b'}', 0, 1, b'x']],
+    },
+    Target {
+        name: "whereabouts",
+        run: polymath_net::fuzz::whereabouts,
+        golden: &[],
+        seeds: &[&[
+            10, 8, 4, 127, 0, 0, 1, 6, 15, 161, 18, 11, 4, 127, 0, 0, 1, 145, 2, 15, 161, 205, 3,
+        ]],
+    },
+    Target {
+        name: "dial_back",
+        run: polymath_net::fuzz::dial_back,
+        golden: &[],
+        seeds: &[&[4, 10, 2, 8, 1], &[2, 26, 0]],
+    },
+    Target {
+        name: "announcement",
+        run: polymath_net::fuzz::announcement,
+        golden: &[],
+        seeds: &[b"mesh=aaaaaaaaaaaaaaaa\npeer=12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA\na0=/ip4/192.0.2.1/tcp/4001"],
+    },
+    Target {
+        name: "invite",
+        run: |bytes| {
+            if let Ok(text) = std::str::from_utf8(bytes) {
+                let _ = text.parse::<Invite>();
+            }
+        },
+        golden: &["types/tests/golden/invite_v1.txt"],
+        seeds: &[],
+    },
+    Target {
+        name: "anchors",
+        run: |bytes| {
+            let _ = AnchorList::from_bytes(bytes);
+        },
+        golden: &["types/tests/golden/anchors_v1.json"],
+        seeds: &[],
+    },
+    Target {
+        name: "genesis",
+        run: |bytes| {
+            if let Ok(genesis) = Genesis::from_bytes(bytes) {
+                // Canonical: what was read is what would be written.
+                assert_eq!(genesis.to_bytes(), bytes);
+            }
+        },
+        golden: &[
+            "types/tests/golden/genesis_v1.json",
+            "types/tests/golden/genesis_closed_v1.json",
+        ],
+        seeds: &[],
+    },
+    Target {
+        name: "card",
+        run: |bytes| {
+            let _ = ExpertCard::from_bytes(bytes);
+        },
+        golden: &["types/tests/golden/card_v1.json"],
+        seeds: &[],
+    },
+];
