@@ -225,6 +225,7 @@ pub(crate) fn of_status(status: &Status) -> v1::ReplyEnd {
         message: status.message().to_owned(),
         details: Bytes::copy_from_slice(status.details()),
         metadata: metadata(status.metadata().as_ref()),
+        load: None,
     };
     // Nothing is ever cut silently: a status too long for its frame says so.
     if !fits(&end, &end.metadata) {

@@ -2749,6 +2749,9 @@ pub struct ReplyEnd {
     pub details: ::prost::bytes::Bytes,
     #[prost(message, repeated, tag = "4")]
     pub metadata: ::prost::alloc::vec::Vec<Metadata>,
+    /// How busy the server is, whatever became of the call.
+    #[prost(message, optional, tag = "5")]
+    pub load: ::core::option::Option<Load>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Payload {
