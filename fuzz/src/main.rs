@@ -17,6 +17,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -76,16 +78,28 @@ fn run() -> Result<()> {
     let names: Vec<_> = TARGETS.iter().map(|t| t.name).collect();
     ensure!(!chosen.is_empty(), "no such target; there are {names:?}");
     println!("{:<16} {:>12} {:>12}", "target", "inputs", "slowest");
-    let mut failed = 0;
-    for target in chosen {
-        match fuzz(target, Duration::from_secs(args.seconds), args.seed) {
-            Ok((inputs, slowest)) => println!("{:<16} {inputs:>12} {slowest:>12.1?}", target.name),
-            Err(e) => {
-                println!("{:<16} FAILED: {e:#}", target.name);
-                failed += 1;
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let time = Duration::from_secs(args.seconds);
+    // A target a core at a time.
+    let work = || {
+        while let Some(target) = chosen.get(next.fetch_add(1, Relaxed)) {
+            match fuzz(target, time, args.seed) {
+                Ok((inputs, slowest)) => {
+                    println!("{:<16} {inputs:>12} {slowest:>12.1?}", target.name);
+                }
+                Err(e) => {
+                    println!("{:<16} FAILED: {e:#}", target.name);
+                    failed.fetch_add(1, Relaxed);
+                }
             }
         }
-    }
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let failed = failed.into_inner();
     ensure!(failed == 0, "{failed} targets failed");
     Ok(())
 }

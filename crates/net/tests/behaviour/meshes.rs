@@ -2,7 +2,9 @@
 
 use futures::StreamExt;
 use libp2p::{
-    SwarmBuilder, identify, noise, ping,
+    SwarmBuilder, identify,
+    identity::Keypair,
+    noise, ping,
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
@@ -88,33 +90,55 @@ struct Stranger {
     ping: ping::Behaviour,
 }
 
-fn stranger(protocol_version: &str) -> libp2p::Swarm<Stranger> {
-    SwarmBuilder::with_new_identity()
-        .with_tokio()
-        .with_tcp(
-            tcp::Config::default(),
-            noise::Config::new,
-            yamux::Config::default,
-        )
-        .unwrap()
-        .with_behaviour(|key| Stranger {
-            identify: identify::Behaviour::new(identify::Config::new(
-                protocol_version.into(),
-                key.public(),
-            )),
-            ping: ping::Behaviour::default(),
-        })
-        .unwrap()
-        .build()
+/// What a stranger encrypts TCP with.
+#[derive(Clone, Copy)]
+enum Cipher {
+    Noise,
+    Tls,
+}
+
+fn stranger(protocol_version: &str, cipher: Cipher) -> libp2p::Swarm<Stranger> {
+    let behaviour = |key: &Keypair| Stranger {
+        identify: identify::Behaviour::new(identify::Config::new(
+            protocol_version.into(),
+            key.public(),
+        )),
+        ping: ping::Behaviour::default(),
+    };
+    let (plain, mux) = (tcp::Config::default(), yamux::Config::default);
+    let swarm = SwarmBuilder::with_new_identity().with_tokio();
+    match cipher {
+        Cipher::Noise => swarm
+            .with_tcp(plain, noise::Config::new, mux)
+            .unwrap()
+            .with_behaviour(behaviour)
+            .unwrap()
+            .build(),
+        Cipher::Tls => swarm
+            .with_tcp(plain, libp2p_tls::Config::new, mux)
+            .unwrap()
+            .with_behaviour(behaviour)
+            .unwrap()
+            .build(),
+    }
 }
 
 #[tokio::test]
 async fn a_stranger_that_is_no_polymath_node_does_no_harm() {
+    does_no_harm(Cipher::Noise).await;
+}
+
+#[tokio::test]
+async fn nor_does_one_that_speaks_tls_and_no_noise() {
+    does_no_harm(Cipher::Tls).await;
+}
+
+async fn does_no_harm(cipher: Cipher) {
     let mesh = Mesh::new("ours");
     let (us, guest) = (mesh.node(&[TCP]).await, mesh.guest().await);
     serve_echo(us.accept("echo").unwrap());
     let mut events = us.events();
-    let mut swarm = stranger("ipfs/1.0.0");
+    let mut swarm = stranger("ipfs/1.0.0", cipher);
     let id = *swarm.local_peer_id();
     swarm.dial(addr_of(&us)).unwrap();
     swarm.listen_on(addr(TCP)).unwrap();
@@ -163,7 +187,7 @@ async fn a_stranger_that_is_no_polymath_node_does_no_harm() {
 async fn another_version_is_named_with_ours() {
     let mesh = Mesh::new("ours");
     let us = mesh.node(&[TCP]).await;
-    let mut swarm = stranger(&format!("/polymath/{}/7", us.mesh().short()));
+    let mut swarm = stranger(&format!("/polymath/{}/7", us.mesh().short()), Cipher::Noise);
     swarm.listen_on(addr(TCP)).unwrap();
     let address = loop {
         if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
