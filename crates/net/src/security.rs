@@ -135,7 +135,12 @@ impl Security {
             let tls = preferred == Preferred::Tls && !self.without_tls.lock().contains(&address);
             let offer = if tls { TLS } else { NOISE };
             let (_, stream) = dialer_select_proto(stream, [offer], Version::V1Lazy).await?;
-            let (peer, stream) = self.dialled(stream, tls).await?;
+            let without_tls = self.without_tls.clone();
+            let (peer, stream) = self.dialled(stream, tls).await.inspect_err(|e| {
+                if tls && is_declined(e) {
+                    without_tls.note(address);
+                }
+            })?;
             let (protocol, stream) =
                 dialer_select_proto(stream, mux.protocol_info(), Version::V1Lazy).await?;
             let muxer = mux.upgrade_outbound(GatheredWrites::new(stream), protocol);
@@ -240,17 +245,14 @@ impl<O: Send + 'static> Transport for Again<O> {
         address: Multiaddr,
         opts: DialOpts,
     ) -> Result<Self::Dial, TransportError<io::Error>> {
+        let known = self.without_tls.lock().contains(&address);
         let first = Self::lock(&self.inner).dial(address.clone(), opts)?;
         let (inner, without_tls) = (Arc::clone(&self.inner), self.without_tls.clone());
         Ok(async move {
             let error = match first.await {
-                Err(e) if opts.role == Endpoint::Dialer && is_declined(&e) => e,
+                Err(e) if !known && without_tls.lock().contains(&address) => e,
                 done => return done,
             };
-            if without_tls.lock().contains(&address) {
-                return Err(error);
-            }
-            without_tls.note(address.clone());
             let second = Self::lock(&inner).dial(address, opts);
             second.map_err(|_| error)?.await
         }
@@ -268,16 +270,6 @@ impl<O: Send + 'static> Transport for Again<O> {
 
 /// Whether the other side answered, and knows no such protocol.
 fn is_declined(e: &io::Error) -> bool {
-    let mut inside = e.get_ref().map(|e| e as &(dyn std::error::Error + 'static));
-    while let Some(e) = inside {
-        if matches!(e.downcast_ref(), Some(NegotiationError::Failed)) {
-            return true;
-        }
-        inside = match e.downcast_ref::<io::Error>() {
-            // What an `io::Error` is made of is not its source.
-            Some(e) => e.get_ref().map(|e| e as &(dyn std::error::Error + 'static)),
-            None => e.source(),
-        };
-    }
-    false
+    let inside = e.get_ref().and_then(|e| e.downcast_ref());
+    matches!(inside, Some(NegotiationError::Failed))
 }
