@@ -76,7 +76,9 @@ fn impatient(pipe: DuplexStream) -> (Arc<Lane>, Ended) {
     (lane, tokio::spawn(driver))
 }
 
-fn taker(pipe: DuplexStream) -> (Arc<Lane>, Ended, mpsc::Receiver<(String, Arc<Call>)>) {
+type Taken = mpsc::Receiver<(String, Arc<Call>)>;
+
+fn taker(pipe: DuplexStream) -> (Arc<Lane>, Ended, Taken) {
     let (sender, calls) = mpsc::channel(1024);
     let lane = Lane::new();
     let driver = Driver::new(Arc::clone(&lane), pipe, Taker(sender));
