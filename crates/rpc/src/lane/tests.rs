@@ -11,7 +11,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     sync::mpsc,
     task::{JoinHandle, JoinSet},
-    time::{sleep, timeout},
+    time::{Instant, interval_at, sleep, timeout},
 };
 use tonic::Code;
 
@@ -76,7 +76,9 @@ fn impatient(pipe: DuplexStream) -> (Arc<Lane>, Ended) {
     (lane, tokio::spawn(driver))
 }
 
-fn taker(pipe: DuplexStream) -> (Arc<Lane>, Ended, mpsc::Receiver<(String, Arc<Call>)>) {
+type Taken = mpsc::Receiver<(String, Arc<Call>)>;
+
+fn taker(pipe: DuplexStream) -> (Arc<Lane>, Ended, Taken) {
     let (sender, calls) = mpsc::channel(1024);
     let lane = Lane::new();
     let driver = Driver::new(Arc::clone(&lane), pipe, Taker(sender));
@@ -156,8 +158,10 @@ async fn a_lane_with_calls_only_between_its_looks_is_in_use() {
     let (a, b) = duplex(4096);
     let (lane, ended) = impatient(a);
     let (_other, _, mut calls) = taker(b);
-    for id in 1..100 {
-        sleep(LITTLE.tick / 2).await;
+    // Halfway between looks.
+    let mut between = interval_at(Instant::now() + LITTLE.tick / 2, LITTLE.tick);
+    for id in 1..50 {
+        between.tick().await;
         let call = begin(&lane, id, "/a/b", b"", true).await;
         calls.recv().await.unwrap().1.finish(&ok());
         assert!(matches!(input(&call).await, Ok(Input::End(_))));
@@ -235,11 +239,13 @@ async fn whoever_waits_for_a_request_hears_that_the_call_is_over() {
     let answer = calls.recv().await.unwrap().1;
     let reading = tokio::spawn({
         let answer = Arc::clone(&answer);
-        async move { input(&answer).await }
+        // Without a timeout of its own, which would look again.
+        async move { poll_fn(|cx| answer.poll_input(cx)).await }
     });
     tokio::task::yield_now().await;
     answer.finish(&ok());
-    assert!(matches!(reading.await.unwrap(), Ok(Input::Cancelled(_))));
+    let read = timeout(NEVER, reading).await.unwrap().unwrap();
+    assert!(matches!(read, Ok(Input::Cancelled(_))));
 }
 
 #[tokio::test]
