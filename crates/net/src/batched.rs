@@ -18,8 +18,10 @@ const SMALL: usize = 4 << 10;
 
 /// Above the encryption, below yamux: writes gather until yamux turns to reading.
 ///
-/// yamux polls for a frame to read only when it has none to write (`yamux::connection::Active::poll`),
-/// so that what it has said by then is all it has to say for now, and a flush before is not needed.
+/// yamux (0.14, `connection::Active::poll`) polls for a frame to read when it has none to write, so that
+/// what it has said by then is all it has to say for now, and no flush is needed before. The one time it
+/// does not come to reading, a frame waits because the stream below takes no more: then the stream wakes
+/// it. It closes by `poll_close`, which sends what is left.
 #[derive(Debug)]
 pub(crate) struct GatheredWrites<T> {
     inner: T,

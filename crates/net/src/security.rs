@@ -12,6 +12,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{
@@ -38,6 +39,7 @@ use libp2p::{
 use multistream_select::{
     Negotiated, NegotiationError, Version, dialer_select_proto, listener_select_proto,
 };
+use tokio::time::Instant;
 
 use crate::{
     batched::{GatheredWrites, ReadAhead},
@@ -48,8 +50,11 @@ use crate::{
 const TLS: &str = "/tls/1.0.0";
 const ALPN: &str = "libp2p";
 const NOISE: &str = "/noise";
-/// Addresses remembered to be of peers without TLS.
+/// Addresses remembered to be of peers without TLS, and for how long: a peer may learn it.
 const REMEMBERED: usize = 256;
+const BELIEVED: Duration = Duration::from_secs(3600);
+/// What a dial ends with when TLS was declined.
+const DECLINED: &str = "the peer declined TLS";
 
 /// An encrypted stream.
 type Secured<C> = Either<TlsStream<Negotiated<C>>, noise::Output<Negotiated<C>>>;
@@ -112,7 +117,6 @@ impl Security {
             Preferred::Noise => secured,
             Preferred::Tls => Again {
                 inner: Arc::new(Mutex::new(secured)),
-                without_tls: self.without_tls.clone(),
             }
             .boxed(),
         }
@@ -132,13 +136,22 @@ impl Security {
             ..
         } = point
         {
-            let tls = preferred == Preferred::Tls && !self.without_tls.lock().contains(&address);
+            let tls = preferred == Preferred::Tls && !self.without_tls.knows(&address);
             let offer = if tls { TLS } else { NOISE };
             let (_, stream) = dialer_select_proto(stream, [offer], Version::V1Lazy).await?;
             let without_tls = self.without_tls.clone();
-            let (peer, stream) = self.dialled(stream, tls).await.inspect_err(|e| {
-                if tls && is_declined(e) {
-                    without_tls.note(address);
+            let (peer, stream) = self.dialled(stream, tls).await.map_err(|e| {
+                match (is_declined(&e), tls) {
+                    (false, _) => e,
+                    (true, true) => {
+                        without_tls.note(address);
+                        io::Error::other(DECLINED)
+                    }
+                    (true, false) => {
+                        // Whoever is there now may speak TLS.
+                        without_tls.forget(&address);
+                        e
+                    }
                 }
             })?;
             let (protocol, stream) =
@@ -194,26 +207,36 @@ fn proven(certificates: Option<&[CertificateDer<'_>]>) -> io::Result<PeerId> {
 
 /// Addresses at which TLS was declined; the oldest are forgotten first.
 #[derive(Debug, Clone, Default)]
-struct WithoutTls(Arc<Mutex<VecDeque<Multiaddr>>>);
+struct WithoutTls(Arc<Mutex<VecDeque<(Multiaddr, Instant)>>>);
 
 impl WithoutTls {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Multiaddr>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Multiaddr, Instant)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, address: Multiaddr) {
         let mut known = self.lock();
+        known.retain(|(a, _)| *a != address);
         if known.len() >= REMEMBERED {
             known.pop_front();
         }
-        known.push_back(address);
+        known.push_back((address, Instant::now()));
+    }
+
+    fn knows(&self, address: &Multiaddr) -> bool {
+        let mut known = self.lock();
+        known.retain(|(_, noted)| noted.elapsed() < BELIEVED);
+        known.iter().any(|(a, _)| a == address)
+    }
+
+    fn forget(&self, address: &Multiaddr) {
+        self.lock().retain(|(a, _)| a != address);
     }
 }
 
 /// Dials a second time where TLS was declined.
 struct Again<O> {
     inner: Arc<Mutex<Boxed<O>>>,
-    without_tls: WithoutTls,
 }
 
 impl<O> Again<O> {
@@ -245,12 +268,12 @@ impl<O: Send + 'static> Transport for Again<O> {
         address: Multiaddr,
         opts: DialOpts,
     ) -> Result<Self::Dial, TransportError<io::Error>> {
-        let known = self.without_tls.lock().contains(&address);
         let first = Self::lock(&self.inner).dial(address.clone(), opts)?;
-        let (inner, without_tls) = (Arc::clone(&self.inner), self.without_tls.clone());
+        let inner = Arc::clone(&self.inner);
         Ok(async move {
             let error = match first.await {
-                Err(e) if !known && without_tls.lock().contains(&address) => e,
+                // The error's type is hidden by what is stacked on the transport; its words are not.
+                Err(e) if e.to_string() == DECLINED => e,
                 done => return done,
             };
             let second = Self::lock(&inner).dial(address, opts);

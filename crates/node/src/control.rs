@@ -257,6 +257,7 @@ impl control_server::Control for Service {
         &self,
         request: Request<v1::PauseRequest>,
     ) -> Result<Response<v1::PauseResponse>, Status> {
+        self.owner()?;
         check(request.get_ref().version)?;
         let changed = self.node.pause(request.get_ref().paused);
         let changed = changed.map_err(|f| rpc::status(&f))?;

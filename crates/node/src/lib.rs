@@ -317,7 +317,8 @@ impl Node {
         let (net, cancel) = (inner.net.clone(), inner.cancel.clone());
         let routes = routes.routes();
         let service = inner.service.clone();
-        let admission = Admission::reporting(move || service.load());
+        let held = usize::try_from(memory_for_questions(&inner.config)).unwrap_or(usize::MAX);
+        let admission = Admission::reporting(move || service.load()).holding(held);
         inner.tasks.spawn(async move {
             if let Err(e) = polymath_rpc::serve(&net, routes, admission.clone(), cancel).await {
                 tracing::error!("{e}");

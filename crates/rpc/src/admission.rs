@@ -10,7 +10,7 @@ use polymath_proto::v1;
 use polymath_types::{ErrorKind, Failure, LoadReport, PeerId};
 use tonic::Status;
 
-use crate::{convert::load_to_proto, pool::CALLS_TO_A_PEER, status::status};
+use crate::{convert::load_to_proto, frame, pool::CALLS_TO_A_PEER, status::status};
 
 /// Lanes of one peer: a few for each class, and as many again while a broken connection is not yet
 /// known to be broken.
@@ -23,11 +23,26 @@ const CALLS_OF_A_PEER: usize = 2 * CALLS_TO_A_PEER;
 /// Calls in all, a few kilobytes each while they wait.
 const CALLS: usize = 16_384;
 
+/// Bytes of requests that their services have not taken yet, unless set otherwise.
+const BYTES: usize = 256 << 20;
+
 /// Places for what peers have going, and what they are told of the load. Clones mean the same places.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Admission {
     places: Arc<Mutex<Places>>,
+    /// Bytes of requests, see [`Admission::holding`].
+    most_bytes: usize,
     load: Option<LoadSource>,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self {
+            places: Arc::default(),
+            most_bytes: BYTES,
+            load: None,
+        }
+    }
 }
 
 type LoadSource = Arc<dyn Fn() -> LoadReport + Send + Sync>;
@@ -45,9 +60,19 @@ struct Places {
 struct Taken {
     lanes: usize,
     calls: usize,
+    bytes: usize,
 }
 
 impl Admission {
+    /// At most so many bytes of requests are held that their services have not taken yet, half of them
+    /// for one peer.
+    pub fn holding(self, bytes: usize) -> Self {
+        Self {
+            most_bytes: bytes,
+            ..self
+        }
+    }
+
     /// Every call's end carries what `load` says then.
     pub fn reporting(load: impl Fn() -> LoadReport + Send + Sync + 'static) -> Self {
         Self {
@@ -58,9 +83,15 @@ impl Admission {
 
     /// A call's end, with the load beside it.
     pub(crate) fn with_load(&self, end: v1::ReplyEnd) -> v1::ReplyEnd {
+        let load = self.load.as_ref().map(|load| load_to_proto(load()));
+        let with_load = v1::ReplyEnd { load, ..end };
+        if frame::fits(&with_load, &with_load.metadata) {
+            return with_load;
+        }
+        // The status itself matters more.
         v1::ReplyEnd {
-            load: self.load.as_ref().map(|load| load_to_proto(load())),
-            ..end
+            load: None,
+            ..with_load
         }
     }
 
@@ -117,10 +148,36 @@ impl Admission {
             });
         };
         places.calls_refused += 1;
-        Err(status(&Failure::new(
-            ErrorKind::ResourceExhausted,
-            format!("{found} calls {whose} are being answered; no more are taken: try again later"),
+        Err(full(format!(
+            "{found} calls {whose} are being answered; no more are taken: try again later"
         )))
+    }
+
+    /// Room for `more` bytes of a request of `peer`, given back on drop.
+    pub(crate) fn hold(&self, held: &mut Held, more: usize) -> Result<(), Status> {
+        let mut places = self.lock();
+        let of_peer = places.of_peer.get(&held.peer).copied().unwrap_or_default();
+        if of_peer.bytes + more > self.most_bytes / 2 || places.taken.bytes + more > self.most_bytes
+        {
+            places.calls_refused += 1;
+            return Err(full(format!(
+                "{} bytes of requests are waiting here, {} of them this peer's; no more are taken: try again later",
+                places.taken.bytes, of_peer.bytes
+            )));
+        }
+        places.of_peer.entry(held.peer).or_default().bytes += more;
+        places.taken.bytes += more;
+        held.bytes += more;
+        Ok(())
+    }
+
+    /// Nothing yet, of a request of `peer`.
+    pub(crate) fn nothing_of(&self, peer: PeerId) -> Held {
+        Held {
+            admission: self.clone(),
+            peer,
+            bytes: 0,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Places> {
@@ -132,7 +189,7 @@ impl Admission {
         places.taken.subtract(what);
         if let Some(of_peer) = places.of_peer.get_mut(&peer) {
             of_peer.subtract(what);
-            if of_peer.lanes + of_peer.calls == 0 {
+            if of_peer.lanes + of_peer.calls + of_peer.bytes == 0 {
                 places.of_peer.remove(&peer);
             }
         }
@@ -149,6 +206,36 @@ impl Taken {
     fn subtract(&mut self, other: Self) {
         self.lanes -= other.lanes;
         self.calls -= other.calls;
+        self.bytes -= other.bytes;
+    }
+}
+
+fn full(what: String) -> Status {
+    status(&Failure::new(ErrorKind::ResourceExhausted, what))
+}
+
+/// Bytes of one request that its service has not taken yet.
+#[derive(Debug)]
+pub(crate) struct Held {
+    admission: Admission,
+    peer: PeerId,
+    bytes: usize,
+}
+
+impl Held {
+    /// Counts `more` bytes.
+    pub(crate) fn more(&mut self, more: usize) -> Result<(), Status> {
+        self.admission.clone().hold(self, more)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let what = Taken {
+            bytes: self.bytes,
+            ..Taken::default()
+        };
+        self.admission.give_back(self.peer, what);
     }
 }
 
@@ -161,7 +248,10 @@ pub(crate) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let what = Taken { lanes: 1, calls: 0 };
+        let what = Taken {
+            lanes: 1,
+            ..Taken::default()
+        };
         self.admission.give_back(self.peer, what);
     }
 }
@@ -175,7 +265,10 @@ pub(crate) struct CallPlace {
 
 impl Drop for CallPlace {
     fn drop(&mut self) {
-        let what = Taken { lanes: 0, calls: 1 };
+        let what = Taken {
+            calls: 1,
+            ..Taken::default()
+        };
         self.admission.give_back(self.peer, what);
     }
 }
@@ -200,6 +293,24 @@ mod tests {
         drop(held);
         let places = admission.lock();
         assert!(places.of_peer.is_empty() && places.taken.lanes == 0);
+    }
+
+    #[test]
+    fn the_bytes_of_requests_have_a_bound_and_leave_others_theirs() {
+        let admission = Admission::default().holding(100);
+        let (greedy, modest) = (PeerId::random(), PeerId::random());
+        let mut held = admission.nothing_of(greedy);
+        held.more(50).unwrap();
+        let refusal = held.more(1).unwrap_err();
+        assert_eq!(refusal.code(), Code::ResourceExhausted);
+        let mut others = admission.nothing_of(modest);
+        others.more(50).unwrap();
+        admission.nothing_of(PeerId::random()).more(1).unwrap_err();
+        drop(held);
+        admission.nothing_of(greedy).more(50).unwrap();
+        drop(others);
+        let places = admission.lock();
+        assert!(places.of_peer.is_empty() && places.taken.bytes == 0);
     }
 
     #[test]

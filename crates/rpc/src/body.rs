@@ -15,6 +15,7 @@ use tokio::{
 use tonic::{Code, Status, codegen::Bytes};
 
 use crate::{
+    admission::Held,
     frame,
     lane::{Call, Input, LaneError},
     pool::Peer,
@@ -51,15 +52,28 @@ pub(crate) struct RequestBody {
     /// Until when all must be there; `None`: the caller may take its time.
     patience: Option<Duration>,
     late: Option<Pin<Box<Sleep>>>,
+    /// Of a request that its service takes as a whole.
+    held: Option<Held>,
 }
 
 impl RequestBody {
-    /// `lasting`: a long exchange of messages, in which silence is nothing bad.
-    pub(crate) fn new(call: Arc<Call>, lasting: bool) -> Self {
+    /// A request that its service takes as a whole.
+    pub(crate) fn whole(call: Arc<Call>, held: Held) -> Self {
         Self {
             call,
-            patience: (!lasting).then_some(PATIENCE),
+            patience: Some(PATIENCE),
             late: None,
+            held: Some(held),
+        }
+    }
+
+    /// A long exchange of messages, in which silence is nothing bad.
+    pub(crate) const fn lasting(call: Arc<Call>) -> Self {
+        Self {
+            call,
+            patience: None,
+            late: None,
+            held: None,
         }
     }
 }
@@ -83,7 +97,10 @@ impl Body for RequestBody {
             ))));
         };
         Poll::Ready(match input {
-            Ok(Input::Data(data)) => Some(Ok(Frame::data(data))),
+            Ok(Input::Data(data)) => {
+                let held = self.held.as_mut().map_or(Ok(()), |h| h.more(data.len()));
+                Some(held.map(|()| Frame::data(data)))
+            }
             Ok(Input::Last) => None,
             Ok(Input::Cancelled(_) | Input::End(_)) => {
                 Some(Err(Status::cancelled("the caller gave the call up")))

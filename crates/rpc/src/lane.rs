@@ -169,16 +169,27 @@ impl Lane {
     }
 
     /// Ready when the outbox takes more of `call`.
-    fn poll_room(&self, call: CallId, cx: &Context<'_>) -> Poll<Result<(), LaneError>> {
+    fn poll_room(
+        &self,
+        call: CallId,
+        small: bool,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), LaneError>> {
         let mut outbox = self.outbox();
         if let Some(why) = &outbox.ended {
             return Poll::Ready(Err(why.clone()));
         }
-        if outbox.bytes.len() < OUTBOX {
+        let most = if small { 2 * OUTBOX } else { OUTBOX };
+        if outbox.bytes.len() < most {
             return Poll::Ready(Ok(()));
         }
         outbox.waiting.insert(call, cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Whether other calls are under way.
+    fn is_shared(&self) -> bool {
+        self.table().len() > 1
     }
 
     fn wake_driver(&self) {

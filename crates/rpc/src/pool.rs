@@ -335,7 +335,10 @@ impl Peer {
                 Ok(lane)
             }
             Err(e) => {
-                state.breaker.failed(Instant::now(), &e.to_string());
+                // That a caller had no time left says nothing of the peer.
+                if within >= OPENING || !matches!(e, OpenError::Timeout { .. }) {
+                    state.breaker.failed(Instant::now(), &e.to_string());
+                }
                 Err(e.into())
             }
         }

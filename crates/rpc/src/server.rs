@@ -36,6 +36,12 @@ pub const CALLS: &str = "calls";
 
 /// Longest name of a method.
 const LONGEST_METHOD: usize = 256;
+/// Longest call, whatever its caller says. What an answer may take is the service's to say, and shorter.
+const LONGEST: Duration = Duration::from_secs(900);
+/// A caller that takes nothing of its reply for this long has left its place to others.
+const UNREAD: Duration = Duration::from_secs(60);
+/// A lane on which nobody has said hello.
+const MUTE: Duration = Duration::from_secs(10);
 /// A lane without calls is ended from this side after this, well after the other should have.
 const IDLE: Duration = Duration::from_secs(300);
 
@@ -167,7 +173,9 @@ impl Answerer {
         }
         let head: v1::CallHead =
             frame::head(frame.payload).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let timeout = head.timeout_us.map(Duration::from_micros);
+        let timeout = head
+            .timeout_us
+            .map(|us| Duration::from_micros(us).min(LONGEST));
         if timeout == Some(Duration::ZERO) {
             return Err(too_late());
         }
@@ -185,8 +193,16 @@ impl Answerer {
         }
         // The catalog's exchange is one long stream of small messages: silence is its nature.
         let lasting = uri.path().starts_with("/polymath.v1.Catalog/");
-        let body = Body::new(RequestBody::new(Arc::clone(call), lasting));
-        let mut request = Request::new(body);
+        let timeout = timeout.or((!lasting).then_some(LONGEST));
+        let body = if lasting {
+            RequestBody::lasting(Arc::clone(call))
+        } else {
+            RequestBody::whole(
+                Arc::clone(call),
+                self.admission.nothing_of(self.caller.peer),
+            )
+        };
+        let mut request = Request::new(Body::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_2;
@@ -214,7 +230,7 @@ impl Role for Answerer {
     }
 
     fn may_end(&mut self, _: &Arc<Lane>, idle: Duration) -> bool {
-        self.stopping || idle >= IDLE
+        self.stopping || idle >= if self.greeted { IDLE } else { MUTE }
     }
 
     fn poll(&mut self, lane: &Arc<Lane>, cx: &mut Context<'_>) -> Result<(), LaneError> {
@@ -274,10 +290,13 @@ async fn answer(
             match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(mut data) => {
-                        // Nobody takes it any more: the call is over.
-                        poll_fn(|cx| call.poll_send(&mut data, false, cx))
-                            .await
-                            .ok()?;
+                        let sent = poll_fn(|cx| call.poll_send(&mut data, false, cx));
+                        match tokio::time::timeout(UNREAD, sent).await {
+                            Ok(Ok(())) => {}
+                            // Nobody takes it any more: the call is over.
+                            Ok(Err(_)) => return None,
+                            Err(_) => return Some(frame::of_status(&unread())),
+                        }
                     }
                     Err(frame) => {
                         let trailers = frame.into_trailers().unwrap_or_else(|_| HeaderMap::new());
@@ -299,6 +318,10 @@ async fn answer(
     if let Some(end) = end {
         call.finish(&answering.admission.with_load(end));
     }
+}
+
+fn unread() -> Status {
+    Status::aborted(format!("nothing of the reply was taken for {UNREAD:?}"))
 }
 
 fn no_status() -> v1::ReplyEnd {

@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -109,6 +109,8 @@ struct Sample {
     /// Processor time of one call, both sides, microseconds.
     cpu: f64,
 }
+
+type OurClient = EchoClient<polymath_rpc::Channel>;
 
 /// One way to call.
 type Side = Box<dyn Fn(Load, Duration) -> BoxFuture<'static, Result<Sample, Status>> + Send + Sync>;
@@ -256,17 +258,16 @@ async fn over_a_link(mesh: &Mesh, rtt: u64) -> Result<Vec<Row>, Failure> {
     let far = mesh
         .guest("tcp", Conditions::new(move |_| delay).with_rate(LINK))
         .await?;
-    let ours = far.ours().await?;
+    let client = far.client().await?;
     let mut rows = Vec::new();
-    for load in [
-        Load::echo(128, 1000),
-        Load::upload(256 << 10, 1000),
-        Load::upload(16 << 20, 16),
+    for (load, calls) in [
+        (Load::echo(128, 1000), 50_000),
+        (Load::upload(256 << 10, 1000), 1000),
+        (Load::upload(16 << 20, 16), 16),
     ] {
         eprintln!("{}, {rtt} ms …", load.name());
-        // Long enough for what is large, after windows have opened.
-        let window = Duration::from_secs(if load.request > 1 << 20 { 20 } else { 8 });
-        let sample = ours(load, window).await.map_err(|e| failed("a call", e))?;
+        let rate = all_of(&client, load, calls).await;
+        let rate = rate.map_err(|e| failed("a call", e))?;
         let case = format!("{}, tcp, {rtt} ms", load.name());
         let row = |metric, value, unit| Row {
             case: case.clone(),
@@ -275,12 +276,51 @@ async fn over_a_link(mesh: &Mesh, rtt: u64) -> Result<Vec<Row>, Failure> {
             unit,
             peer: None,
         };
-        rows.push(row("throughput", sample.rate, "calls/s"));
+        rows.push(row("throughput", rate, "calls/s"));
         #[allow(clippy::cast_precision_loss)]
-        let share = sample.rate * load.request as f64 / LINK as f64 * 100.0;
+        let share = rate * load.request as f64 / LINK as f64 * 100.0;
         rows.push(row("share of the link", share, "%"));
     }
     Ok(rows)
+}
+
+/// Calls a second while so many are made, from the first one's beginning to the last one's end: a window
+/// of time would count whole what was half done at its edges. A few calls before warm the path.
+async fn all_of(client: &OurClient, load: Load, calls: usize) -> Result<f64, Status> {
+    let data = Bytes::from(vec![1; load.request]);
+    let reply_bytes = Some(u32::try_from(load.reply).unwrap_or(u32::MAX));
+    let make = async |calls: usize| {
+        let left = Arc::new(AtomicUsize::new(calls));
+        let callers = (0..load.callers.min(calls)).map(|_| {
+            let (mut client, left, data) = (client.clone(), left.clone(), data.clone());
+            tokio::spawn(async move {
+                while left
+                    .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1))
+                    .is_ok()
+                {
+                    let mut request = Request::new(Payload {
+                        data: data.clone(),
+                        reply_bytes,
+                        ..Payload::default()
+                    });
+                    request.set_timeout(10 * PATIENCE);
+                    client.unary(request).await?;
+                }
+                Ok::<_, Status>(())
+            })
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            caller
+                .await
+                .map_err(|e| Status::internal(e.to_string()))??;
+        }
+        Ok::<_, Status>(())
+    };
+    make(calls.div_ceil(16)).await?;
+    let begun = Instant::now();
+    make(calls).await?;
+    #[allow(clippy::cast_precision_loss)]
+    Ok(calls as f64 / begun.elapsed().as_secs_f64())
 }
 
 /// Processor time this process has used.
@@ -460,7 +500,9 @@ impl Mesh {
         let calls = net.clone();
         server.spawn(async move {
             let stop = CancellationToken::new();
-            polymath_rpc::serve(&calls, routes(), Admission::default(), stop).await
+            // A thousand large requests at once are what is measured here.
+            let admission = Admission::default().holding(1 << 30);
+            polymath_rpc::serve(&calls, routes(), admission, stop).await
         });
         let streams = net.accept(HTTP2).map_err(|e| failed("streams", e))?;
         let incoming = streams.map(|s| Ok::<_, io::Error>(Http2Stream(s)));
@@ -489,11 +531,15 @@ impl Mesh {
 }
 
 impl Guest {
-    async fn ours(&self) -> Result<Side, Failure> {
+    async fn client(&self) -> Result<OurClient, Failure> {
         let clients = Clients::new(self.net.clone());
         let channel = clients.channel(self.server, PATIENCE).await;
         let channel = channel.map_err(|e| failed("a lane", e))?;
-        Ok(as_side(vec![EchoClient::new(channel)]))
+        Ok(EchoClient::new(channel).max_encoding_message_size(LARGEST))
+    }
+
+    async fn ours(&self) -> Result<Side, Failure> {
+        Ok(as_side(vec![self.client().await?]))
     }
 
     async fn http2(&self) -> Result<Side, Failure> {

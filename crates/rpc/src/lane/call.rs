@@ -20,6 +20,9 @@ const PIECES: usize = 128;
 /// carries.
 const SMALL: usize = 32 << 10;
 
+/// A message up to this size is short.
+const SHORT: usize = 4 << 10;
+
 /// What one side may have sent before the other has taken it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Windows {
@@ -278,8 +281,10 @@ impl Call {
                 }
                 state.credit.min(LARGEST).min(data.len())
             };
-            // Asked of the lane after the window, so that a place in its queue is never held in vain.
-            ready!(self.lane.poll_room(self.id, cx))?;
+            // Asked of the lane after the window, so that a place in its queue is never held in vain. What
+            // is short does not wait behind what is long.
+            let small = data.len() <= SHORT && most == data.len();
+            ready!(self.lane.poll_room(self.id, small, cx))?;
             self.state().credit -= most;
             let piece = data.split_to(most);
             let ends = last && data.is_empty();
@@ -287,6 +292,11 @@ impl Call {
                 .put(|out| frame::put(out, Kind::Data, ends, self.id, &piece));
             if data.is_empty() {
                 return Poll::Ready(Ok(()));
+            }
+            // The others' turn, a frame each.
+            if self.lane.is_shared() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
     }
@@ -326,7 +336,7 @@ impl Call {
             if put {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.lane.poll_room(self.id, cx))?;
+            ready!(self.lane.poll_room(self.id, false, cx))?;
         }
     }
 
