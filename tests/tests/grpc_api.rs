@@ -18,7 +18,8 @@ fn a_python_client_finds_its_way_by_reflection() {
         .expect("POLYMATH_TEST_PYTHON names no interpreter: run the tests by `cargo xtask test`, which prepares it");
     let lab = Lab::with_models();
     let address = free();
-    lab.up("node", &["--expert", "chef", "--grpc", &address])
+    let _node = lab
+        .up("node", &["--expert", "chef", "--grpc", &address])
         .ready();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/grpc_client.py");
     let run = Command::new(python)

@@ -35,6 +35,6 @@ pub use convert::{
 };
 pub use lane::LaneError;
 pub use local::{connect_unix, describe, serve_tcp, serve_unix};
-pub use parrot::Parrot;
+pub use parrot::{COMPUTE, Parrot};
 pub use server::{CALLS, Caller, ServeError, serve};
 pub use status::{budget, check_version, failure, status};

@@ -4,11 +4,15 @@ use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use polymath_proto::v1::{Payload, echo_server::Echo};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Answers what it is asked: the same bytes, or as many as the request wants.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Parrot;
+
+/// Metadata of a request whose delay is to be spent computing.
+pub const COMPUTE: &str = "compute";
 
 /// Largest reply made up on request.
 const LARGEST: u32 = 64 << 20;
@@ -29,9 +33,17 @@ fn reply(request: Payload) -> Payload {
 #[tonic::async_trait]
 impl Echo for Parrot {
     async fn unary(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
+        let computes = request.metadata().contains_key(COMPUTE);
         let request = request.into_inner();
-        if request.delay_ms > 0 {
-            tokio::time::sleep(Duration::from_millis(request.delay_ms.into())).await;
+        let delay = Duration::from_millis(request.delay_ms.into());
+        if computes {
+            // As an engine does: on a thread of its own, at full load.
+            let until = Instant::now() + delay;
+            let work = move || while Instant::now() < until {};
+            let worked = tokio::task::spawn_blocking(work).await;
+            worked.map_err(|e| Status::internal(e.to_string()))?;
+        } else if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
         Ok(Response::new(reply(request)))
     }

@@ -21,7 +21,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture};
 use hyper_util::rt::TokioIo;
 use polymath_net::{Conditions, MeshStream, Multiaddr, Net, NetConfig, Role};
 use polymath_proto::v1::{Payload, echo_client::EchoClient, echo_server::EchoServer};
-use polymath_rpc::{Admission, Clients, Parrot};
+use polymath_rpc::{Admission, COMPUTE, Clients, Parrot};
 use polymath_types::{ErrorKind, Failure, Genesis, NodeKey};
 use serde_json::{Value, json};
 use tokio::{
@@ -35,6 +35,7 @@ use tonic::{
     Request, Status,
     body::Body,
     codegen::{Body as HttpBody, StdError},
+    metadata::MetadataValue,
     service::{Routes, RoutesBuilder},
     transport::{
         Endpoint, Server,
@@ -157,10 +158,11 @@ impl Bench {
         for connections in [1, 2, 4] {
             rivals.push((connections, plain_tonic(&self.server, connections).await?));
         }
-        let mut sides = Vec::new();
+        let (mut sides, mut guests) = (Vec::new(), Vec::new());
         for transport in TRANSPORTS {
             let near = mesh.guest(transport, Conditions::default()).await?;
             sides.push((transport, near.ours().await?, near.http2().await?));
+            guests.push(near);
         }
         let mut loads = vec![
             Load::echo(128, 1),
@@ -176,6 +178,10 @@ impl Bench {
         for load in loads {
             eprintln!("{} …", load.name());
             rows.extend(compare(load, window, &rivals, &sides).await?);
+        }
+        for (transport, near) in TRANSPORTS.iter().zip(&guests) {
+            eprintln!("isolation, {transport} …");
+            rows.extend(isolation(transport, &near.client().await?, self.quick).await?);
         }
         if !self.quick {
             for rtt in [20, 100, 150] {
@@ -250,6 +256,54 @@ fn figures(case: &str, samples: &[Sample], best: Option<&[Sample]>) -> Vec<Row> 
         row("latency p99", of(|s| s.p99).median, "ms", None),
         row("processor time", of(|s| s.cpu).median, "µs/call", None),
     ]
+}
+
+/// What short calls, a hundred a second, notice of a handler that computes: p99 with and without.
+async fn isolation(transport: &str, client: &OurClient, quick: bool) -> Result<Vec<Row>, Failure> {
+    let told = |e: Status| failed("a call", e);
+    let computed = Duration::from_secs(if quick { 1 } else { 5 });
+    let idle = paced(client, computed).await.map_err(told)?;
+    let mut request = Request::new(Payload {
+        delay_ms: u32::try_from(computed.as_millis()).unwrap_or(u32::MAX),
+        ..Payload::default()
+    });
+    request
+        .metadata_mut()
+        .insert(COMPUTE, MetadataValue::from_static("yes"));
+    let mut computing = client.clone();
+    let busy = tokio::spawn(async move { computing.unary(request).await });
+    let beside = paced(client, computed).await.map_err(told)?;
+    busy.await.map_err(|e| failed("a call", e))?.map_err(told)?;
+    let row = |case: &str, p99: f64, peer| Row {
+        case: format!("{case}, 128 B at 100/s, {transport}"),
+        metric: "latency p99",
+        value: p99,
+        unit: "ms",
+        peer,
+    };
+    let ratio = ("the idle node", Spread::of(&[beside / idle]));
+    Ok(vec![
+        row("idle", idle, None),
+        row("while a handler computes", beside, Some(ratio)),
+    ])
+}
+
+/// The p99, in milliseconds, of a call every ten milliseconds.
+async fn paced(client: &OurClient, time: Duration) -> Result<f64, Status> {
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    let (begun, mut took, mut client) = (Instant::now(), Vec::new(), client.clone());
+    while begun.elapsed() < time {
+        let due = ticks.tick().await;
+        let request = Payload {
+            data: Bytes::from_static(&[1; 128]),
+            ..Payload::default()
+        };
+        client.unary(request).await?;
+        took.push(due.elapsed());
+    }
+    took.sort_unstable();
+    let p99 = took.get(took.len() * 99 / 100).or(took.last());
+    Ok(p99.map_or(f64::NAN, |t| t.as_secs_f64() * 1e3))
 }
 
 /// What is reached of a long link without loss, over TCP.
