@@ -46,7 +46,7 @@ pub(crate) enum Kind {
     Cancel = 6,
     /// The sender has taken this many bytes (`u32`) and has room for as many more.
     Credit = 7,
-    /// The server begins no call above this frame's; those up to it are finished.
+    /// The server begins no more calls; those it has begun are finished.
     GoAway = 8,
 }
 
