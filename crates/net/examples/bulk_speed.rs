@@ -67,7 +67,7 @@ impl Way {
         match self {
             Self::Bulk(_) => "bulk lane (QUIC, AES-GCM)",
             Self::MeshQuic => "libp2p QUIC stream",
-            Self::MeshTcp => "libp2p TCP stream (noise, yamux)",
+            Self::MeshTcp => "libp2p TCP stream (TLS, yamux)",
             Self::PlainTcp => "plain TCP, no encryption",
         }
     }
