@@ -10,6 +10,7 @@ use std::{
 use libp2p::{
     Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
+    multiaddr::Protocol,
     swarm::{
         ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
         THandlerInEvent, THandlerOutEvent, ToSwarm,
@@ -20,7 +21,7 @@ use polymath_types::PathKind;
 
 use super::{OpenRequest, Registry, handler::Handler};
 use crate::{
-    address::{path_of, split_peer},
+    address::{path_of, relay_of, split_peer},
     link::Link,
     meter::Meters,
 };
@@ -74,6 +75,21 @@ impl Behaviour {
         Handler::new(link, self.registry.clone())
     }
 
+    /// `circuit` with its relay's id, which it lacks where the relay was dialled without.
+    fn with_relay(&self, circuit: &Multiaddr) -> Multiaddr {
+        if relay_of(circuit).is_some() {
+            return circuit.clone();
+        }
+        let hop = circuit.iter().take_while(|p| *p != Protocol::P2pCircuit);
+        let hop: Multiaddr = hop.collect();
+        match self.links.values().find(|l| l.remote == hop) {
+            Some(relay) => hop
+                .with(Protocol::P2p(relay.peer))
+                .with(Protocol::P2pCircuit),
+            None => circuit.clone(),
+        }
+    }
+
     fn disconnect(&mut self, id: ConnectionId) {
         if let Some(link) = self.links.remove(&id) {
             link.lost.cancel();
@@ -93,9 +109,10 @@ impl NetworkBehaviour for Behaviour {
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         // An inbound circuit is told by our own address alone.
-        let relayed = path_of(local) == PathKind::Relayed;
-        let route = if relayed { local } else { remote };
-        Ok(self.connect(id, peer, remote, route, false))
+        if path_of(local) == PathKind::Relayed {
+            return Ok(self.connect(id, peer, remote, &self.with_relay(local), false));
+        }
+        Ok(self.connect(id, peer, remote, remote, false))
     }
 
     fn handle_established_outbound_connection(

@@ -300,6 +300,7 @@ async fn the_death_of_a_relay_leaves_a_node_reachable_through_another() {
     until("the other relay carries it", async || {
         let peers = a.peers();
         let b = peers.iter().find(|p| p.peer == b.local_peer());
+        // Whichever of the two has opened the circuit, and however the relay was dialled.
         b.is_some_and(|p| p.relay == Some(alive.local_peer()))
     })
     .await;
