@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status,
+    codec::CompressionEncoding,
     service::{Routes, RoutesBuilder},
     transport::Channel,
 };
@@ -111,8 +112,10 @@ pub(crate) async fn serve_tcp(node: Node, listener: TcpListener) {
 
 async fn routes(node: Node, access: Access) -> Result<Routes, String> {
     let mut routes = RoutesBuilder::default();
-    let expert = ExpertServer::new(node.inner.service.clone());
-    routes.add_service(expert.max_decoding_message_size(rpc::MAX_MESSAGE));
+    let expert = ExpertServer::new(node.inner.service.clone())
+        .accept_compressed(CompressionEncoding::Gzip)
+        .max_decoding_message_size(rpc::MAX_MESSAGE);
+    routes.add_service(expert);
     let control = control_server::ControlServer::new(Service { node, access });
     routes.add_service(control.max_decoding_message_size(rpc::MAX_MESSAGE));
     let services = ["polymath.v1.Control", "polymath.v1.Expert"];

@@ -372,7 +372,7 @@ impl Hosted {
 }
 
 /// A quarter more or less, so that nodes which lost the network together do not come back together.
-fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     let [byte] = crate::random();
     pause * (192 + u32::from(byte) / 2) / 256
 }

@@ -302,7 +302,7 @@ impl Node {
             stopped.cancelled().await;
             cancel.cancel();
         });
-        let mirror = node.mirror(lane);
+        let mirror = node.mirror(lane, outside, fetching.clone());
         tasks.spawn(hosted.load_all(store, progress, mirror, stop.clone(), fetching));
         let describing = node.clone();
         tasks.spawn(async move {
@@ -339,27 +339,29 @@ impl Node {
         files::Files {
             shelf: files::Shelf::new(store.clone(), gate, share),
             lane: lane.clone(),
+            cancel: inner.cancel.clone(),
         }
     }
 
-    /// Whom model files are taken from.
-    fn mirror(&self, lane: files::BulkLane) -> Option<Box<dyn Mirror>> {
-        let inner = &self.inner;
-        let joined = inner
-            .membership
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .joined;
-        inner.config.models.share.then(|| {
-            Box::new(files::Members {
-                net: inner.net.clone(),
-                clients: inner.clients.clone(),
-                lane,
-                expected: joined,
-                runtime: tokio::runtime::Handle::current(),
-                cancel: inner.cancel.clone(),
-                blame: Arc::default(),
-            }) as Box<dyn Mirror>
+    /// Whom model files are taken from; `stopped` is told when the node ends.
+    fn mirror(
+        &self,
+        lane: files::BulkLane,
+        expected: bool,
+        stopped: Cancel,
+    ) -> Option<Box<dyn Mirror>> {
+        let Inner {
+            net,
+            clients,
+            config,
+            tasks,
+            cancel,
+            ..
+        } = self.inner.as_ref();
+        let (net, clients) = (net.clone(), clients.clone());
+        config.models.share.then(|| {
+            let members = files::Members::new(net, clients, lane, expected, tasks, cancel, stopped);
+            Box::new(members) as Box<dyn Mirror>
         })
     }
 

@@ -1,8 +1,8 @@
 //! What peers may have going on this node at once: lanes, and calls on them.
 //!
-//! What is shared is never all taken by those who came first, under however many names: a peer may have
-//! some part of what is still free, so each that comes leaves room for the next (the dynamic threshold of
-//! Choudhury and Hahne, 1998).
+//! What is shared is not all taken by those who came first: a peer may have some part of what is still free,
+//! so each that comes leaves room for the next (the dynamic threshold of Choudhury and Hahne, 1998), and
+//! the last eighth of the places is for peers that have none.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,9 @@ use polymath_proto::v1;
 use polymath_types::{ErrorKind, Failure, LoadReport, PeerId};
 use tonic::Status;
 
-use crate::{convert::load_to_proto, frame, pool::CALLS_TO_A_PEER, status::status};
+use crate::{
+    clients::MAX_MESSAGE, convert::load_to_proto, frame, pool::CALLS_TO_A_PEER, status::status,
+};
 
 /// Lanes of one peer: a few for each class, and as many again while a broken connection is not yet
 /// known to be broken.
@@ -29,9 +31,16 @@ const CALLS: usize = 16_384;
 
 /// Bytes of requests that their services have not taken yet, unless set otherwise.
 const BYTES: usize = 256 << 20;
-/// The part of the free places, and of the free bytes, that one peer may have: one in so many.
-const OF_FREE_PLACES: usize = 2;
+/// The part of the free bytes that one peer may have, unless its one message needs more: one in so many.
 const OF_FREE_BYTES: usize = 4;
+
+/// How many of `all` places a peer that `has` some may have while so many are taken.
+fn share(all: usize, taken: usize, has: usize, most: usize) -> usize {
+    match has {
+        0 => most.min(all - taken),
+        _ => most.min((all - all / 8).saturating_sub(taken) / 2),
+    }
+}
 
 /// Places for what peers have going, and what they are told of the load. Clones mean the same places.
 #[derive(Clone)]
@@ -72,7 +81,7 @@ struct Taken {
 
 impl Admission {
     /// At most so many bytes of requests are held that their services have not taken yet, a fifth of them
-    /// for one peer.
+    /// for one peer, or one message.
     pub fn holding(self, bytes: usize) -> Self {
         Self {
             most_bytes: bytes,
@@ -126,8 +135,8 @@ impl Admission {
     pub(crate) fn admit(&self, peer: PeerId) -> Option<Place> {
         let mut places = self.lock();
         let of_peer = places.of_peer.get(&peer).copied().unwrap_or_default();
-        let share = (LANES - places.taken.lanes).div_ceil(OF_FREE_PLACES);
-        if of_peer.lanes >= LANES_OF_A_PEER.min(share) {
+        let share = share(LANES, places.taken.lanes, of_peer.lanes, LANES_OF_A_PEER);
+        if of_peer.lanes >= share {
             places.lanes_refused += 1;
             return None;
         }
@@ -143,8 +152,8 @@ impl Admission {
     pub(crate) fn begin(&self, peer: PeerId) -> Result<CallPlace, Status> {
         let mut places = self.lock();
         let of_peer = places.of_peer.get(&peer).copied().unwrap_or_default();
-        let share = (CALLS - places.taken.calls).div_ceil(OF_FREE_PLACES);
-        if of_peer.calls >= CALLS_OF_A_PEER.min(share) {
+        let share = share(CALLS, places.taken.calls, of_peer.calls, CALLS_OF_A_PEER);
+        if of_peer.calls >= share {
             places.calls_refused += 1;
             return Err(full(format!(
                 "{} calls are being answered, {} of them this peer's; no more are taken: try again later",
@@ -163,7 +172,8 @@ impl Admission {
     pub(crate) fn hold(&self, held: &mut Held, more: usize) -> Result<(), Status> {
         let mut places = self.lock();
         let of_peer = places.of_peer.get(&held.peer).copied().unwrap_or_default();
-        let share = self.most_bytes.saturating_sub(places.taken.bytes) / OF_FREE_BYTES;
+        let free = self.most_bytes.saturating_sub(places.taken.bytes);
+        let share = (free / OF_FREE_BYTES).max(MAX_MESSAGE.min(free + of_peer.bytes));
         if of_peer.bytes + more > share {
             places.calls_refused += 1;
             return Err(full(format!(
@@ -308,40 +318,44 @@ mod tests {
 
     #[test]
     fn the_bytes_of_requests_have_a_bound_and_leave_others_theirs() {
-        let admission = Admission::default().holding(100);
+        const MIB: usize = 1 << 20;
+        let admission = Admission::default().holding(100 * MIB);
         let (greedy, modest) = (PeerId::random(), PeerId::random());
         let mut held = admission.nothing_of(greedy);
-        held.more(20).unwrap();
+        held.more(20 * MIB).unwrap();
         let refusal = held.more(1).unwrap_err();
         assert_eq!(refusal.code(), Code::ResourceExhausted);
         let mut others = admission.nothing_of(modest);
-        others.more(20).unwrap();
+        others.more(16 * MIB).unwrap();
         others.more(1).unwrap_err();
         drop(held);
-        admission.nothing_of(greedy).more(20).unwrap();
+        admission.nothing_of(greedy).more(16 * MIB).unwrap();
         drop(others);
         let places = admission.lock();
         assert!(places.of_peer.is_empty() && places.taken.bytes == 0);
     }
 
     #[test]
-    fn however_many_take_all_they_can_whoever_comes_next_finds_room() {
+    fn one_message_fits_however_little_there_is() {
+        let admission = Admission::default().holding(MAX_MESSAGE + 1);
+        let mut held = admission.nothing_of(PeerId::random());
+        held.more(MAX_MESSAGE / 2).unwrap();
+        held.more(MAX_MESSAGE - MAX_MESSAGE / 2).unwrap();
+        held.more(1).unwrap_err();
+        admission.nothing_of(PeerId::random()).more(1).unwrap();
+    }
+
+    #[test]
+    fn however_many_take_all_they_can_whoever_comes_next_finds_places() {
         let admission = Admission::default();
-        let (mut calls, mut lanes, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..100 {
+        let (mut calls, mut lanes) = (Vec::new(), Vec::new());
+        for _ in 0..LANES / 16 {
             let greedy = PeerId::random();
             calls.extend(std::iter::from_fn(|| admission.begin(greedy).ok()));
             lanes.extend(std::iter::from_fn(|| admission.admit(greedy)));
         }
-        for _ in 0..20 {
-            let mut held = admission.nothing_of(PeerId::random());
-            while held.more(64 << 10).is_ok() {}
-            bytes.push(held);
-        }
         let late = PeerId::random();
         assert!(admission.begin(late).is_ok() && admission.admit(late).is_some());
-        let mut held = admission.nothing_of(late);
-        held.more(64 << 10).unwrap();
     }
 
     #[test]

@@ -67,9 +67,14 @@ pub(crate) fn too_late() -> Status {
 }
 
 /// A request, on the server.
+///
+/// One of a method that takes a stream may be silent between its messages. One of a method that takes a
+/// single message is handed on when all of it is there, and nothing else is to come: its service would hold
+/// the message while it waits for the end.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     call: Arc<Call>,
+    streams: bool,
     patience: Patience,
     admission: Admission,
     peer: PeerId,
@@ -79,56 +84,69 @@ pub(crate) struct RequestBody {
     /// Since when it has been waited for.
     since: Option<Instant>,
     begun: bool,
+    /// The end of the only message, until it is known to be that.
+    kept: Option<Bytes>,
     late: Option<Pin<Box<Sleep>>>,
 }
 
 impl RequestBody {
-    pub(crate) fn new(call: Arc<Call>, admission: Admission, peer: PeerId) -> Self {
-        Self::with(Patience::default(), call, admission, peer)
-    }
-
-    pub(crate) fn with(
-        patience: Patience,
-        call: Arc<Call>,
-        admission: Admission,
-        peer: PeerId,
-    ) -> Self {
+    /// `streams`: its method takes any number of messages.
+    pub(crate) fn new(call: Arc<Call>, streams: bool, admission: Admission, peer: PeerId) -> Self {
         Self {
             call,
-            patience,
+            streams,
+            patience: Patience::default(),
             held: admission.nothing_of(peer),
             admission,
             peer,
             messages: Messages::default(),
             since: None,
             begun: false,
+            kept: None,
             late: None,
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Until when something must come; `None`: whenever it likes.
     fn waits_until(&mut self) -> Option<Instant> {
-        if self.begun && self.messages.are_whole() {
+        if self.streams && self.begun && self.messages.are_whole() {
             return None;
         }
         let since = *self.since.get_or_insert_with(Instant::now);
-        if !self.begun {
+        if self.streams && !self.begun {
             return Some(since + self.patience.first);
         }
         let earned = self.held.bytes() as u64 * 1000 / u64::from(SLOWEST);
         Some(since + self.patience.message + Duration::from_millis(earned))
     }
 
-    fn take(&mut self, data: Bytes) -> Result<Frame<Bytes>, Status> {
-        if !self.begun || self.messages.are_whole() {
-            // What came before is its service's now.
-            self.held = self.admission.nothing_of(self.peer);
-            self.since = None;
-            self.begun = true;
+    /// Takes note of what has come; what may be handed on.
+    fn take(&mut self, data: Bytes) -> Result<Option<Bytes>, Status> {
+        if self.kept.is_some() {
+            return Err(Status::invalid_argument(
+                "the method takes one message, and more came",
+            ));
         }
+        self.begun = true;
         self.held.more(data.len())?;
-        self.messages.pass(&data);
-        Ok(Frame::data(data))
+        let Some(behind) = self.messages.pass(&data) else {
+            return Ok(Some(data));
+        };
+        if !self.streams {
+            self.kept = Some(data);
+            return Ok(None);
+        }
+        // What is whole goes to its service with these bytes.
+        self.held = self.admission.nothing_of(self.peer);
+        self.held.more(behind)?;
+        self.since = None;
+        Ok(Some(data))
     }
 }
 
@@ -140,34 +158,41 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Poll::Ready(input) = self.call.poll_input(cx) else {
-            let Some(until) = self.waits_until() else {
-                return Poll::Pending;
+        loop {
+            let Poll::Ready(input) = self.call.poll_input(cx) else {
+                let Some(until) = self.waits_until() else {
+                    return Poll::Pending;
+                };
+                let late = self
+                    .late
+                    .get_or_insert_with(|| Box::pin(sleep_until(until)));
+                if late.deadline() != until {
+                    late.as_mut().reset(until);
+                }
+                ready!(late.as_mut().poll(cx));
+                return Poll::Ready(Some(Err(Status::deadline_exceeded(
+                    "the request was not complete in time",
+                ))));
             };
-            let late = self
-                .late
-                .get_or_insert_with(|| Box::pin(sleep_until(until)));
-            if late.deadline() != until {
-                late.as_mut().reset(until);
-            }
-            ready!(late.as_mut().poll(cx));
-            return Poll::Ready(Some(Err(Status::deadline_exceeded(
-                "the request was not complete in time",
-            ))));
-        };
-        Poll::Ready(match input {
-            Ok(Input::Data(data)) => Some(self.take(data)),
-            Ok(Input::Last) if !self.messages.are_whole() => Some(Err(cut())),
-            Ok(Input::Last) => None,
-            Ok(Input::Cancelled(_) | Input::End(_)) => {
-                Some(Err(Status::cancelled("the caller gave the call up")))
-            }
-            Err(why) => Some(Err(broken(why))),
-        })
+            return Poll::Ready(match input {
+                Ok(Input::Data(data)) => match self.take(data) {
+                    Ok(None) => continue,
+                    Ok(Some(data)) => Some(Ok(Frame::data(data))),
+                    Err(refusal) => Some(Err(refusal)),
+                },
+                Ok(Input::Last) if !self.messages.are_whole() => Some(Err(cut())),
+                // After that the same again: nothing.
+                Ok(Input::Last) => self.kept.take().map(|data| Ok(Frame::data(data))),
+                Ok(Input::Cancelled(_) | Input::End(_)) => {
+                    Some(Err(Status::cancelled("the caller gave the call up")))
+                }
+                Err(why) => Some(Err(broken(why))),
+            });
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.call.is_read() && self.messages.are_whole()
+        self.call.is_read() && self.messages.are_whole() && self.kept.is_none()
     }
 }
 
@@ -254,7 +279,7 @@ impl Body for ReplyBody {
             if self.deadline.is_some_and(|d| d <= Instant::now()) {
                 return self.give_up();
             }
-            self.messages.pass(&data);
+            let _ = self.messages.pass(&data);
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         self.over = true;

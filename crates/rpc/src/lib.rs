@@ -21,6 +21,7 @@ pub mod fuzz;
 mod lane;
 mod local;
 mod messages;
+mod methods;
 mod parrot;
 mod pool;
 mod server;

@@ -14,8 +14,9 @@ pub(crate) struct Messages {
 }
 
 impl Messages {
-    /// Takes note of the next bytes.
-    pub(crate) fn pass(&mut self, mut bytes: &[u8]) {
+    /// Takes note of the next bytes. Where a message ended among them, how many are behind it.
+    pub(crate) fn pass(&mut self, mut bytes: &[u8]) -> Option<usize> {
+        let mut behind = None;
         while !bytes.is_empty() {
             if self.left > 0 {
                 let taken = self.left.min(bytes.len());
@@ -27,15 +28,17 @@ impl Messages {
                 self.known += taken;
                 bytes = &bytes[taken..];
                 if self.known < PREFIX {
-                    return;
+                    break;
                 }
                 let [_, length @ ..] = self.prefix;
                 self.left = u32::from_be_bytes(length) as usize;
             }
             if self.left == 0 {
                 self.known = 0;
+                behind = Some(bytes.len());
             }
         }
+        behind
     }
 
     /// Whether all that has begun is complete.
@@ -66,8 +69,10 @@ mod tests {
             }
             let (mut messages, mut at) = (Messages::default(), 0);
             for piece in wire.chunks(cut) {
-                messages.pass(piece);
+                let behind = messages.pass(piece);
                 at += piece.len();
+                let last = ends.iter().rfind(|e| **e <= at && **e > at - piece.len());
+                prop_assert_eq!(behind, last.map(|e| at - e));
                 prop_assert_eq!(messages.are_whole(), ends.contains(&at), "at {}", at);
             }
         }

@@ -27,6 +27,7 @@ use crate::{
     body::{RequestBody, too_late},
     frame::{self, Frame, Kind},
     lane::{Call, Driver, Lane, LaneError, Role, Windows},
+    methods::takes_a_stream,
     pool::{REPLY_WINDOW, REQUEST_WINDOW},
     status::{TIMEOUT, timeout_value},
 };
@@ -193,8 +194,14 @@ impl Answerer {
         }
         // The catalog's exchange is one long stream of small messages: silence is its nature.
         let lasting = uri.path().starts_with("/polymath.v1.Catalog/");
+        let streams = takes_a_stream(uri.path());
         let timeout = timeout.or((!lasting).then_some(LONGEST));
-        let body = RequestBody::new(Arc::clone(call), self.admission.clone(), self.caller.peer);
+        let body = RequestBody::new(
+            Arc::clone(call),
+            streams,
+            self.admission.clone(),
+            self.caller.peer,
+        );
         let mut request = Request::new(Body::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;

@@ -41,9 +41,10 @@ impl Store {
         lock: &WriteLock,
         job: Job<'_>,
     ) -> Result<(), PullError> {
+        self.check_room(known.name(), total(missing))?;
         let mut left = Vec::new();
         for file in missing.drain(..) {
-            if !self.pull_from_mirror(known, file, mirror, lock, job)? {
+            if !self.pull_from_mirror(file, mirror, lock, job)? {
                 left.push(file);
             }
         }
@@ -53,7 +54,6 @@ impl Store {
 
     fn pull_from_mirror(
         &self,
-        known: &KnownModel,
         file: &FileRef,
         mirror: &dyn Mirror,
         lock: &WriteLock,
@@ -63,7 +63,6 @@ impl Store {
             let Some(Mirrored { from, mut reader }) = mirror.open(file) else {
                 return Ok(false);
             };
-            self.check_room(known.name(), total(&[file]))?;
             let what = format!("Copying '{}' from {from}", file.name);
             let step = Step::begin(job.progress, &what, Some(file.size));
             let taken = self.take_in(file, &mut reader, &from, false, lock, job);

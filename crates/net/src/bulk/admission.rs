@@ -136,7 +136,7 @@ async fn enter(
         return Ok(None);
     }
     // From here on the peer may send as much as its windows allow.
-    connection.set_receive_window(shared.limits.receive_window.into());
+    connection.set_receive_window(shared.limits.inbound_window.into());
     connection.set_max_concurrent_bi_streams(shared.limits.transfers.into());
     write.write_all(&[WELCOME]).await?;
     let _ = write.finish();

@@ -47,6 +47,8 @@ pub struct BulkLimits {
     pub transfers: u32,
     /// Bytes taken in on one connection before they are read.
     pub receive_window: u32,
+    /// The same, of a connection that a peer has opened: little where peers only ask.
+    pub inbound_window: u32,
     /// The same, of one transfer.
     pub stream_window: u32,
     /// Bytes sent on one connection before they are acknowledged.
@@ -79,6 +81,7 @@ impl Default for BulkLimits {
             body_bytes: 64 << 30,
             transfers: 16,
             receive_window: 32 << 20,
+            inbound_window: 32 << 20,
             stream_window: 16 << 20,
             send_window: 32 << 20,
             idle: Duration::from_secs(30),

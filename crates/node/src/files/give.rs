@@ -17,10 +17,12 @@ use tokio::{
     fs::File,
     io::{AsyncReadExt as _, AsyncSeekExt as _},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{BulkLane, MOST_NAMED, PIECE};
+use super::{BulkLane, MOST_NAMED, PIECE, is_too_slow};
 use crate::admission::Gate;
 
 /// Files given at once: answers come first on a line that both share.
@@ -66,6 +68,9 @@ pub(super) struct Given {
     file: File,
     /// Bytes that are still to come.
     pub(super) left: u64,
+    began: Instant,
+    given: u64,
+    shelf: Shelf,
     _taking: Taking,
 }
 
@@ -76,6 +81,18 @@ impl Given {
         if wanted == 0 {
             return Ok(None);
         }
+        if is_too_slow(self.began, self.given) {
+            return Err(Failure::new(
+                ErrorKind::Unavailable,
+                "the file is taken too slowly: others wait for the place",
+            ));
+        }
+        if !self.shelf.is_open() {
+            return Err(Failure::new(
+                ErrorKind::Unavailable,
+                "this peer gives no files any more",
+            ));
+        }
         let mut piece = Vec::with_capacity(PIECE);
         let mut part = (&mut self.file).take(wanted);
         let read = part.read_to_end(&mut piece).await.map_err(|e| unread(&e))?;
@@ -83,6 +100,7 @@ impl Given {
             return Err(unread(&std::io::ErrorKind::UnexpectedEof.into()));
         }
         self.left -= read as u64;
+        self.given += read as u64;
         Ok(Some(piece.into()))
     }
 }
@@ -119,6 +137,17 @@ impl Shelf {
         (self.is_open() && there.is_file() && there.len() == file.size).then_some(file)
     }
 
+    /// Whether there is anything to give.
+    async fn has_any(&self) -> bool {
+        let digests = known_models().iter().flat_map(|k| &k.model.files);
+        for file in digests.filter_map(|f| blake3::Hash::from_hex(&f.blake3).ok()) {
+            if self.find(file.as_bytes()).await.is_some() {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Begins to give a file to `peer`.
     pub(super) async fn give(
         &self,
@@ -146,6 +175,9 @@ impl Shelf {
         Ok(Given {
             file,
             left,
+            began: Instant::now(),
+            given: 0,
+            shelf: self.clone(),
             _taking: taking,
         })
     }
@@ -185,6 +217,8 @@ fn hex(blake3: &[u8]) -> Option<String> {
 pub(crate) struct Files {
     pub(crate) shelf: Shelf,
     pub(crate) lane: BulkLane,
+    /// Ends what is given when the node does.
+    pub(crate) cancel: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -228,6 +262,16 @@ impl v1::files_server::Files for Files {
                 Err(failure) => Some((Err(rpc::status(&failure)), None)),
             }
         });
+        let cancel = self.cancel.clone();
+        let stopped = cancel.clone().cancelled_owned();
+        // Without a status of its own a reply that is cut short would read as a whole one.
+        let end = stream::poll_fn(move |_| {
+            let stopped = cancel.is_cancelled();
+            std::task::Poll::Ready(
+                stopped.then(|| Err(Status::unavailable("this peer is shutting down"))),
+            )
+        });
+        let pieces = pieces.take_until(stopped).chain(end.take(1));
         Ok(Response::new(pieces.boxed()))
     }
 
@@ -237,8 +281,10 @@ impl v1::files_server::Files for Files {
     ) -> Result<Response<v1::TicketResponse>, Status> {
         let peer = crate::serve::caller(&request)?.peer;
         rpc::check_version(Format::Wire, request.get_ref().version)?;
-        if !self.shelf.is_open() {
-            return Err(Status::failed_precondition("this peer gives no files now"));
+        if !self.shelf.has_any().await {
+            return Err(Status::failed_precondition(
+                "this peer has no files to give",
+            ));
         }
         let (ticket, port) = self
             .lane

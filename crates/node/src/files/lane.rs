@@ -5,27 +5,48 @@
 //! the taker can reach, and where it cannot the streams carry on.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use polymath_net::{Bulk, BulkArrival, BulkConnection, BulkLimits, Net, PeerInfo, Ticket};
+use polymath_net::{
+    Bulk, BulkArrival, BulkConnectError, BulkConnection, BulkLimits, Net, PeerInfo, Ticket,
+};
 use polymath_proto::v1;
 use polymath_rpc as rpc;
 use polymath_types::{ErrorKind, Failure, Format, NodeKey, PathKind, PeerId};
 use prost::Message as _;
-use tokio::sync::OnceCell;
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Shelf;
 
 /// Time for a connection; a port behind a firewall answers never.
 const CONNECT: Duration = Duration::from_secs(3);
-/// Peers whose port could not be reached, remembered as such.
+/// Peers whose port could not be reached, remembered as such for a while.
 const MOST_UNREACHED: usize = 256;
+const UNREACHED: Duration = Duration::from_secs(600);
+/// A taker that reads nothing for so long has left its place to others.
+const STALLED: Duration = Duration::from_secs(60);
+/// Addresses tried.
+const MOST_TRIED: usize = 2;
+
+/// Members ask by this lane, and nothing else; answers are long.
+fn limits() -> BulkLimits {
+    let mut limits = BulkLimits::default();
+    limits.inbound_window = 64 << 10;
+    limits.header_bytes = 1024;
+    limits.transfers = 4;
+    limits.tickets_per_peer = 2;
+    limits.send_window = 8 << 20;
+    limits
+}
 
 /// The bulk lane of this node, whose port is opened when somebody first wants it; cheap to clone.
 #[derive(Debug, Clone)]
@@ -45,7 +66,7 @@ struct Inner {
     bulk: OnceCell<Bulk>,
     /// Where giving has begun.
     giving: OnceCell<()>,
-    unreached: Mutex<HashSet<PeerId>>,
+    unreached: Mutex<HashMap<PeerId, Instant>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -80,7 +101,7 @@ impl BulkLane {
         let opened = inner.bulk.get_or_try_init(|| async {
             let bind = |ip| {
                 let addr = SocketAddr::new(ip, inner.port);
-                Bulk::bind(&inner.key, inner.net.mesh(), addr, BulkLimits::default())
+                Bulk::bind(&inner.key, inner.net.mesh(), addr, limits())
             };
             let bulk = if inner.local {
                 bind(Ipv4Addr::LOCALHOST.into())?
@@ -97,7 +118,10 @@ impl BulkLane {
             Ok(bulk)
         });
         let opened = opened.await;
-        opened.map_err(|e: polymath_net::BulkBindError| Failure::new(e.kind(), e.to_string()))
+        opened.map_err(|e: polymath_net::BulkBindError| {
+            tracing::warn!("no bulk lane: {e}");
+            Failure::new(e.kind(), e.to_string())
+        })
     }
 
     /// Lets `peer` in once, to take from `shelf`; the port is where.
@@ -132,10 +156,13 @@ impl BulkLane {
     pub(super) fn suits(&self, peer: &PeerInfo) -> bool {
         let direct = matches!(peer.path, PathKind::Direct | PathKind::HolePunched);
         let far = peer.rtt.is_some_and(|rtt| rtt >= self.inner.from);
-        direct && far && !self.unreached().contains(&peer.peer)
+        let mut unreached = self.unreached();
+        unreached.retain(|_, since| since.elapsed() < UNREACHED);
+        let known = peer.direct_ips().next().is_some();
+        direct && far && known && !unreached.contains_key(&peer.peer)
     }
 
-    /// Connects with a ticket that `peer` has issued. Where that fails it is not tried again.
+    /// Connects with a ticket that `peer` has issued. Where nothing answers it is not tried again soon.
     pub(super) async fn connect(
         &self,
         peer: &PeerInfo,
@@ -145,26 +172,29 @@ impl BulkLane {
         let (Ok(bytes), Ok(port)) = (bytes, u16::try_from(ticket.port)) else {
             return Err(Failure::new(ErrorKind::Internal, "that is no ticket"));
         };
-        let Some(ip) = peer.direct_ips().next() else {
-            return Err(Failure::new(
-                ErrorKind::Unavailable,
-                "the peer's address is not known",
-            ));
-        };
-        let addr = SocketAddr::new(ip, port);
         let ticket = Ticket::from_bytes(bytes);
         let bulk = self.bulk().await?;
-        let connected = bulk.connect(peer.peer, addr, ticket, CONNECT).await;
-        connected.map_err(|e| {
-            let mut unreached = self.unreached();
-            if unreached.len() < MOST_UNREACHED {
-                unreached.insert(peer.peer);
+        let mut failure = Failure::new(ErrorKind::Unavailable, "the peer's address is not known");
+        for ip in peer.direct_ips().take(MOST_TRIED) {
+            let addr = SocketAddr::new(ip, port);
+            match bulk.connect(peer.peer, addr, ticket.clone(), CONNECT).await {
+                Ok(connection) => return Ok(connection),
+                Err(
+                    e @ (BulkConnectError::Timeout { .. } | BulkConnectError::Unreachable { .. }),
+                ) => {
+                    failure.message = e.to_string();
+                }
+                Err(e) => return Err(Failure::new(ErrorKind::Unavailable, e.to_string())),
             }
-            Failure::new(ErrorKind::Unavailable, e.to_string())
-        })
+        }
+        let mut unreached = self.unreached();
+        if unreached.len() < MOST_UNREACHED {
+            unreached.insert(peer.peer, Instant::now());
+        }
+        Err(failure)
     }
 
-    fn unreached(&self) -> std::sync::MutexGuard<'_, HashSet<PeerId>> {
+    fn unreached(&self) -> MutexGuard<'_, HashMap<PeerId, Instant>> {
         let unreached = self.inner.unreached.lock();
         unreached.unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,12 +236,14 @@ async fn answer(
     drop(question);
     let mut given = shelf.give(peer, &request).await?;
     let mut sender = reply.send(Bytes::new(), given.left).await.map_err(lost)?;
+    let stalled = |_| Failure::new(ErrorKind::Unavailable, "the taker reads nothing");
     while let Some(mut piece) = given.next().await? {
         while !piece.is_empty() {
             let allowed = net.may_send(piece.len()).await;
-            sender
-                .write_chunk(piece.split_to(allowed))
+            let sent = sender.write_chunk(piece.split_to(allowed));
+            timeout(STALLED, sent)
                 .await
+                .map_err(stalled)?
                 .map_err(lost)?;
         }
     }

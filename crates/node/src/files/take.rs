@@ -1,7 +1,7 @@
 //! Taking files from members.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io::{self, Read},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -9,57 +9,91 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, stream::FuturesUnordered};
-use polymath_blobs::{Mirror, Mirrored};
+use polymath_blobs::{Cancel, Mirror, Mirrored};
 use polymath_net::{Membership, Net, NetEvent, PeerInfo};
 use polymath_proto::v1::{self, files_client::FilesClient};
 use polymath_rpc::{self as rpc, Clients, MAX_MESSAGE};
-use polymath_types::{ErrorKind, Failure, FileRef, Format, PeerId};
+use polymath_types::{ErrorKind, Failure, FileRef, Format, PathKind, PeerId};
 use prost::Message as _;
 use tokio::{
     runtime::Handle,
-    sync::mpsc,
-    time::{Instant, timeout},
+    sync::{broadcast::error::RecvError, mpsc},
+    time::{Instant, sleep, timeout, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::BulkLane;
+use super::{BulkLane, is_too_slow};
 
 /// Members asked for one file.
 const ASKED: usize = 16;
 /// Time to answer.
 const ANSWER: Duration = Duration::from_secs(3);
-/// How long a node that has just started waits for a member to ask.
+/// How long a node that has just started waits for a member that has what it lacks.
 const ALONE: Duration = Duration::from_secs(3);
 /// Silence after which another member goes on.
 const SILENCE: Duration = Duration::from_secs(20);
 /// Pieces that lie ready for the disk.
-const AHEAD: usize = 8;
-/// Times a member that gave nothing is tried.
+const AHEAD: usize = 32;
+/// Times a member is tried that gives too little to speak of, and what is enough.
 const FAILURES: usize = 2;
-/// Members remembered to have given what was not the file.
+const ENOUGH: u64 = 1 << 20;
+/// How long a file that only busy members have is waited for, and between tries.
+const BUSY: Duration = Duration::from_secs(120);
+const AGAIN: Duration = Duration::from_secs(5);
+/// Members remembered for having given what was not the file, and for how long.
 const MOST_BLAMED: usize = 256;
+const BLAMED: Duration = Duration::from_secs(3600);
 
 /// The members of the mesh as a mirror of model files.
 #[derive(Debug, Clone)]
 pub(crate) struct Members {
-    pub(crate) net: Net,
-    pub(crate) clients: Clients,
-    pub(crate) lane: BulkLane,
-    /// Whether there should be members at all.
-    pub(crate) expected: bool,
-    pub(crate) runtime: Handle,
-    /// Ends what a thread would wait for.
-    pub(crate) cancel: CancellationToken,
-    pub(crate) blame: Arc<Mutex<Blame>>,
+    net: Net,
+    clients: Clients,
+    lane: BulkLane,
+    /// Until when members are waited for.
+    alone: Instant,
+    runtime: Handle,
+    tasks: TaskTracker,
+    /// Ends what a thread would wait for; then `stopped` is told at once.
+    cancel: CancellationToken,
+    stopped: Cancel,
+    book: Arc<Mutex<Book>>,
 }
 
 /// Who gave what.
 #[derive(Debug, Default)]
-pub(crate) struct Blame {
+struct Book {
     /// Members who gave some of the file that is fetched now.
     givers: HashSet<PeerId>,
-    /// Those of files that were wrong.
-    liars: HashSet<PeerId>,
+    /// Several gave what was not the file: next time one is to give all.
+    from_one: bool,
+    /// Those who did alone, and when.
+    liars: HashMap<PeerId, Instant>,
+}
+
+impl Members {
+    /// `expected`: there should be members. Needs a running Tokio runtime.
+    pub(crate) fn new(
+        net: Net,
+        clients: Clients,
+        lane: BulkLane,
+        expected: bool,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+        stopped: Cancel,
+    ) -> Self {
+        Self {
+            net,
+            clients,
+            lane,
+            alone: Instant::now() + if expected { ALONE } else { Duration::ZERO },
+            runtime: Handle::current(),
+            tasks: tasks.clone(),
+            cancel: cancel.clone(),
+            stopped,
+            book: Arc::default(),
+        }
+    }
 }
 
 impl Mirror for Members {
@@ -70,16 +104,29 @@ impl Mirror for Members {
             size: file.size,
         };
         let asking = self.cancel.run_until_cancelled(self.givers(&wanted));
-        let givers = self.runtime.block_on(asking)?;
+        let Some(mut givers) = self.runtime.block_on(asking) else {
+            self.stopped.cancel();
+            return None;
+        };
+        {
+            let mut book = self.book();
+            book.givers.clear();
+            if std::mem::take(&mut book.from_one) {
+                givers.truncate(1);
+            }
+        }
         let from = format!("member {}", givers.first()?.peer);
-        self.blame_book().givers.clear();
-        let (pieces, arriving) = mpsc::channel(AHEAD);
         let left = wanted.size;
+        let (pieces, arriving) = mpsc::channel(AHEAD);
         let (fetching, cancel) = (self.clone(), self.cancel.clone());
-        self.runtime.spawn(async move {
-            let fetching = fetching.fetch(wanted, givers, pieces);
-            cancel.run_until_cancelled(fetching).await
-        });
+        let fetch = async move {
+            let stopped = fetching.stopped.clone();
+            let fetched = cancel.run_until_cancelled(fetching.fetch(wanted, givers, &pieces));
+            if fetched.await.is_none() {
+                stopped.cancel();
+            }
+        };
+        self.tasks.spawn_on(fetch, &self.runtime);
         Some(Mirrored {
             from,
             reader: Box::new(Arriving {
@@ -91,11 +138,16 @@ impl Mirror for Members {
     }
 
     fn blame(&self, _: &FileRef) {
-        let mut book = self.blame_book();
-        // Several may have given some of it. Whoever is innocent is only asked no more.
+        let mut book = self.book();
+        book.liars.retain(|_, since| since.elapsed() < BLAMED);
         let givers = std::mem::take(&mut book.givers);
-        let room = MOST_BLAMED.saturating_sub(book.liars.len());
-        book.liars.extend(givers.into_iter().take(room));
+        match *Vec::from_iter(givers) {
+            [only] if book.liars.len() < MOST_BLAMED => {
+                book.liars.insert(only, Instant::now());
+            }
+            // Which of them it was is not known.
+            _ => book.from_one = true,
+        }
     }
 }
 
@@ -116,47 +168,87 @@ impl Wanted {
     }
 }
 
-impl Members {
-    /// Members who have it, the nearest first.
-    async fn givers(&self, wanted: &Wanted) -> Vec<PeerInfo> {
-        if self.expected {
-            self.meet().await;
+/// A file on its way: what has come of it, and to whom it goes.
+struct Coming<'a> {
+    wanted: &'a Wanted,
+    offset: u64,
+    pieces: &'a mpsc::Sender<io::Result<Bytes>>,
+    /// Of the member that gives now: since when, and from where.
+    began: Instant,
+    from: u64,
+}
+
+impl Coming<'_> {
+    fn is_whole(&self) -> bool {
+        self.offset >= self.wanted.size
+    }
+
+    /// Hands bytes to whoever writes them down; waits while enough lie ready.
+    async fn pass_on(&mut self, data: Bytes) -> Result<(), Failure> {
+        let size = data.len() as u64;
+        if size == 0 || size > self.wanted.size - self.offset {
+            return Err(Failure::new(
+                ErrorKind::DataLoss,
+                "the peer sends what is no part of the file",
+            ));
         }
-        let mut members = self.members();
-        members.sort_by_key(|p| (p.path, p.rtt.unwrap_or(Duration::MAX)));
+        let sent = self.pieces.send(Ok(data)).await;
+        sent.map_err(|_| Failure::new(ErrorKind::Cancelled, "nobody takes the file any more"))?;
+        self.offset += size;
+        if is_too_slow(self.began, self.offset - self.from) {
+            return Err(Failure::new(
+                ErrorKind::Unavailable,
+                "the peer gives the file too slowly",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Members {
+    /// Members who have it, the nearest first. Shortly after the start, members that come are asked too.
+    async fn givers(&self, wanted: &Wanted) -> Vec<PeerInfo> {
+        let mut events = self.net.events();
+        let mut asked = HashSet::new();
+        loop {
+            let mut members = self.members();
+            members.retain(|p| asked.insert(p.peer));
+            let mut givers = self.ask(members, wanted).await;
+            if !givers.is_empty() {
+                givers.sort_by_key(distance);
+                return givers;
+            }
+            loop {
+                match timeout_at(self.alone, events.recv()).await {
+                    Ok(Ok(NetEvent::Identified { .. }) | Err(RecvError::Lagged(_))) => break,
+                    Ok(Ok(_)) => {}
+                    Ok(Err(RecvError::Closed)) | Err(_) => return Vec::new(),
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, mut members: Vec<PeerInfo>, wanted: &Wanted) -> Vec<PeerInfo> {
+        members.sort_by_key(distance);
         members.truncate(ASKED);
         let asked = members.into_iter().map(|peer| async move {
             let has = timeout(ANSWER, self.has(peer.peer, wanted)).await;
             matches!(has, Ok(Ok(true))).then_some(peer)
         });
         let asked: FuturesUnordered<_> = asked.collect();
-        let mut givers: Vec<_> = asked.filter_map(|p| async { p }).collect().await;
-        givers.sort_by_key(|p| (p.path, p.rtt.unwrap_or(Duration::MAX)));
-        givers
+        asked.filter_map(|p| async { p }).collect().await
     }
 
     fn members(&self) -> Vec<PeerInfo> {
         let mut peers = self.net.peers();
-        let book = self.blame_book();
-        peers.retain(|p| p.membership == Membership::Member && !book.liars.contains(&p.peer));
+        let mut book = self.book();
+        book.liars.retain(|_, since| since.elapsed() < BLAMED);
+        peers.retain(|p| p.membership == Membership::Member && !book.liars.contains_key(&p.peer));
         peers
     }
 
-    fn blame_book(&self) -> MutexGuard<'_, Blame> {
-        self.blame.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits a little for the first member.
-    async fn meet(&self) {
-        let mut events = self.net.events();
-        let until = Instant::now() + ALONE;
-        while self.members().is_empty() {
-            match tokio::time::timeout_at(until, events.recv()).await {
-                Ok(Ok(NetEvent::Identified { .. })) => return,
-                Ok(Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_))) => {}
-                Ok(Err(_)) | Err(_) => return,
-            }
-        }
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn client(&self, peer: PeerId) -> Result<FilesClient<rpc::Channel>, Failure> {
@@ -181,42 +273,55 @@ impl Members {
         self,
         wanted: Wanted,
         givers: Vec<PeerInfo>,
-        pieces: mpsc::Sender<io::Result<Bytes>>,
+        pieces: &mpsc::Sender<io::Result<Bytes>>,
     ) {
-        let mut offset = 0;
+        let mut coming = Coming {
+            wanted: &wanted,
+            offset: 0,
+            pieces,
+            began: Instant::now(),
+            from: 0,
+        };
+        let mut givers: Vec<_> = givers.into_iter().map(|g| (g, 0)).collect();
         let mut why = String::new();
-        for giver in &givers {
-            let mut failures = 0;
-            while failures < FAILURES {
-                let begun = offset;
-                let taken = self.take(giver, &wanted, &mut offset, &pieces).await;
-                if offset > begun {
-                    self.blame_book().givers.insert(giver.peer);
+        let patience = Instant::now() + BUSY;
+        while !givers.is_empty() {
+            let mut busy = true;
+            for (giver, failures) in &mut givers {
+                (coming.began, coming.from) = (Instant::now(), coming.offset);
+                let taken = self.take(giver, &mut coming).await;
+                let came = coming.offset - coming.from;
+                if came > 0 {
+                    self.book().givers.insert(giver.peer);
                 }
                 let Err(failure) = taken else { return };
                 if pieces.is_closed() {
                     return;
                 }
-                if offset == begun {
-                    failures += 1;
+                if failure.kind != ErrorKind::ResourceExhausted {
+                    busy = false;
+                    *failures = if came < ENOUGH { *failures + 1 } else { 0 };
                 }
                 why = failure.message;
-                tracing::debug!(peer = %giver.peer, offset, "a file does not come: {why}");
+                tracing::debug!(peer = %giver.peer, offset = coming.offset, "a file does not come: {why}");
+            }
+            givers.retain(|(_, failures)| *failures < FAILURES);
+            if busy {
+                if Instant::now() > patience {
+                    break;
+                }
+                sleep(crate::hosted::jittered(AGAIN)).await;
             }
         }
         let _ = pieces.send(Err(io::Error::other(why))).await;
     }
 
-    /// All that is missing behind `offset`, from one member.
-    async fn take(
-        &self,
-        giver: &PeerInfo,
-        wanted: &Wanted,
-        offset: &mut u64,
-        pieces: &mpsc::Sender<io::Result<Bytes>>,
-    ) -> Result<(), Failure> {
-        if self.lane.suits(giver) {
-            match self.take_in_bulk(giver, wanted, offset, pieces).await {
+    /// All that is missing, from one member.
+    async fn take(&self, giver: &PeerInfo, coming: &mut Coming<'_>) -> Result<(), Failure> {
+        // As it is reached now.
+        let giver = self.net.peer(&giver.peer).unwrap_or_else(|| giver.clone());
+        if self.lane.suits(&giver) {
+            match self.take_in_bulk(&giver, coming).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => {
                     tracing::debug!(peer = %giver.peer, "not by the bulk lane: {}", failure.message);
@@ -224,25 +329,18 @@ impl Members {
             }
         }
         let mut client = self.client(giver.peer).await?;
-        let reading = timeout(SILENCE, client.read(wanted.from(*offset))).await;
+        let reading = timeout(SILENCE, client.read(coming.wanted.from(coming.offset))).await;
         let reading = reading.map_err(|_| silent())?;
         let mut reading = reading.map_err(|s| rpc::failure(&s))?.into_inner();
-        while *offset < wanted.size {
+        while !coming.is_whole() {
             let piece = timeout(SILENCE, reading.message()).await;
             let piece = piece.map_err(|_| silent())?.map_err(|s| rpc::failure(&s))?;
-            let data = piece.ok_or_else(short)?.data;
-            pass_on(data, wanted, offset, pieces).await?;
+            coming.pass_on(piece.ok_or_else(short)?.data).await?;
         }
         Ok(())
     }
 
-    async fn take_in_bulk(
-        &self,
-        giver: &PeerInfo,
-        wanted: &Wanted,
-        offset: &mut u64,
-        pieces: &mpsc::Sender<io::Result<Bytes>>,
-    ) -> Result<(), Failure> {
+    async fn take_in_bulk(&self, giver: &PeerInfo, coming: &mut Coming<'_>) -> Result<(), Failure> {
         let lost =
             |e: polymath_net::TransferError| Failure::new(ErrorKind::Unavailable, e.to_string());
         let request = v1::TicketRequest {
@@ -253,44 +351,32 @@ impl Members {
         let ticket = ticket.map_err(|_| silent())?;
         let ticket = ticket.map_err(|s| rpc::failure(&s))?.into_inner();
         let connection = self.lane.connect(giver, &ticket).await?;
-        let header = wanted.from(*offset).encode_to_vec();
-        let mut body = connection.ask(header.into()).await.map_err(lost)?;
+        let header = coming.wanted.from(coming.offset).encode_to_vec();
+        let asked = timeout(SILENCE, connection.ask(header.into())).await;
+        let mut body = asked.map_err(|_| silent())?.map_err(lost)?;
         tracing::info!(peer = %giver.peer, rtt = ?connection.rtt(), "a model file comes by the bulk lane");
         let mut chunks = [const { Bytes::new() }; 32];
         loop {
-            let read = body.read_chunks(&mut chunks).await.map_err(lost)?;
+            let read = timeout(SILENCE, body.read_chunks(&mut chunks)).await;
+            let read = read.map_err(|_| silent())?.map_err(lost)?;
             if read == 0 {
                 break;
             }
             for chunk in &mut chunks[..read] {
-                pass_on(std::mem::take(chunk), wanted, offset, pieces).await?;
+                coming.pass_on(std::mem::take(chunk)).await?;
             }
         }
-        if *offset < wanted.size {
-            return Err(short());
+        if coming.is_whole() {
+            Ok(())
+        } else {
+            Err(short())
         }
-        Ok(())
     }
 }
 
-/// Hands bytes to whoever writes them down; waits while enough lie ready.
-async fn pass_on(
-    data: Bytes,
-    wanted: &Wanted,
-    offset: &mut u64,
-    pieces: &mpsc::Sender<io::Result<Bytes>>,
-) -> Result<(), Failure> {
-    let size = data.len() as u64;
-    if size > wanted.size - *offset {
-        return Err(Failure::new(
-            ErrorKind::DataLoss,
-            "the peer sends more than the file has",
-        ));
-    }
-    let sent = pieces.send(Ok(data)).await;
-    sent.map_err(|_| Failure::new(ErrorKind::Cancelled, "nobody takes the file any more"))?;
-    *offset += size;
-    Ok(())
+/// What is taken first: what needs no relay, then what is near.
+fn distance(peer: &PeerInfo) -> (PathKind, Duration) {
+    (peer.path, peer.rtt.unwrap_or(Duration::MAX))
 }
 
 fn silent() -> Failure {

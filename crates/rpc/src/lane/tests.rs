@@ -170,14 +170,53 @@ async fn next(body: &mut RequestBody) -> Option<Result<Bytes, tonic::Status>> {
     next.map(|frame| frame.map(|f| f.into_data().unwrap()))
 }
 
+fn request(call: Arc<Call>, streams: bool) -> RequestBody {
+    RequestBody::new(call, streams, Admission::default(), PeerId::random())
+}
+
+#[tokio::test]
+async fn the_only_message_is_handed_on_when_nothing_more_can_come() {
+    const PATIENCE: body::Patience = body::Patience {
+        message: Duration::from_millis(50),
+        first: NEVER,
+    };
+    let (a, b) = duplex(4096);
+    let (lane, _ended) = caller(a);
+    let (_other, _, mut calls) = taker(b);
+    let whole = begin(&lane, 1, "/a/b", &message(9), false).await;
+    let (_, answer) = calls.recv().await.unwrap();
+    let mut body = request(answer, false);
+    // Nothing is to happen.
+    let longer = PATIENCE.message * 2;
+    assert!(timeout(longer, next(&mut body)).await.is_err());
+    poll_fn(|cx| whole.poll_send(&mut Bytes::new(), true, cx))
+        .await
+        .unwrap();
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), message(9));
+    assert!(body.is_end_stream() && next(&mut body).await.is_none());
+
+    let _unended = begin(&lane, 2, "/a/b", &message(9), false).await;
+    let (_, answer) = calls.recv().await.unwrap();
+    let mut body = request(answer, false).with_patience(PATIENCE);
+    let late = next(&mut body).await.unwrap().unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded);
+
+    let two = begin(&lane, 3, "/a/b", &message(9), false).await;
+    let (_, answer) = calls.recv().await.unwrap();
+    let mut body = request(answer, false);
+    assert!(timeout(longer, next(&mut body)).await.is_err());
+    send(&two, message(1).into(), true).await.unwrap();
+    let refused = next(&mut body).await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
 #[tokio::test]
 async fn a_request_may_be_silent_between_its_messages_and_not_within_one() {
     const PATIENCE: body::Patience = body::Patience {
         message: Duration::from_millis(50),
         first: Duration::from_millis(50),
     };
-    let impatient =
-        |call| RequestBody::with(PATIENCE, call, Admission::default(), PeerId::random());
+    let impatient = |call| request(call, true).with_patience(PATIENCE);
     let (a, b) = duplex(4096);
     let (lane, _ended) = caller(a);
     let (_other, _, mut calls) = taker(b);
@@ -211,7 +250,7 @@ async fn a_request_that_ends_within_a_message_is_no_whole_one() {
     let (_other, _, mut calls) = taker(b);
     let _call = begin(&lane, 1, "/a/b", &message(9)[..8], true).await;
     let (_, answer) = calls.recv().await.unwrap();
-    let mut body = RequestBody::new(answer, Admission::default(), PeerId::random());
+    let mut body = request(answer, true);
     assert_eq!(next(&mut body).await.unwrap().unwrap(), message(9)[..8]);
     assert!(!body.is_end_stream());
     let cut = next(&mut body).await.unwrap().unwrap_err();
