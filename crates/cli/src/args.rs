@@ -384,8 +384,7 @@ pub(crate) struct Bench {
     #[arg(long)]
     pub(crate) quick: bool,
     /// rpc: only cases whose name has all of these words, parted by commas, as in "128 B, quic,
-    /// ours"; repeatable. With --quick rounds are short, and cases that have no target are
-    /// measured too if they are named
+    /// ours"; repeatable. With --quick those without a target are measured too, in short rounds
     #[arg(long, value_name = "WORDS")]
     pub(crate) only: Vec<String>,
     /// Keep the benchmark's models here [default: polymath-demo in the XDG cache directory]

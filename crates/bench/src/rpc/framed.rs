@@ -76,6 +76,13 @@ pub(super) fn side(guest: &Guest) -> Side {
     Side::new(NAME, guest.transport, guest.control(), callers)
 }
 
+/// One caller with a stream that is nobody else's.
+pub(super) async fn caller(guest: &Guest, load: Load) -> Result<impl Call + use<>, Failure> {
+    let opened = open(guest.net.clone(), guest.server, Pool::default(), load).await?;
+    let first = opened.into_iter().next();
+    first.ok_or_else(|| failed("a stream", "nobody calls"))
+}
+
 async fn open(net: Net, server: PeerId, pool: Pool, load: Load) -> Result<Vec<Framed>, Failure> {
     let request: Arc<[u8]> = vec![1; load.request].into();
     let mut callers = Vec::new();

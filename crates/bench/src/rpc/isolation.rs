@@ -1,22 +1,31 @@
-//! What others notice of a handler that computes: calls a hundred a second, libp2p's pings as often, and
-//! queries of the DHT twenty a second; p99 of each, against the same while the node is idle.
+//! What others notice of a handler that computes: calls a hundred a second, pings as often, and queries of
+//! the DHT twenty a second; p99 of each, against the same while the node is idle.
+//!
+//! The pings are of libp2p's size, on a mesh stream. libp2p's own would do over TCP; over QUIC its third
+//! answer waits for whatever else wakes the connection, such as the ping of the other side.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
-use libp2p::{Multiaddr, ping, swarm::SwarmEvent};
 use polymath_net::Net;
 use polymath_proto::v1::{Payload, echo_client::EchoClient};
 use polymath_rpc::{COMPUTE, Channel};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{interval, timeout},
+};
 use tonic::{Request, metadata::MetadataValue};
 
 use super::{
     Bench, Failure, PATIENCE,
     cases::Load,
-    echo, failed,
+    echo, failed, framed,
+    load::Call,
     mesh::{Guest, LOOK, Mesh},
-    ours, plain_swarm,
+    ours,
     sample::percentile,
 };
 use crate::{Row, Spread};
@@ -30,10 +39,12 @@ const KEY: &[u8] = b"bench";
 /// The names of what is measured.
 const WHAT: [&str; 3] = [
     "calls of 128 B, 100/s",
-    "libp2p pings, 100/s",
+    "pings of 32 B, 100/s",
     "DHT queries, 20/s",
 ];
 
+/// libp2p's pings have as much.
+const PING: Load = Load::echo(32, 1);
 /// Of idling and computing; longer than those of the calls, so there are fewer.
 const ROUNDS: usize = 3;
 
@@ -60,12 +71,11 @@ pub(super) async fn rows(
         provided.map_err(|e| failed("the DHT", e))?;
         found(&guest.net).await?;
         let client = ours::client(guest).await?;
-        let address = mesh.address(guest.transport)?;
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
-            let idle = beside(&client, &address, &guest.net, computed).await?;
+            let idle = beside(&client, guest, computed).await?;
             let computing = tokio::spawn(compute(client.clone(), computed));
-            let busy = beside(&client, &address, &guest.net, computed).await?;
+            let busy = beside(&client, guest, computed).await?;
             computing.await.map_err(|e| failed("a call", e))??;
             rounds.push((idle, busy));
         }
@@ -102,8 +112,7 @@ async fn compute(mut client: EchoClient<Channel>, time: Duration) -> Result<(), 
 /// The p99 of each, in milliseconds, side by side for this long.
 async fn beside(
     client: &EchoClient<Channel>,
-    address: &Multiaddr,
-    net: &Net,
+    guest: &Guest,
     time: Duration,
 ) -> Result<[f64; 3], Failure> {
     let payload = echo::request(Load::echo(128, 1));
@@ -115,17 +124,20 @@ async fn beside(
         }
     });
     let queried = paced(SELDOM, time, || {
-        let net = net.clone();
+        let net = guest.net.clone();
         async move { query(&net).await }
     });
-    let pinged = tokio::spawn(pings(address.clone(), time));
+    let pinging = Arc::new(Mutex::new(framed::caller(guest, PING).await?));
+    let pinged = paced(OFTEN, time, || {
+        let pinging = pinging.clone();
+        async move { pinging.lock().await.call().await }
+    });
     let (called, queried, pinged) = tokio::join!(called, queried, pinged);
-    let pinged = pinged.map_err(|e| failed("pings", e))??;
     let p99 = |mut took: Vec<Duration>| {
         took.sort_unstable();
         percentile(&took, 99)
     };
-    Ok([p99(called?), p99(pinged), p99(queried?)])
+    Ok([p99(called?), p99(pinged?), p99(queried?)])
 }
 
 /// Times of what is done again and again, each from the moment it was due.
@@ -165,33 +177,4 @@ async fn found(net: &Net) -> Result<(), Failure> {
     timeout(PATIENCE, finding)
         .await
         .map_err(|e| failed("the DHT", e))
-}
-
-/// Round trips of libp2p's own pings. A swarm that does nothing else is let stay for some seconds.
-async fn pings(address: Multiaddr, time: Duration) -> Result<Vec<Duration>, Failure> {
-    let config = ping::Config::new().with_interval(OFTEN);
-    let mut swarm = plain_swarm::swarm(ping::Behaviour::new(config))?;
-    swarm.dial(address).map_err(|e| failed("pings", e))?;
-    let (begun, mut took) = (Instant::now(), Vec::new());
-    let mut end = interval(time);
-    end.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    end.tick().await;
-    loop {
-        tokio::select! {
-            _ = end.tick() => return Ok(took),
-            event = swarm.select_next_some() => match event {
-                SwarmEvent::Behaviour(ping::Event { result, .. }) => {
-                    took.push(result.map_err(|e| failed("a ping", e))?);
-                }
-                SwarmEvent::ConnectionClosed { cause, .. } => {
-                    let after = begun.elapsed();
-                    return Err(failed("pings", format!("closed after {after:?}: {cause:?}")));
-                }
-                SwarmEvent::OutgoingConnectionError { error, .. } => {
-                    return Err(failed("pings", error));
-                }
-                _ => {}
-            },
-        }
-    }
 }
