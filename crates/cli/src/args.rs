@@ -374,13 +374,19 @@ pub(crate) struct Demo {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Bench {
     /// What to measure: start (API open, idle memory), remote (tokens/s of a remote expert
-    /// against the same expert asked on its own node) or rpc (calls a second between two nodes
-    /// against plain tonic)
+    /// against the same expert asked on its own node) or rpc (calls between two nodes of this
+    /// process: ours, HTTP/2 and plain messages on mesh streams, the bulk lane and libp2p's
+    /// request-response, over TCP, QUIC and a relay, beside plain tonic). All sides over long
+    /// lines that lose packets need network namespaces: cargo xtask natlab --part rpc, as root
     #[arg(value_parser = ["start", "remote", "rpc"])]
     pub(crate) name: String,
     /// End within 60 seconds
     #[arg(long)]
     pub(crate) quick: bool,
+    /// rpc: only cases whose name has all of these words, parted by commas, as in "128 B, quic,
+    /// ours"; repeatable. With --quick those without a target are measured too, in short rounds
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) only: Vec<String>,
     /// Keep the benchmark's models here [default: polymath-demo in the XDG cache directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,

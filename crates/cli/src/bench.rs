@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
+use polymath_bench::{ROUNDS, Report, Row, Spread, kernel_congestion_control, rpc};
 use polymath_proto::v1;
 use polymath_types::{ErrorKind, Failure};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
-
-mod rpc;
 
 use crate::{
     args,
@@ -17,47 +16,9 @@ use crate::{
     signals,
 };
 
-/// Rounds of a comparison; its sides alternate. `--quick` makes them shorter, not fewer.
-const ROUNDS: usize = 9;
 /// Tokens of an answer.
 const TOKENS: u32 = 128;
 const QUICK_TOKENS: u32 = 40;
-
-/// One measured figure.
-struct Row {
-    case: String,
-    metric: &'static str,
-    value: f64,
-    unit: &'static str,
-    /// What it is held against, and the median ratio with its spread.
-    peer: Option<(&'static str, Spread)>,
-}
-
-/// Median, least and greatest of some values.
-struct Spread {
-    median: f64,
-    least: f64,
-    greatest: f64,
-}
-
-impl Spread {
-    fn of(values: &[f64]) -> Self {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
-        let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 {
-            at(middle)
-        } else {
-            f64::midpoint(at(middle.wrapping_sub(1)), at(middle))
-        };
-        Self {
-            median,
-            least: at(0),
-            greatest: at(sorted.len().wrapping_sub(1)),
-        }
-    }
-}
 
 pub(crate) async fn run(session: Session, bench: args::Bench) -> Result<(), Failure> {
     session.begin_apart()?;
@@ -67,7 +28,7 @@ pub(crate) async fn run(session: Session, bench: args::Bench) -> Result<(), Fail
     let measure = async {
         match bench.name.as_str() {
             "start" => start(homes.path()).await,
-            "rpc" => rpc::run(bench.quick).await,
+            "rpc" => calls(bench.quick, &bench.only).await,
             _ => {
                 let dir = daemon::cache_dir(bench.dir)?;
                 let models = demo::prepare_models(&session, &dir).await?;
@@ -76,16 +37,16 @@ pub(crate) async fn run(session: Session, bench: args::Bench) -> Result<(), Fail
         }
     };
     // As in the demo: leaving the select ends every process.
-    let (rows, conditions) = tokio::select! {
+    let report = tokio::select! {
         done = measure => done?,
         told = signals::told_to_end() => return Err(told),
     };
-    report(&session, &bench.name, conditions, &rows);
+    print(&session, report);
     Ok(())
 }
 
 /// Time from the start of the process until its API answers, and memory without models.
-async fn start(homes: &std::path::Path) -> Result<(Vec<Row>, Value), Failure> {
+async fn start(homes: &std::path::Path) -> Result<Report, Failure> {
     let (mut opens, mut memory) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let begun = Instant::now();
@@ -104,12 +65,8 @@ async fn start(homes: &std::path::Path) -> Result<(Vec<Row>, Value), Failure> {
         memory.push(status.rss_bytes as f64 / 1e6);
         node.kill().await;
     }
-    let row = |case: &str, metric, values: &[f64], unit| Row {
-        case: case.into(),
-        metric,
-        value: Spread::of(values).median,
-        unit,
-        peer: None,
+    let row = |case: &str, metric, values: &[f64], unit| {
+        Row::new(case, metric, Spread::of(values).median, unit)
     };
     let rows = vec![
         row(
@@ -120,10 +77,9 @@ async fn start(homes: &std::path::Path) -> Result<(Vec<Row>, Value), Failure> {
         ),
         row("idle node without models", "resident memory", &memory, "MB"),
     ];
-    Ok((
-        rows,
-        json!({ "experts": 0, "transports": "tcp, quic on loopback" }),
-    ))
+    let conditions =
+        json!({ "experts": 0, "transports": "tcp, quic on loopback", "rounds": ROUNDS });
+    Ok(Report::new("start", conditions, rows))
 }
 
 /// Tokens a second of one expert, asked on its own node and from another.
@@ -131,7 +87,7 @@ async fn remote(
     homes: &std::path::Path,
     models: &std::path::Path,
     tokens: u32,
-) -> Result<(Vec<Row>, Value), Failure> {
+) -> Result<Report, Failure> {
     let mut server = Daemon::start(
         "server",
         &homes.join("server"),
@@ -187,93 +143,48 @@ async fn remote(
             ttfts.push(there.ttft_ms - here.ttft_ms);
         }
     }
-    let mut rows = vec![Row {
-        case: "asked on its own node".into(),
-        metric: "decode",
-        value: Spread::of(&local).median,
-        unit: "tokens/s",
-        peer: None,
-    }];
+    let median = |values: &[f64]| Spread::of(values).median;
+    let mut rows = vec![Row::new(
+        "asked on its own node",
+        "decode",
+        median(&local),
+        "tokens/s",
+    )];
     for ((transport, ..), (rates, ratios, ttfts)) in clients.iter().zip(&results) {
-        rows.push(Row {
-            case: format!("asked from another node, {transport}"),
-            metric: "decode",
-            value: Spread::of(rates).median,
-            unit: "tokens/s",
-            peer: Some(("its own node", Spread::of(ratios))),
-        });
-        rows.push(Row {
-            case: format!("asked from another node, {transport}"),
-            metric: "added to TTFT",
-            value: Spread::of(ttfts).median,
-            unit: "ms",
-            peer: None,
-        });
+        let case = format!("asked from another node, {transport}");
+        let rate = Row::new(case.as_str(), "decode", median(rates), "tokens/s");
+        rows.push(rate.against("its own node", Spread::of(ratios)));
+        rows.push(Row::new(case, "added to TTFT", median(ttfts), "ms"));
     }
-    Ok((
-        rows,
-        json!({ "model": "smollm2-135m-instruct", "tokens": tokens, "temperature": 0, "network": "loopback", "sides": "alternate",
-            "congestion_control": { "tcp": kernel_congestion_control(), "quic": "cubic" } }),
-    ))
+    let conditions = json!({
+        "model": "smollm2-135m-instruct", "tokens": tokens, "temperature": 0, "network": "loopback",
+        "sides": "alternate", "rounds": ROUNDS,
+        "congestion_control": { "tcp": kernel_congestion_control(), "quic": "cubic" },
+    });
+    Ok(Report::new("remote", conditions, rows))
 }
 
-/// The kernel's choice for TCP; quinn's default serves QUIC.
-fn kernel_congestion_control() -> String {
-    let name = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
-    name.map_or_else(|_| "unknown".into(), |n| n.trim().to_owned())
-}
-
-fn report(session: &Session, name: &str, mut conditions: Value, rows: &[Row]) {
-    conditions["cores"] = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .into();
-    conditions["profile"] = if cfg!(debug_assertions) {
-        "dev"
-    } else {
-        "release"
-    }
-    .into();
-    conditions["version"] = crate::VERSION.into();
-    conditions["rounds"] = ROUNDS.into();
-    let values: Vec<Value> = rows
-        .iter()
-        .map(|r| {
-            let mut row =
-                json!({ "case": r.case, "metric": r.metric, "value": r.value, "unit": r.unit });
-            if let Some((peer, ratio)) = &r.peer {
-                row["peer"] = (*peer).into();
-                row["ratio"] = ratio.median.into();
-                row["ratio_range"] = json!([ratio.least, ratio.greatest]);
-            }
-            row
-        })
-        .collect();
-    output::print(
-        session,
-        &json!({ "bench": name, "conditions": conditions, "rows": values }),
-        || {
-            let lines: Vec<Vec<String>> = rows
-                .iter()
-                .map(|r| {
-                    let ratio = r.peer.as_ref().map_or(String::new(), |(peer, s)| {
-                        format!(
-                            "{:.3} of {peer} ({:.3} to {:.3})",
-                            s.median, s.least, s.greatest
-                        )
-                    });
-                    vec![
-                        r.case.clone(),
-                        r.metric.into(),
-                        format!("{:.1} {}", r.value, r.unit),
-                        ratio,
-                    ]
-                })
-                .collect();
-            format!(
-                "{}\n{}",
-                output::table(&["CASE", "METRIC", "MEDIAN", "RATIO"], &lines),
-                conditions
-            )
-        },
+/// Calls between two nodes of this process, beside other ways to call.
+async fn calls(quick: bool, only: &[String]) -> Result<Report, Failure> {
+    eprintln!(
+        "Over lines of 20, 100 and 150 ms, with loss: `cargo xtask natlab --part rpc`, as root. \
+         Allocations: `cargo run --release -p polymath-bench --example call_allocations`."
     );
+    let options = rpc::Options {
+        quick,
+        only: rpc::Selection::new(only),
+        ..rpc::Options::default()
+    };
+    rpc::run(options).await
+}
+
+fn print(session: &Session, mut report: Report) {
+    report.condition("version", crate::VERSION);
+    output::print(session, &report.json(), || {
+        let table = report.table();
+        let (header, lines) = table.split_first().unwrap_or((const { &Vec::new() }, &[]));
+        let header: Vec<String> = header.iter().map(|h| h.to_ascii_uppercase()).collect();
+        let header: Vec<&str> = header.iter().map(String::as_str).collect();
+        format!("{}\n{}", output::table(&header, lines), report.conditions())
+    });
 }

@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// Cells run side by side [default: one for each core]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
-    /// Runs of each cell, rounds of the bulk lane
+    /// Runs of each cell, rounds of the bulk lane, most rounds of calls
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) repeats: NonZeroUsize,
     /// Only these cells: ASKS/ANSWERS/TRANSPORTS with names or *, e.g. symmetric/*/quic; repeatable
@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Only these parts; repeatable [default: all]
     #[arg(long = "part", value_name = "PART")]
     pub(crate) parts: Vec<Part>,
+    /// Only calls whose case has all of these words, parted by commas, as in "100 ms, quic"; repeatable
+    #[arg(long = "only", value_name = "WORDS")]
+    pub(crate) only: Vec<String>,
     /// Only these scenarios; repeatable [default: all]
     #[arg(long = "scenario", value_name = "NAME")]
     pub(crate) scenarios: Vec<Scenario>,
@@ -58,11 +61,13 @@ pub(crate) enum Part {
     Scenarios,
     /// Measure the bulk lane over a long line that loses packets; only when named
     Bulk,
+    /// Measure every way to call over lines of 20, 100 and 150 ms, the last with loss; only when named
+    Rpc,
 }
 
 impl Args {
     pub(crate) fn wants(&self, part: Part) -> bool {
-        let unasked = self.parts.is_empty() && part != Part::Bulk;
+        let unasked = self.parts.is_empty() && !matches!(part, Part::Bulk | Part::Rpc);
         unasked || self.parts.contains(&part)
     }
 }

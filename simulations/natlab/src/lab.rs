@@ -26,6 +26,7 @@ use crate::{
     nat::Access,
     punch::{self, Met},
     report::Report,
+    rpc,
     sandbox::{self, HOMES, INSIDE},
     scenario::{self, Scenario},
     selftest,
@@ -59,9 +60,19 @@ fn run(args: &Args) -> Result<ExitCode> {
         let program = bulk::program()?;
         let table = bulk::measure(&program, args.repeats.get(), args.json, SEED)?;
         print(&table)?;
-        if args.parts.len() == 1 {
-            return Ok(ExitCode::SUCCESS);
-        }
+    }
+    if args.wants(Part::Rpc) {
+        let report = rpc::measure(&args.only, args.repeats.get(), SEED)?;
+        let text = if args.json {
+            report.json().to_string() + "\n"
+        } else {
+            report.markdown()
+        };
+        print(&text)?;
+    }
+    let only_measured = |p: &Part| matches!(p, Part::Bulk | Part::Rpc);
+    if !args.parts.is_empty() && args.parts.iter().all(only_measured) {
+        return Ok(ExitCode::SUCCESS);
     }
     let began = Instant::now();
     let lab = Lab::new(args)?;

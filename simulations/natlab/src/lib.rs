@@ -5,8 +5,8 @@
 //! short ([`tally`]). Effects: the lab's own corner of the machine ([`sandbox`]), namespaces
 //! ([`netns`], [`wire`], [`topology`]), daemons ([`daemon`], [`mesh`]), and what is done with them:
 //! plain [`sockets`] measure the NATs ([`selftest`]), the theory ([`punch`]) and lines ([`echo`]), daemons
-//! run cells ([`trial`]) and scenarios ([`scenario`]), and a program of `polymath-net` compares ways to
-//! carry large bodies over a long line ([`bulk`]).
+//! run cells ([`trial`]) and scenarios ([`scenario`]), a program of `polymath-net` compares ways to carry
+//! large bodies over a long line ([`bulk`]), and `polymath-bench` compares ways to call ([`rpc`]).
 //!
 //! Network namespaces are Linux's; elsewhere this crate is empty.
 
@@ -24,6 +24,7 @@ mod nat;
 mod netns;
 mod punch;
 mod report;
+mod rpc;
 mod ruleset;
 mod sandbox;
 mod scenario;

@@ -46,15 +46,19 @@ impl Netns {
         &self.name
     }
 
+    /// What [`enter`] takes, opened.
+    pub(crate) fn path(&self) -> PathBuf {
+        Path::new(NAMES).join(&self.name)
+    }
+
     /// Runs `work` on a thread inside.
     pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let path = Path::new(NAMES).join(&self.name);
+        let path = self.path();
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 let handle =
                     File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-                move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))
-                    .with_context(|| format!("cannot enter {}", path.display()))?;
+                enter(&handle).with_context(|| format!("at {}", path.display()))?;
                 work()
             });
             inside
@@ -89,6 +93,12 @@ impl Drop for Netns {
     fn drop(&mut self) {
         let _ = tool(Command::new("ip").args(["netns", "del", &self.name]), "");
     }
+}
+
+/// Moves this thread into a namespace, for good.
+pub(crate) fn enter(namespace: &File) -> Result<()> {
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+        .context("cannot enter a network namespace")
 }
 
 /// Runs a tool with this input to its end; its standard output.

@@ -47,7 +47,7 @@ const SANS_IO: &[&str] = &[
     "rustix",
 ];
 
-const ROOMS: [Room; 11] = [
+const ROOMS: [Room; 12] = [
     Room {
         package: "polymath-types",
         floor: 1,
@@ -104,6 +104,12 @@ const ROOMS: [Room; 11] = [
             "axum*",
         ],
     ),
+    // Rivals are libp2p's and tonic's own.
+    room(
+        "polymath-bench",
+        4,
+        &["quinn*", "axum*", "candle*", "automerge", "clap*"],
+    ),
     room("polymath-node", 4, &["axum*", "clap*"]),
     room(
         "polymath-gateway",
@@ -118,10 +124,9 @@ const ROOMS: [Room; 11] = [
 ];
 
 /// May use everything; no room may be built with them.
-const OUTSIDE: [&str; 8] = [
+const OUTSIDE: [&str; 7] = [
     "polymath-fuzz",
     "polymath-testkit",
-    "polymath-bench",
     "polymath-tests",
     "polymath-simulations",
     "polymath-natlab",
