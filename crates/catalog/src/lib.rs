@@ -10,6 +10,7 @@
 //! liveness, which is no history and not kept here.
 
 mod asks;
+mod buckets;
 mod cards;
 mod catalog;
 mod chunk;
@@ -19,6 +20,7 @@ mod frames;
 #[doc(hidden)]
 pub mod fuzz;
 mod limits;
+mod log;
 mod offers;
 mod record;
 mod refusal;

@@ -40,6 +40,8 @@ pub enum Refusal {
     CardsFull,
     /// As many peers are connected as may be.
     PeersFull,
+    /// Sums that are no digest.
+    Digest,
 }
 
 impl Refusal {
@@ -63,6 +65,7 @@ impl Refusal {
             Self::CardUnwanted => "card-unwanted",
             Self::CardsFull => "cards-full",
             Self::PeersFull => "peers-full",
+            Self::Digest => "digest",
         }
     }
 

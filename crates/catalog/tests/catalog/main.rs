@@ -12,4 +12,5 @@ mod hostile;
 mod mutations;
 mod rate;
 mod restart;
+mod scale;
 mod scene;

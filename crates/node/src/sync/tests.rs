@@ -19,7 +19,10 @@ fn scene() -> Scene {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("catalog");
     fs::write(&dir, "in the way").unwrap();
-    let key = NodeKey::generate();
+    // The one with the greater id tells first.
+    let mut keys = [NodeKey::generate(), NodeKey::generate()];
+    keys.sort_by_key(NodeKey::peer_id);
+    let [other, key] = keys;
     let config = CatalogConfig {
         key: key.clone(),
         mesh: MESH,
@@ -36,7 +39,7 @@ fn scene() -> Scene {
     Scene {
         keeper,
         key,
-        peer: NodeKey::generate().peer_id(),
+        peer: other.peer_id(),
         _home: home,
     }
 }
@@ -114,7 +117,7 @@ async fn what_cannot_be_stored_is_told_to_no_one_until_it_can() {
     let sequences: Vec<u64> = frames
         .iter()
         .filter_map(|f| match f {
-            Frame::Digest(d) => Some(d.heads.iter().map(|h| h.sequence)),
+            Frame::Heads(h) => Some(h.heads.iter().map(|h| h.sequence)),
             _ => None,
         })
         .flatten()
