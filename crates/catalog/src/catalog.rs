@@ -20,6 +20,7 @@ use crate::{
     CatalogLimits, Counters, FRAME_BYTES, RecordError, Refusal,
     asks::Asks,
     cards::Cards,
+    conduct::Conducts,
     offers::Offers,
     record::{self, Record},
 };
@@ -105,12 +106,6 @@ pub enum FrameError {
     },
 }
 
-#[derive(Debug, Default)]
-struct Connected {
-    faults: u32,
-    last: Option<Refusal>,
-}
-
 /// All offers and cards known to this node.
 #[derive(Debug)]
 pub struct Catalog {
@@ -120,7 +115,8 @@ pub struct Catalog {
     limits: CatalogLimits,
     offers: Offers,
     cards: Cards,
-    peers: BTreeMap<PeerId, Connected>,
+    peers: BTreeSet<PeerId>,
+    conducts: Conducts,
     asked_offers: Asks<PeerId>,
     asked_cards: Asks<ExpertId>,
     /// Authors of whom something came in answers, by whom, and other peers were not told yet.
@@ -145,7 +141,8 @@ impl Catalog {
             mesh,
             offers: Offers::default(),
             cards: Cards::default(),
-            peers: BTreeMap::new(),
+            peers: BTreeSet::new(),
+            conducts: Conducts::default(),
             asked_offers: Asks::new(limits.authors),
             asked_cards: Asks::new(limits.cards),
             unannounced: BTreeMap::new(),
@@ -229,6 +226,7 @@ impl Catalog {
     pub fn tick(&mut self) -> Vec<Action> {
         self.ticks += 1;
         self.offers.begin_tick(self.ticks);
+        self.conducts.begin_tick(self.ticks);
         self.asked_offers.expire(self.ticks);
         self.asked_cards.expire(self.ticks);
         let mut batch = Batch::default();
@@ -237,7 +235,7 @@ impl Catalog {
             self.resolve_fork(&mut batch);
         }
         self.announce(&mut batch);
-        for peer in self.peers.keys() {
+        for peer in &self.peers {
             self.compare_with(*peer, &mut batch);
         }
         self.ask_missing_cards(&mut batch);

@@ -14,6 +14,7 @@ mod buckets;
 mod cards;
 mod catalog;
 mod chunk;
+mod conduct;
 mod document;
 mod envelope;
 mod frames;

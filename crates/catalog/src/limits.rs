@@ -15,8 +15,14 @@ pub(crate) const PUSHES: usize = 5;
 pub(crate) const WANT_ENTRIES: usize = 2048;
 /// What one `Want` is answered with at most; whoever needs more asks again after the next digest.
 pub(crate) const ANSWER_BYTES: usize = 16 * 1024 * 1024;
-/// Proven faults after which a peer's stream is closed.
+/// Proven faults after which a peer's stream is closed, and no other one of it is listened to.
 pub(crate) const STRIKES: u32 = 32;
+/// Different changes signed by an author that no offer can contain, after which its offer is dropped.
+pub(crate) const POISONS: usize = 8;
+/// Ticks without another fault after which both are forgiven.
+pub(crate) const FORGIVEN_TICKS: u64 = 120;
+/// Peers and authors whose faults are remembered.
+pub(crate) const CONDUCTS: usize = 1024;
 /// Ticks after which an unanswered question may be put to another peer.
 pub(crate) const ASK_TICKS: u64 = 2;
 /// Ticks for which a question that is out to a peer that left one unanswered may be put to others.

@@ -174,6 +174,15 @@ impl Offers {
         fits
     }
 
+    /// Forgets everything of an author.
+    pub(crate) fn remove(&mut self, author: &PeerId) -> Option<Author> {
+        let gone = self.authors.remove(author)?;
+        self.bytes -= gone.bytes();
+        self.buckets.remove(author);
+        self.hot.retain(|(a, ..)| a != author);
+        Some(gone)
+    }
+
     /// Whether it is news that `author` signed two different changes with one sequence.
     pub(crate) fn equivocated(&mut self, author: &PeerId) -> bool {
         self.authors

@@ -42,6 +42,9 @@ pub enum Refusal {
     PeersFull,
     /// Sums that are no digest.
     Digest,
+    /// Its author signed poison again and again, or the peer passed such things on; for a while
+    /// nothing of it is looked at.
+    Banned,
 }
 
 impl Refusal {
@@ -66,6 +69,7 @@ impl Refusal {
             Self::CardsFull => "cards-full",
             Self::PeersFull => "peers-full",
             Self::Digest => "digest",
+            Self::Banned => "banned",
         }
     }
 
@@ -75,6 +79,14 @@ impl Refusal {
         !matches!(
             self,
             Self::Version | Self::Size | Self::Author | Self::Signature
+        )
+    }
+
+    /// Whether no offer document can contain what its author signed there.
+    pub(crate) const fn is_poison(self) -> bool {
+        matches!(
+            self,
+            Self::Chunk | Self::Panicked | Self::Document | Self::Schema
         )
     }
 
@@ -92,6 +104,8 @@ impl Refusal {
                 | Self::CardUnwanted
                 | Self::CardsFull
                 | Self::PeersFull
+                // What one node has seen of an author another has not.
+                | Self::Banned
         )
     }
 }

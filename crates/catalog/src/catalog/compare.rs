@@ -99,7 +99,7 @@ impl Catalog {
         room: &mut usize,
     ) -> bool {
         let known = self.offers.position(&author);
-        if claimed <= known {
+        if claimed <= known || self.conducts.is_banned(&author) {
             return false;
         }
         let new = known.0 == 0 && author != self.me;

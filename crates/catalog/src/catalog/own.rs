@@ -147,7 +147,7 @@ impl Catalog {
             batch.touched.insert(self.me);
             if let Some(own) = self.offers.get(&self.me) {
                 let changes = own.after(before);
-                for peer in self.peers.keys() {
+                for peer in &self.peers {
                     batch.send(*peer, frames::offers(changes.clone()));
                 }
             }

@@ -9,10 +9,10 @@ use polymath_proto::v1::{Cards, Offers, SignedChange, SyncFrame, Want, sync_fram
 use polymath_types::{ExpertId, Format, PeerId};
 use prost::Message as _;
 
-use super::{Action, Batch, Catalog, Connected, FrameError};
+use super::{Action, Batch, Catalog, FrameError};
 use crate::{
     FRAME_BYTES, Refusal, envelope, frames,
-    limits::{ANSWER_BYTES, FEW_HEADS, PUSHES, STRIKES, WANT_ENTRIES},
+    limits::{ANSWER_BYTES, FEW_HEADS, PUSHES, WANT_ENTRIES},
     offers::Outcome,
     record,
 };
@@ -20,11 +20,18 @@ use crate::{
 impl Catalog {
     /// A `Sync` stream with `peer` is open: starts anti-entropy with it.
     pub fn peer_connected(&mut self, peer: PeerId) -> Vec<Action> {
-        if !self.peers.contains_key(&peer) && self.peers.len() >= self.limits.peers {
-            self.counters.refuse(Refusal::PeersFull);
+        let refusal = if self.conducts.cut_off(&peer).is_some() {
+            Some(Refusal::Banned)
+        } else if !self.peers.contains(&peer) && self.peers.len() >= self.limits.peers {
+            Some(Refusal::PeersFull)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.counters.refuse(refusal);
             return Vec::new();
         }
-        self.peers.insert(peer, Connected::default());
+        self.peers.insert(peer);
         self.offers.met(peer);
         let mut batch = Batch::default();
         self.compare_with(peer, &mut batch);
@@ -51,12 +58,11 @@ impl Catalog {
     /// [`Catalog::peer_disconnected`]. A bad change inside a good frame is no error: it is counted
     /// and left out.
     pub fn receive(&mut self, peer: PeerId, frame: SyncFrame) -> Result<Vec<Action>, FrameError> {
-        let state = self.peers.get(&peer).ok_or(FrameError::NotConnected)?;
-        if let (STRIKES.., Some(last)) = (state.faults, state.last) {
-            return Err(FrameError::Misbehaving {
-                faults: state.faults,
-                last,
-            });
+        if let Some((faults, last)) = self.conducts.cut_off(&peer) {
+            return Err(FrameError::Misbehaving { faults, last });
+        }
+        if !self.peers.contains(&peer) {
+            return Err(FrameError::NotConnected);
         }
         Format::Sync.check(frame.version)?;
         let bytes = frame.encoded_len();
@@ -137,6 +143,10 @@ impl Catalog {
                 self.refuse(peer, Refusal::Author);
                 continue;
             };
+            if self.conducts.is_banned(&author) {
+                self.refuse(peer, Refusal::Banned);
+                continue;
+            }
             let solicited = *solicited
                 .entry(author)
                 .or_insert_with(|| self.asked_offers.is_asked(&author, &peer));
@@ -192,6 +202,9 @@ impl Catalog {
                         self.asked_offers.rest(author, peer, self.ticks);
                     }
                     self.refuse(peer, refusal);
+                    if refusal.is_poison() && self.conducts.poison(author, &change.signature) {
+                        self.ban(author, batch);
+                    }
                 }
             }
         }
@@ -228,12 +241,23 @@ impl Catalog {
         }
     }
 
+    /// Drops the offer of an author that signs poison again and again.
+    fn ban(&mut self, author: PeerId, batch: &mut Batch) {
+        tracing::warn!(%author, "this author signs changes that no offer can contain; it is ignored for a while");
+        if let Some(gone) = self.offers.remove(&author) {
+            self.cards.reference(&[], &gone.offer().experts);
+            batch.evicted.insert(author);
+        }
+        self.asked_offers.close(&author);
+        self.unannounced.remove(&author);
+    }
+
     /// Tells others what was learned in answers. A newcomer that told every document of thousands to
     /// every peer would tell them nothing new: many are left to the digest.
     pub(super) fn announce(&mut self, batch: &mut Batch) {
         let authors = std::mem::take(&mut self.unannounced);
         let digest = (authors.len() > FEW_HEADS).then(|| frames::digest(self.offers.buckets()));
-        for peer in self.peers.keys() {
+        for peer in &self.peers {
             let frames = match &digest {
                 Some(digest) => vec![digest.clone()],
                 None => {
@@ -250,7 +274,7 @@ impl Catalog {
     fn some_peers(&self, except: &PeerId, seed: &[u8]) -> Vec<PeerId> {
         let mut others: Vec<PeerId> = self
             .peers
-            .keys()
+            .iter()
             .filter(|p| *p != except)
             .copied()
             .collect();
@@ -298,12 +322,12 @@ impl Catalog {
             return;
         }
         let mut asks: BTreeMap<PeerId, Vec<ExpertId>> = BTreeMap::new();
-        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        let peers: Vec<PeerId> = self.peers.iter().copied().collect();
         for (author, log) in self.offers.iter() {
             let experts = log.offer().experts.iter().filter(|id| missing.contains(id));
             for (at, id) in experts.enumerate() {
                 let turn = self.ticks as usize / 2 + at;
-                let author_turn = self.ticks.is_multiple_of(2) && self.peers.contains_key(author);
+                let author_turn = self.ticks.is_multiple_of(2) && self.peers.contains(author);
                 let peer = if author_turn {
                     *author
                 } else {
@@ -323,18 +347,13 @@ impl Catalog {
     /// Whether the peer's next frame will be answered with [`FrameError::Misbehaving`]; the rest of
     /// this one is not worth the time.
     pub(super) fn is_out(&self, peer: &PeerId) -> bool {
-        self.peers
-            .get(peer)
-            .is_none_or(|state| state.faults >= STRIKES)
+        !self.peers.contains(peer) || self.conducts.cut_off(peer).is_some()
     }
 
     pub(super) fn refuse(&mut self, peer: PeerId, refusal: Refusal) {
         self.counters.refuse(refusal);
-        if refusal.blames_sender()
-            && let Some(state) = self.peers.get_mut(&peer)
-        {
-            state.faults += 1;
-            state.last = Some(refusal);
+        if refusal.blames_sender() {
+            self.conducts.fault(peer, refusal);
         }
     }
 }

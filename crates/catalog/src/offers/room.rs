@@ -114,10 +114,7 @@ impl Offers {
         introducer: PeerId,
         limits: &CatalogLimits,
     ) -> Option<Author> {
-        let gone = self.authors.remove(author)?;
-        self.bytes -= gone.bytes();
-        self.buckets.remove(author);
-        self.hot.retain(|(a, ..)| a != author);
+        let gone = self.remove(author)?;
         *self.evictions.entry(introducer).or_default() += 1;
         if self.forgotten.len() >= limits.authors {
             let first = self.forgotten.iter().min_by_key(|(_, f)| f.tick);

@@ -2,6 +2,7 @@
 //! deterministic driver.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod attacks;
 mod bounds;
 mod claims;
 mod convergence;
