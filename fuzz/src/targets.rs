@@ -43,7 +43,7 @@ pub(crate) const TARGETS: [Target; 13] = [
     Target {
         name: "sync_frame",
         run: polymath_catalog::fuzz::sync_frame,
-        golden: &["catalog/tests/golden/sync_frame_v1.bin"],
+        golden: &["catalog/tests/golden/sync_frame_v2.bin"],
         seeds: &[],
     },
     Target {

@@ -71,6 +71,11 @@ impl<K: Ord + Copy> Asks<K> {
             .is_some_and(|open| open.owed && open.peer == *peer)
     }
 
+    /// Whether no answer is expected.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.open.values().all(|open| !open.owed)
+    }
+
     /// The question is answered, or need not be.
     pub(crate) fn close(&mut self, subject: &K) {
         if let Some(open) = self.open.remove(subject)

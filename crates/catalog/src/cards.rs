@@ -17,7 +17,8 @@ use crate::{CatalogLimits, Refusal, limits::CARD_WAITERS};
 #[derive(Debug)]
 struct Kept {
     card: Arc<ExpertCard>,
-    bytes: Bytes,
+    /// Of its canonical bytes, which are made anew whenever a peer wants them.
+    size: usize,
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +39,8 @@ impl Cards {
     }
 
     pub(crate) fn bytes(&self, id: &ExpertId) -> Option<Bytes> {
-        self.kept.get(id).map(|k| k.bytes.clone())
+        let card = &self.kept.get(id)?.card;
+        Some(card.to_bytes().into())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -156,15 +158,15 @@ impl Cards {
             .collect();
         for id in &unused {
             if let Some(kept) = self.kept.remove(id) {
-                self.bytes -= kept.bytes.len();
+                self.bytes -= kept.size;
             }
         }
         unused
     }
 
     fn insert(&mut self, id: ExpertId, card: Arc<ExpertCard>) {
-        let bytes = Bytes::from(card.to_bytes());
-        self.bytes += bytes.len();
-        self.kept.insert(id, Kept { card, bytes });
+        let size = card.to_bytes().len();
+        self.bytes += size;
+        self.kept.insert(id, Kept { card, size });
     }
 }

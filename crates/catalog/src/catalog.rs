@@ -1,5 +1,7 @@
 //! The state machine: what the node does with its own offer, and what it does for others.
 
+mod compare;
+mod own;
 mod sync;
 
 use std::{
@@ -7,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use own::Forks;
+pub use own::{Offer, OfferError};
 use polymath_proto::v1::SyncFrame;
 use polymath_types::{
     CardError, ExpertCard, ExpertId, Index, MeshId, NodeKey, PeerId, VersionMismatch,
@@ -16,8 +20,7 @@ use crate::{
     CatalogLimits, Counters, FRAME_BYTES, RecordError, Refusal,
     asks::Asks,
     cards::Cards,
-    document::View,
-    frames,
+    conduct::Conducts,
     offers::Offers,
     record::{self, Record},
 };
@@ -31,17 +34,6 @@ pub struct CatalogConfig {
     pub mesh: MeshId,
     /// Bounds.
     pub limits: CatalogLimits,
-}
-
-/// What a node says of itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Offer {
-    /// Software and version.
-    pub agent: String,
-    /// Where it can be dialled (multiaddr text); order does not matter.
-    pub addresses: Vec<String>,
-    /// What it hosts; the cards must have been added. Order does not matter.
-    pub experts: Vec<ExpertId>,
 }
 
 /// What the caller must do, in the order given: what is stored comes before what is sent, because
@@ -83,42 +75,6 @@ pub struct Recovered {
     pub problems: Vec<(String, RecordError)>,
 }
 
-/// Why an offer cannot be made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OfferError {
-    /// More than an offer may hold.
-    #[error("an offer holds at most {limit} {what}, not {found}; leave some out")]
-    TooMany {
-        /// Addresses or experts.
-        what: &'static str,
-        /// How many there were.
-        found: usize,
-        /// How many there may be.
-        limit: usize,
-    },
-    /// Longer than it may be, or with control characters.
-    #[error("the {what} '{}' must be at most {limit} bytes without control characters", text.escape_debug())]
-    Text {
-        /// Address or agent.
-        what: &'static str,
-        /// The text.
-        text: String,
-        /// Its bound, bytes.
-        limit: usize,
-    },
-    /// Peers could not fetch the card.
-    #[error(
-        "the card of expert {0} was not added to the catalog; add it before offering the expert"
-    )]
-    NoCard(ExpertId),
-    /// Automerge or the key refused; a fresh document was tried too.
-    #[error(
-        "the offer document could not be written ({0}); restart the node with an empty catalog folder"
-    )]
-    Document(Refusal),
-}
-
 /// Why a peer's stream must be closed. What its frames brought before stays.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -150,23 +106,6 @@ pub enum FrameError {
     },
 }
 
-#[derive(Debug, Default)]
-struct Connected {
-    faults: u32,
-    last: Option<Refusal>,
-}
-
-/// Versions of our own document that others hold and we do not know.
-#[derive(Debug, Default)]
-struct Forks {
-    /// The highest epoch seen in one; our next document is above it.
-    epoch: u64,
-    /// A new epoch was begun since the last tick; another waits for the next one, so that two
-    /// nodes with one key cannot drive each other on without end.
-    rolled: bool,
-    due: bool,
-}
-
 /// All offers and cards known to this node.
 #[derive(Debug)]
 pub struct Catalog {
@@ -176,9 +115,12 @@ pub struct Catalog {
     limits: CatalogLimits,
     offers: Offers,
     cards: Cards,
-    peers: BTreeMap<PeerId, Connected>,
+    peers: BTreeSet<PeerId>,
+    conducts: Conducts,
     asked_offers: Asks<PeerId>,
     asked_cards: Asks<ExpertId>,
+    /// Authors of whom something came in answers, by whom, and other peers were not told yet.
+    unannounced: BTreeMap<PeerId, PeerId>,
     forks: Forks,
     ticks: u64,
     index: Arc<Index>,
@@ -199,9 +141,11 @@ impl Catalog {
             mesh,
             offers: Offers::default(),
             cards: Cards::default(),
-            peers: BTreeMap::new(),
+            peers: BTreeSet::new(),
+            conducts: Conducts::default(),
             asked_offers: Asks::new(limits.authors),
             asked_cards: Asks::new(limits.cards),
+            unannounced: BTreeMap::new(),
             forks: Forks::default(),
             ticks: 0,
             index: Arc::default(),
@@ -218,7 +162,12 @@ impl Catalog {
         }
         recovered.offers = catalog.offers.iter().count();
         recovered.cards = catalog.cards.len();
-        catalog.rebuild_index();
+        let index = Arc::make_mut(&mut catalog.index);
+        for (author, log) in catalog.offers.iter() {
+            index.set_offer(*author, Arc::clone(log.offer()), |id| {
+                catalog.cards.get(id).cloned()
+            });
+        }
         (catalog, recovered)
     }
 
@@ -226,11 +175,11 @@ impl Catalog {
         let fits = match record {
             Record::Card(id, card) => self.cards.restore(id, card, &self.limits),
             Record::Offer(author, log) => {
-                let experts: Vec<ExpertId> = log.view().experts.iter().copied().collect();
+                let offer = Arc::clone(log.offer());
                 let fits = self.offers.get(&author).is_none()
                     && self.offers.restore(author, log, &self.me, &self.limits);
                 if fits {
-                    self.cards.reference(&experts, &[]);
+                    self.cards.reference(&offer.experts, &[]);
                 }
                 fits
             }
@@ -266,107 +215,18 @@ impl Catalog {
         let id = card.id();
         if self.cards.host(id, card.clone()) {
             batch.store(record::card_name(&id), record::seal_card(&card));
-            batch.index |= self.cards.is_referenced(&id);
+            batch.cards.push((id, card));
             self.asked_cards.close(&id);
         }
     }
 
-    /// Says what this node offers from now on: one signed change of its document, or nothing when
-    /// the document says it already.
-    pub fn set_offer(&mut self, offer: Offer) -> Result<Vec<Action>, OfferError> {
-        let view = self.check_offer(offer)?;
-        let mut batch = Batch::default();
-        let (epoch, sequence) = self.offers.position(&self.me);
-        let grown = sequence >= self.limits.roll_after as u64
-            || self.offers.document_bytes(&self.me) + self.limits.change_bytes
-                > self.limits.document_bytes;
-        let unchanged = self
-            .offers
-            .get(&self.me)
-            .is_some_and(|own| *own.view() == view);
-        if unchanged {
-            return Ok(Vec::new());
-        }
-        let written = if grown || epoch <= self.forks.epoch {
-            None
-        } else {
-            self.write_own(epoch, view.clone(), &mut batch).ok()
-        };
-        if written.is_none() {
-            // Also the way out of a document that cannot be continued.
-            self.begin_epoch(view, &mut batch)
-                .map_err(OfferError::Document)?;
-        }
-        Ok(self.finish(batch))
-    }
-
-    fn check_offer(&self, offer: Offer) -> Result<View, OfferError> {
-        let Offer {
-            agent,
-            addresses,
-            experts,
-        } = offer;
-        let addresses: BTreeSet<String> = addresses.into_iter().collect();
-        let experts: BTreeSet<ExpertId> = experts.into_iter().collect();
-        let l = &self.limits;
-        for (what, found, limit) in [
-            ("addresses", addresses.len(), l.addresses),
-            ("experts", experts.len(), l.experts),
-        ] {
-            if found > limit {
-                return Err(OfferError::TooMany { what, found, limit });
-            }
-        }
-        let texts = addresses
-            .iter()
-            .map(|a| ("address", a, CatalogLimits::ADDRESS_BYTES));
-        for (what, text, limit) in texts.chain([("agent", &agent, CatalogLimits::AGENT_BYTES)]) {
-            if text.len() > limit || text.chars().any(char::is_control) {
-                return Err(OfferError::Text {
-                    what,
-                    text: text.chars().take(limit).collect(),
-                    limit,
-                });
-            }
-        }
-        if let Some(id) = experts.iter().find(|id| self.cards.get(id).is_none()) {
-            return Err(OfferError::NoCard(*id));
-        }
-        Ok(View {
-            agent,
-            addresses: addresses.into_iter().collect(),
-            experts,
-        })
-    }
-
-    /// Starts a fresh document above every epoch of ours that anyone has seen.
-    fn begin_epoch(&mut self, view: View, batch: &mut Batch) -> Result<(), Refusal> {
-        let last = self.offers.position(&self.me).0.max(self.forks.epoch);
-        self.write_own(last.checked_add(1).ok_or(Refusal::Continuity)?, view, batch)
-    }
-
-    fn write_own(&mut self, epoch: u64, view: View, batch: &mut Batch) -> Result<(), Refusal> {
-        let before = self.offers.position(&self.me);
-        if let Some((added, removed)) = self.offers.write(&self.key, &self.mesh, epoch, view)? {
-            self.cards.reference(&added, &removed);
-            batch.touched.insert(self.me);
-            batch.index = true;
-            if let Some(own) = self.offers.get(&self.me) {
-                let changes = own.after(before).to_vec();
-                for peer in self.peers.keys() {
-                    batch.send(*peer, frames::offers(changes.clone()));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Called at a steady pace, e.g. every 10 s: repeats the digest to all connected peers, puts
+    /// Called at a steady pace, e.g. every 10 s: compares with all connected peers, puts
     /// questions that went unanswered to others, lets every author change its offer again, and
     /// drops cards no one needs.
     pub fn tick(&mut self) -> Vec<Action> {
         self.ticks += 1;
         self.offers.begin_tick(self.ticks);
+        self.conducts.begin_tick(self.ticks);
         self.asked_offers.expire(self.ticks);
         self.asked_cards.expire(self.ticks);
         let mut batch = Batch::default();
@@ -374,9 +234,9 @@ impl Catalog {
         if self.forks.due {
             self.resolve_fork(&mut batch);
         }
-        let digest = self.digest();
-        for peer in self.peers.keys() {
-            batch.send(*peer, digest.clone());
+        self.announce(&mut batch);
+        for peer in &self.peers {
+            self.compare_with(*peer, &mut batch);
         }
         self.ask_missing_cards(&mut batch);
         let unused = self.cards.collect();
@@ -402,17 +262,36 @@ impl Catalog {
         &self.counters
     }
 
-    fn rebuild_index(&mut self) {
-        let peers = self
-            .offers
+    /// Brings the index up to what a batch changed; whether it changed.
+    fn patch_index(&mut self, batch: &Batch) -> bool {
+        let cards: Vec<_> = batch
+            .cards
             .iter()
-            .map(|(peer, log)| (*peer, log.to_offer()))
+            .filter(|(id, _)| self.cards.is_referenced(id))
             .collect();
-        self.index = Arc::new(Index::build(peers, |id| self.cards.get(id).cloned()));
+        let authors = batch.evicted.union(&batch.touched);
+        if cards.is_empty() && batch.evicted.is_empty() && batch.touched.is_empty() {
+            return false;
+        }
+        // Readers hold the one before: what differs is copied, the rest shared.
+        let index = Arc::make_mut(&mut self.index);
+        for author in authors {
+            match self.offers.get(author) {
+                Some(log) => index.set_offer(*author, Arc::clone(log.offer()), |id| {
+                    self.cards.get(id).cloned()
+                }),
+                None => index.remove_offer(author),
+            }
+        }
+        for (id, card) in cards {
+            index.set_card(*id, Arc::clone(card));
+        }
+        true
     }
 
     /// Puts actions into the order they must be done in.
     fn finish(&mut self, batch: Batch) -> Vec<Action> {
+        let changed = self.patch_index(&batch);
         let mut actions: Vec<Action> = batch
             .evicted
             .iter()
@@ -429,8 +308,7 @@ impl Catalog {
                 });
             }
         }
-        if batch.index {
-            self.rebuild_index();
+        if changed {
             actions.push(Action::IndexChanged);
         }
         actions.extend(batch.sends);
@@ -442,11 +320,12 @@ impl Catalog {
 #[derive(Debug, Default)]
 struct Batch {
     stores: Vec<Action>,
-    /// Authors whose record must be written anew.
+    /// Authors whose record must be written anew, as their offer has changed.
     touched: BTreeSet<PeerId>,
     /// Authors whose record must go; those that came back since are among the touched too.
     evicted: BTreeSet<PeerId>,
-    index: bool,
+    /// Cards that are new here.
+    cards: Vec<(ExpertId, Arc<ExpertCard>)>,
     sends: Vec<Action>,
 }
 
@@ -455,7 +334,7 @@ impl Batch {
         self.stores.push(Action::Store { name, bytes });
     }
 
-    fn send(&mut self, peer: PeerId, frames: Vec<SyncFrame>) {
+    fn send(&mut self, peer: PeerId, frames: impl IntoIterator<Item = SyncFrame>) {
         self.sends
             .extend(frames.into_iter().map(|frame| Action::Send { peer, frame }));
     }

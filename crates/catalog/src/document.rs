@@ -15,9 +15,9 @@ use automerge::{
     transaction::{CommitOptions, Transactable},
 };
 use polymath_proto::v1::SignedChange;
-use polymath_types::{ExpertId, Format, PeerId};
+use polymath_types::{ExpertId, Format, PeerId, PeerOffer};
 
-use crate::{CatalogLimits, Refusal, chunk};
+use crate::{CatalogLimits, Refusal, buckets::Position, chunk};
 
 /// Most keys of the document's root and of one expert's entry.
 const MAP_KEYS: usize = 32;
@@ -28,6 +28,27 @@ pub(crate) struct View {
     pub(crate) agent: String,
     pub(crate) addresses: Vec<String>,
     pub(crate) experts: BTreeSet<ExpertId>,
+}
+
+impl View {
+    pub(crate) fn of(offer: &PeerOffer) -> Self {
+        Self {
+            agent: offer.agent.clone(),
+            addresses: offer.addresses.clone(),
+            experts: offer.experts.iter().copied().collect(),
+        }
+    }
+
+    /// The same as the index has it.
+    pub(crate) fn into_offer(self, (epoch, sequence): Position) -> PeerOffer {
+        PeerOffer {
+            addresses: self.addresses,
+            agent: self.agent,
+            sequence,
+            epoch,
+            experts: self.experts.into_iter().collect(),
+        }
+    }
 }
 
 /// Where the next change attaches.

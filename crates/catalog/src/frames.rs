@@ -1,19 +1,26 @@
 //! Packing of what is sent into frames of bounded size.
 
 use polymath_proto::v1::{
-    Cards, Digest, OfferHead, Offers, SignedChange, SyncFrame, Want, sync_frame::Frame,
+    Branch, Branches, Cards, Digest, Heads, OfferHead, Offers, SignedChange, SyncFrame, Want,
+    sync_frame::Frame,
 };
 use polymath_types::{ExpertId, Format, PeerId};
 use prost::{Message as _, bytes::Bytes};
 
-use crate::limits::{DIGEST_PAGE, FRAME_BYTES, WANT_ENTRIES};
+use crate::{
+    buckets::{Buckets, Position},
+    limits::{FRAME_BYTES, HEADS_PAGE, WANT_ENTRIES},
+};
+
+/// The only kind of documents so far.
+pub(crate) const OFFERS: u32 = 0;
 
 /// Room for the frame's own tags and lengths.
 const OVERHEAD: usize = 64;
 /// Tag and length before each entry.
 const PER_ENTRY: usize = 8;
 
-pub(crate) fn head(author: &PeerId, (epoch, sequence): (u64, u64)) -> OfferHead {
+pub(crate) fn head(author: &PeerId, (epoch, sequence): Position) -> OfferHead {
     OfferHead {
         author: author.to_bytes().into(),
         epoch,
@@ -23,23 +30,68 @@ pub(crate) fn head(author: &PeerId, (epoch, sequence): (u64, u64)) -> OfferHead 
 
 fn frame(frame: Frame) -> SyncFrame {
     SyncFrame {
-        version: Format::Wire.current(),
+        version: Format::Sync.current(),
+        category: OFFERS,
         frame: Some(frame),
     }
 }
 
-/// A digest in pages; one empty page says that nothing is known.
-pub(crate) fn digest(heads: &[OfferHead]) -> Vec<SyncFrame> {
-    if heads.is_empty() {
-        return vec![frame(Frame::Digest(Digest::default()))];
+/// What is known, summed up.
+pub(crate) fn digest(buckets: &Buckets) -> SyncFrame {
+    let sums = buckets.digest().into();
+    frame(Frame::Digest(Digest { sums }))
+}
+
+/// What is known, document by document: for tables of few.
+pub(crate) fn everything(buckets: &Buckets) -> SyncFrame {
+    frame(Frame::Heads(Heads {
+        heads: buckets.all().map(|(a, p)| head(a, *p)).collect(),
+        leaves: Vec::new(),
+        all: true,
+    }))
+}
+
+/// The sums below some of a digest's: at most 256, so they fit one frame.
+pub(crate) fn branches(buckets: &Buckets, numbers: &[usize]) -> Option<SyncFrame> {
+    let branches: Vec<Branch> = numbers
+        .iter()
+        .filter_map(|n| {
+            Some(Branch {
+                number: u32::try_from(*n).ok()?,
+                sums: buckets.branch(*n).into(),
+            })
+        })
+        .collect();
+    (!branches.is_empty()).then(|| frame(Frame::Branches(Branches { branches })))
+}
+
+/// All that is known of these leaves, each leaf in one frame. Of a leaf with more documents than a
+/// frame holds (a stranger can make one) the rest is left to whoever knows more of it to ask for.
+pub(crate) fn leaves(buckets: &Buckets, numbers: &[usize]) -> Vec<SyncFrame> {
+    let mut frames = Vec::new();
+    let mut page = Heads::default();
+    for number in numbers {
+        let members = buckets.leaf(*number).iter().take(HEADS_PAGE);
+        if page.heads.len() + members.len() > HEADS_PAGE {
+            frames.push(frame(Frame::Heads(std::mem::take(&mut page))));
+        }
+        page.heads.extend(members.map(|(a, p)| head(a, *p)));
+        page.leaves.extend(u32::try_from(*number));
     }
-    let pages = heads.len().div_ceil(DIGEST_PAGE);
-    (1..)
-        .zip(heads.chunks(DIGEST_PAGE))
-        .map(|(page, heads)| {
-            frame(Frame::Digest(Digest {
+    if !page.leaves.is_empty() {
+        frames.push(frame(Frame::Heads(page)));
+    }
+    frames
+}
+
+/// Some documents, as news.
+pub(crate) fn heads(heads: &[OfferHead]) -> Vec<SyncFrame> {
+    heads
+        .chunks(HEADS_PAGE)
+        .map(|heads| {
+            frame(Frame::Heads(Heads {
                 heads: heads.to_vec(),
-                more: page < pages,
+                ..Heads::default()
             }))
         })
         .collect()

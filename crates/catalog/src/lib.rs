@@ -10,15 +10,18 @@
 //! liveness, which is no history and not kept here.
 
 mod asks;
+mod buckets;
 mod cards;
 mod catalog;
 mod chunk;
+mod conduct;
 mod document;
 mod envelope;
 mod frames;
 #[doc(hidden)]
 pub mod fuzz;
 mod limits;
+mod log;
 mod offers;
 mod record;
 mod refusal;

@@ -1,30 +1,35 @@
 //! The table of offers: per author the signed changes of the current epoch and what they say.
 //!
-//! Decides in which order a change is checked and what becomes of it. Documents are cold: signed
-//! changes and a parsed view; the few that were changed last are kept live.
+//! Decides in which order a change is checked and what becomes of it. Documents are cold: the bytes
+//! of their signed changes, and what they say; the few that were changed last are kept live.
 
 mod room;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use polymath_proto::v1::SignedChange;
 use polymath_types::{ExpertId, MeshId, NodeKey, PeerId, PeerOffer};
 
 use crate::{
     CatalogLimits, Refusal,
+    buckets::{Buckets, Position},
     document::{Document, Head, View, check_continuity},
     envelope,
     limits::{CHANGE_BURST, CHANGES_A_TICK, HOT_DOCUMENTS},
+    log::Log,
 };
 
 /// Everything known of one author.
 #[derive(Debug)]
 pub(crate) struct Author {
-    epoch: u64,
-    changes: Vec<SignedChange>,
-    bytes: usize,
+    /// The changes of the present epoch, from the first one on.
+    log: Log,
     head: Head,
-    view: View,
+    /// What they say; the index has the same one.
+    offer: Arc<PeerOffer>,
     /// The peer that brought it; unknown after a restart.
     introducer: Option<PeerId>,
     /// The tick in which it was last connected or changed; none since the start.
@@ -37,15 +42,12 @@ pub(crate) struct Author {
 }
 
 impl Author {
-    /// `changes` are those of `epoch`, from sequence 1 on; not empty.
-    pub(crate) fn new(epoch: u64, changes: Vec<SignedChange>, head: Head, view: View) -> Self {
-        let bytes = changes.iter().map(|c| c.change.len()).sum();
+    /// `log` is not empty; it leads to `head` and says `view`.
+    pub(crate) fn new(epoch: u64, log: Log, head: Head, view: View) -> Self {
         Self {
-            epoch,
-            changes,
-            bytes,
+            offer: Arc::new(view.into_offer((epoch, log.len()))),
+            log,
             head,
-            view,
             introducer: None,
             seen: None,
             writes: CHANGE_BURST,
@@ -61,45 +63,40 @@ impl Author {
         self.writes.saturating_add(more).min(CHANGE_BURST)
     }
 
-    /// Epoch and sequence: how far the document is known.
-    pub(crate) fn position(&self) -> (u64, u64) {
-        (self.epoch, self.changes.len() as u64)
+    fn epoch(&self) -> u64 {
+        self.offer.epoch
     }
 
-    pub(crate) fn changes(&self) -> &[SignedChange] {
-        &self.changes
+    fn bytes(&self) -> usize {
+        self.log.change_bytes()
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        (self.epoch(), self.log.len())
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
     }
 
     pub(crate) fn head(&self) -> Head {
         self.head
     }
 
-    pub(crate) fn view(&self) -> &View {
-        &self.view
+    pub(crate) fn offer(&self) -> &Arc<PeerOffer> {
+        &self.offer
+    }
+
+    pub(crate) fn view(&self) -> View {
+        View::of(&self.offer)
     }
 
     /// What whoever knows the document up to `position` lacks.
-    pub(crate) fn after(&self, (epoch, sequence): (u64, u64)) -> &[SignedChange] {
-        match self.epoch.cmp(&epoch) {
-            std::cmp::Ordering::Less => &[],
-            std::cmp::Ordering::Greater => &self.changes,
-            std::cmp::Ordering::Equal => {
-                let known = usize::try_from(sequence)
-                    .unwrap_or(usize::MAX)
-                    .min(self.changes.len());
-                &self.changes[known..]
-            }
-        }
-    }
-
-    pub(crate) fn to_offer(&self) -> PeerOffer {
-        let (epoch, sequence) = self.position();
-        PeerOffer {
-            addresses: self.view.addresses.clone(),
-            agent: self.view.agent.clone(),
-            sequence,
-            epoch,
-            experts: self.view.experts.iter().copied().collect(),
+    pub(crate) fn after(&self, (epoch, sequence): Position) -> Vec<SignedChange> {
+        match self.epoch().cmp(&epoch) {
+            std::cmp::Ordering::Less => Vec::new(),
+            std::cmp::Ordering::Greater => self.log.changes(),
+            std::cmp::Ordering::Equal => self.log.after(sequence),
         }
     }
 }
@@ -128,6 +125,7 @@ pub(crate) enum Outcome {
 #[derive(Debug, Default)]
 pub(crate) struct Offers {
     authors: BTreeMap<PeerId, Author>,
+    buckets: Buckets,
     bytes: usize,
     /// Least recently changed first.
     hot: Vec<(PeerId, u64, Document)>,
@@ -147,8 +145,13 @@ impl Offers {
         self.authors.iter()
     }
 
+    /// How far every document is known.
+    pub(crate) fn buckets(&self) -> &Buckets {
+        &self.buckets
+    }
+
     /// How far an author's document is known; (0, 0) is not at all.
-    pub(crate) fn position(&self, author: &PeerId) -> (u64, u64) {
+    pub(crate) fn position(&self, author: &PeerId) -> Position {
         self.get(author).map_or((0, 0), Author::position)
     }
 
@@ -161,12 +164,23 @@ impl Offers {
         limits: &CatalogLimits,
     ) -> bool {
         let fits = author == *me
-            || self.authors.len() < limits.authors && self.bytes + log.bytes <= limits.offer_bytes;
+            || self.authors.len() < limits.authors
+                && self.bytes + log.bytes() <= limits.offer_bytes;
         if fits {
-            self.bytes += log.bytes;
+            self.bytes += log.bytes();
+            self.buckets.set(author, log.position());
             self.authors.insert(author, log);
         }
         fits
+    }
+
+    /// Forgets everything of an author.
+    pub(crate) fn remove(&mut self, author: &PeerId) -> Option<Author> {
+        let gone = self.authors.remove(author)?;
+        self.bytes -= gone.bytes();
+        self.buckets.remove(author);
+        self.hot.retain(|(a, ..)| a != author);
+        Some(gone)
     }
 
     /// Whether it is news that `author` signed two different changes with one sequence.
@@ -200,7 +214,10 @@ impl Offers {
             .get(&author)
             .filter(|_| same_epoch && sequence <= known_sequence);
         if let Some(log) = known
-            && log.changes[sequence as usize - 1].change == change.change
+            && log
+                .log
+                .get(sequence)
+                .is_some_and(|c| c.change == change.change)
         {
             return Ok(Outcome::Repeat);
         }
@@ -226,8 +243,8 @@ impl Offers {
         };
         let kept = log.filter(|_| same_epoch);
         let kept_epoch = kept.is_some();
-        let replaced = log.filter(|_| !same_epoch).map_or(0, |l| l.bytes);
-        if kept.map_or(0, |l| l.bytes) + change.change.len() > limits.document_bytes {
+        let replaced = log.filter(|_| !same_epoch).map_or(0, Author::bytes);
+        if kept.map_or(0, Author::bytes) + change.change.len() > limits.document_bytes {
             return Err(Refusal::TooMuch);
         }
         let places = self.authors.len() + 1;
@@ -257,7 +274,7 @@ impl Offers {
                     .collect();
                 let (added, mut removed) =
                     self.commit(author, from, epoch, changed, change, head, view);
-                removed.extend(gone.iter().flat_map(|log| &log.view.experts));
+                removed.extend(gone.iter().flat_map(|log| &log.offer.experts));
                 if let Some(log) = self.authors.get_mut(&author) {
                     (log.writes, log.counted) = (writes, self.tick);
                 }
@@ -287,14 +304,11 @@ impl Offers {
         to: View,
     ) -> Result<Option<Turnover>, Refusal> {
         let me = key.peer_id();
-        let log = self.get(&me).filter(|l| l.epoch == epoch);
-        if log.is_some_and(|l| l.view == to) {
+        let log = self.get(&me).filter(|l| l.epoch() == epoch);
+        let (from, sequence) = (log.map(Author::view), log.map_or(0, |l| l.log.len()) + 1);
+        if from.as_ref() == Some(&to) {
             return Ok(None);
         }
-        let (from, sequence) = (
-            log.map(|l| l.view.clone()),
-            log.map_or(0, |l| l.changes.len() as u64) + 1,
-        );
         let (document, bytes, head) = self.document(&me, epoch)?.edited(from.as_ref(), &to)?;
         let change = envelope::sign(key, mesh, epoch, sequence, bytes)?;
         Ok(Some(self.commit(me, me, epoch, document, change, head, to)))
@@ -302,7 +316,7 @@ impl Offers {
 
     /// Bytes of all changes of an author's present epoch.
     pub(crate) fn document_bytes(&self, author: &PeerId) -> usize {
-        self.get(author).map_or(0, |l| l.bytes)
+        self.get(author).map_or(0, Author::bytes)
     }
 
     /// The author's live document, or an empty one for an epoch that begins.
@@ -314,8 +328,8 @@ impl Offers {
         {
             return Ok(self.hot.remove(at).2);
         }
-        match self.get(author).filter(|l| l.epoch == epoch) {
-            Some(log) => Document::replay(author, epoch, &log.changes),
+        match self.get(author).filter(|l| l.epoch() == epoch) {
+            Some(log) => Document::replay(author, epoch, &log.log.changes()),
             None => Ok(Document::new(author, epoch)),
         }
     }
@@ -345,24 +359,26 @@ impl Offers {
         let log = self
             .authors
             .entry(author)
-            .or_insert_with(|| Author::new(epoch, Vec::new(), head, View::default()));
+            .or_insert_with(|| Author::new(epoch, Log::default(), head, View::default()));
         let met = self.connected.contains(&author);
         log.introducer
             .get_or_insert(if met { author } else { from });
         log.seen = Some(self.tick);
-        if log.epoch != epoch {
-            self.bytes -= log.bytes;
-            (log.epoch, log.bytes) = (epoch, 0);
-            log.changes.clear();
+        if log.epoch() != epoch {
+            self.bytes -= log.bytes();
+            log.log = Log::default();
         }
-        log.bytes += change.change.len();
-        log.changes.push(change);
+        log.log.push(change);
         log.head = head;
-        let before = std::mem::replace(&mut log.view, view);
-        let (old, new) = (&before.experts, &log.view.experts);
-        (
-            new.difference(old).copied().collect(),
-            old.difference(new).copied().collect(),
-        )
+        let position = (epoch, log.log.len());
+        let offer = Arc::new(view.into_offer(position));
+        let before = std::mem::replace(&mut log.offer, offer);
+        self.buckets.set(author, position);
+        let lacking = |from: &PeerOffer, what: &PeerOffer| {
+            let from: BTreeSet<&ExpertId> = from.experts.iter().collect();
+            let gone = what.experts.iter().filter(|id| !from.contains(id));
+            gone.copied().collect()
+        };
+        (lacking(&before, &log.offer), lacking(&log.offer, &before))
     }
 }

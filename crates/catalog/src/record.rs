@@ -14,6 +14,7 @@ use prost::{Message as _, bytes::Bytes};
 use crate::{
     document::{Head, View},
     envelope,
+    log::Log,
     offers::Author,
 };
 
@@ -47,6 +48,7 @@ pub enum RecordError {
     Full,
 }
 
+/// A record as it is read; it is written in parts, as the changes are bytes already.
 #[derive(Clone, PartialEq, prost::Message)]
 struct OfferRecord {
     #[prost(bytes = "bytes", tag = "1")]
@@ -110,21 +112,28 @@ pub(crate) fn seal_card(card: &ExpertCard) -> Vec<u8> {
 }
 
 pub(crate) fn seal_offer(mesh: &MeshId, author: &Author) -> Vec<u8> {
-    let record = OfferRecord {
+    let before = OfferRecord {
         mesh: Bytes::copy_from_slice(mesh.as_bytes()),
-        changes: author.changes().to_vec(),
+        ..OfferRecord::default()
+    };
+    let offer = author.offer();
+    let experts = offer.experts.iter();
+    let after = OfferRecord {
         last_hash: Bytes::copy_from_slice(&author.head().hash),
         last_op: author.head().last_op,
-        agent: author.view().agent.clone(),
-        addresses: author.view().addresses.clone(),
-        experts: author
-            .view()
-            .experts
-            .iter()
+        agent: offer.agent.clone(),
+        addresses: offer.addresses.clone(),
+        experts: experts
             .map(|e| Bytes::copy_from_slice(e.as_bytes()))
             .collect(),
+        ..OfferRecord::default()
     };
-    seal(&record.encode_to_vec())
+    let parts = [
+        &before.encode_to_vec(),
+        &author.log().as_bytes()[..],
+        &after.encode_to_vec(),
+    ];
+    seal(&parts.concat())
 }
 
 /// Reads the record stored under `name`.
@@ -169,5 +178,5 @@ fn offer(author: PeerId, record: OfferRecord) -> Option<Author> {
             .map(|e| ExpertId::try_from(e.as_ref()).ok())
             .collect::<Option<_>>()?,
     };
-    in_order.then(|| Author::new(epoch, record.changes, head, view))
+    in_order.then(|| Author::new(epoch, Log::new(record.changes), head, view))
 }

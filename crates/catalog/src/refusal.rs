@@ -40,6 +40,11 @@ pub enum Refusal {
     CardsFull,
     /// As many peers are connected as may be.
     PeersFull,
+    /// Sums that are no digest.
+    Digest,
+    /// Its author signed poison again and again, or the peer passed such things on; for a while
+    /// nothing of it is looked at.
+    Banned,
 }
 
 impl Refusal {
@@ -63,6 +68,8 @@ impl Refusal {
             Self::CardUnwanted => "card-unwanted",
             Self::CardsFull => "cards-full",
             Self::PeersFull => "peers-full",
+            Self::Digest => "digest",
+            Self::Banned => "banned",
         }
     }
 
@@ -72,6 +79,14 @@ impl Refusal {
         !matches!(
             self,
             Self::Version | Self::Size | Self::Author | Self::Signature
+        )
+    }
+
+    /// Whether no offer document can contain what its author signed there.
+    pub(crate) const fn is_poison(self) -> bool {
+        matches!(
+            self,
+            Self::Chunk | Self::Panicked | Self::Document | Self::Schema
         )
     }
 
@@ -89,6 +104,8 @@ impl Refusal {
                 | Self::CardUnwanted
                 | Self::CardsFull
                 | Self::PeersFull
+                // What one node has seen of an author another has not.
+                | Self::Banned
         )
     }
 }

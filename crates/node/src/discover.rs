@@ -178,27 +178,23 @@ impl Discovered {
         if fresh.is_empty() {
             return Arc::clone(index);
         }
-        let mut offers: BTreeMap<PeerId, PeerOffer> = index.peers().clone();
-        let mut cards: HashMap<ExpertId, Arc<ExpertCard>> = index
-            .experts()
-            .map(|e| (e.id, Arc::clone(&e.card)))
-            .collect();
+        let mut merged = Index::clone(index);
         for (peer, described) in fresh {
-            let experts = described.cards.iter().map(|c| (c.id(), Arc::clone(c)));
-            let ids = experts.map(|(id, card)| {
-                cards.entry(id).or_insert(card);
-                id
-            });
+            let cards: BTreeMap<ExpertId, &Arc<ExpertCard>> =
+                described.cards.iter().map(|c| (c.id(), c)).collect();
+            for (id, card) in &cards {
+                merged.set_card(*id, Arc::clone(card));
+            }
             let offer = PeerOffer {
-                addresses: Vec::new(),
-                experts: ids.collect(),
+                experts: cards.keys().copied().collect(),
                 agent: described.agent.clone(),
-                sequence: 0,
-                epoch: 0,
+                ..PeerOffer::default()
             };
-            offers.insert(*peer, offer);
+            merged.set_offer(*peer, Arc::new(offer), |id| {
+                cards.get(id).copied().map(Arc::clone)
+            });
         }
-        Arc::new(Index::build(offers, |id| cards.get(id).cloned()))
+        Arc::new(merged)
     }
 }
 

@@ -4,7 +4,7 @@
 //! tells that itself. Into a closed mesh it also opens the door, at which a member hands out the
 //! secret; a home that is told to join unattended may keep the invite until that has happened.
 
-use std::{fs, sync::PoisonError, time::Duration};
+use std::{sync::PoisonError, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use polymath_net::{Door, Hello, HelloError, Net, NetConfig, Role};
@@ -16,7 +16,7 @@ use polymath_types::{
 use crate::{
     AGENT, End, Home, HomeLock, Membership, MeshKey, Node, anchors,
     doctor::{Place, Reachability, reachability},
-    mesh, misses, parse_address, parse_dialable, unix_now,
+    mesh, misses, parse_address, parse_dialable, records, unix_now,
     unused::Unused,
 };
 
@@ -561,13 +561,10 @@ fn enter(
 /// others are in it.
 pub(crate) fn bound(home: &Home, key: &NodeKey, current: &Membership) -> bool {
     let own = format!("offer-{}", key.peer_id());
-    let others =
-        fs::read_dir(home.mesh_dir(current.genesis.id()).join("catalog")).is_ok_and(|entries| {
-            entries.flatten().any(|e| {
-                let name = e.file_name().to_string_lossy().into_owned();
-                name.starts_with("offer-") && !name.starts_with(&own)
-            })
-        });
+    let dir = home.mesh_dir(current.genesis.id()).join("catalog");
+    let is_others = |name: &String| name.starts_with("offer-") && *name != own;
+    // What cannot be read may be worth something.
+    let others = records::names(&dir).map_or(true, |names| names.iter().any(is_others));
     current.joined || mesh::founded_on_purpose(key, current) || others
 }
 

@@ -23,6 +23,7 @@ mod members;
 mod mesh;
 mod misses;
 mod pause;
+mod records;
 mod remembered;
 mod serve;
 mod sources;
@@ -226,8 +227,7 @@ impl Node {
         .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
 
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let catalog_dir = mesh_dir.join("catalog");
-        let records = sync::stored(&catalog_dir)?;
+        let (record_store, records) = records::RecordStore::open(&mesh_dir.join("catalog"))?;
         let (catalog, recovered) = Catalog::open(
             CatalogConfig {
                 key: key.clone(),
@@ -240,7 +240,7 @@ impl Node {
             tracing::warn!("catalog record {record} was skipped: {problem}");
         }
         let index = Arc::new(ArcSwap::from_pointee(Index::default()));
-        let sync = sync::start(catalog, catalog_dir, Arc::clone(&index), &tasks, &cancel);
+        let sync = sync::start(catalog, record_store, Arc::clone(&index), &tasks, &cancel);
         let hosted = hosted::Hosted::new(engine.clone(), cards);
         let gate = gate(&config, home.is_paused());
         let loads = Arc::new(loads::Loads::default());

@@ -2,11 +2,9 @@
 //! one `Sync` stream to every connected peer.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    fs,
-    path::{Path, PathBuf},
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,18 +16,20 @@ use polymath_catalog::{Action, Catalog, Offer};
 use polymath_net::{Membership, Net, NetEvent};
 use polymath_proto::v1::SyncFrame;
 use polymath_rpc::Clients;
-use polymath_types::{ExpertCard, Failure, Index, PeerId};
+use polymath_types::{ExpertCard, Index, PeerId};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Streaming;
 
-use crate::home::{create_folder, io_failure, write_atomic};
+use crate::records::{Changes, RecordStore};
 
 /// Frames on their way to one peer; a peer that reads slower loses its stream and begins anew.
 const OUTBOUND: usize = 64;
 /// Commands on their way to the catalog's task; senders wait.
 const COMMANDS: usize = 256;
+/// Commands whose records are written together at most.
+const GROUP: usize = 32;
 /// How often digests are compared although nothing changed.
 const TICK: Duration = Duration::from_secs(30);
 /// Time to open a stream.
@@ -70,38 +70,10 @@ pub(crate) struct SyncHandle {
     cancel: CancellationToken,
 }
 
-/// Everything an earlier run stored.
-pub(crate) fn stored(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, Failure> {
-    create_folder(dir).map_err(|e| io_failure("create", dir, &e))?;
-    let mut records = Vec::new();
-    for entry in fs::read_dir(dir).map_err(|e| io_failure("read", dir, &e))? {
-        let entry = entry.map_err(|e| io_failure("read", dir, &e))?;
-        let path = entry.path();
-        let name = entry.file_name().to_string_lossy().into_owned();
-        // A crash between writing and renaming leaves these; what they would replace still stands.
-        if name.ends_with(".tmp") {
-            let _ = fs::remove_file(&path);
-            continue;
-        }
-        if !path.is_file() {
-            tracing::warn!(
-                "{} is not a catalog record: it is left alone",
-                path.display()
-            );
-            continue;
-        }
-        records.push((
-            name,
-            fs::read(&path).map_err(|e| io_failure("read", &path, &e))?,
-        ));
-    }
-    Ok(records)
-}
-
 /// Starts the task that owns `catalog`.
 pub(crate) fn start(
     catalog: Catalog,
-    dir: PathBuf,
+    store: RecordStore,
     index: Arc<ArcSwap<Index>>,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
@@ -116,10 +88,10 @@ pub(crate) fn start(
     index.store(catalog.index());
     let keeper = Keeper {
         catalog,
-        dir,
+        store: Arc::new(Mutex::new(store)),
         index,
         peers: HashMap::new(),
-        unwritten: VecDeque::new(),
+        unwritten: Changes::new(),
         failing: false,
     };
     tasks.spawn(keeper.run(inbox, cancel.clone()));
@@ -273,13 +245,14 @@ impl SyncHandle {
 /// The task's state.
 struct Keeper {
     catalog: Catalog,
-    dir: PathBuf,
+    /// Locked by the writer's thread only.
+    store: Arc<Mutex<RecordStore>>,
     index: Arc<ArcSwap<Index>>,
     /// The newest stream of each peer.
     peers: HashMap<PeerId, (u64, mpsc::Sender<SyncFrame>)>,
     /// Records that are not on the disk as the catalog has them; `None` is to be removed. Bounded
     /// by their names, of which each is here once. While there is one no peer hears anything.
-    unwritten: VecDeque<(String, Option<Arc<[u8]>>)>,
+    unwritten: Changes,
     /// The last record could not be written.
     failing: bool,
 }
@@ -289,7 +262,7 @@ impl Keeper {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let actions = tokio::select! {
+            let mut actions = tokio::select! {
                 () = cancel.cancelled() => return,
                 command = inbox.recv() => match command {
                     Some(command) => self.obey(command),
@@ -297,6 +270,13 @@ impl Keeper {
                 },
                 _ = tick.tick() => self.catalog.tick(),
             };
+            // One transaction for all that has come meanwhile.
+            for _ in 1..GROUP {
+                match inbox.try_recv() {
+                    Ok(command) => actions.extend(self.obey(command)),
+                    Err(_) => break,
+                }
+            }
             self.carry_out(actions).await;
         }
     }
@@ -374,8 +354,12 @@ impl Keeper {
         let mut index = false;
         for action in actions {
             match action {
-                Action::Store { name, bytes } => self.enqueue(name, Some(bytes.into())),
-                Action::Remove { name } => self.enqueue(name, None),
+                Action::Store { name, bytes } => {
+                    self.unwritten.insert(name, Some(bytes.into()));
+                }
+                Action::Remove { name } => {
+                    self.unwritten.insert(name, None);
+                }
                 Action::Send { peer, frame } => sends.push((peer, frame)),
                 Action::IndexChanged => index = true,
                 _ => {}
@@ -405,42 +389,35 @@ impl Keeper {
         }
     }
 
-    fn enqueue(&mut self, name: String, bytes: Option<Arc<[u8]>>) {
-        self.unwritten.retain(|(earlier, _)| *earlier != name);
-        self.unwritten.push_back((name, bytes));
-    }
-
     /// Writes what is not on the disk yet; whether all of it is there now.
     async fn write(&mut self) -> bool {
-        while let Some((name, bytes)) = self.unwritten.front() {
-            let (path, bytes) = (self.dir.join(name), bytes.clone());
-            let task = tokio::task::spawn_blocking(move || match bytes {
-                Some(bytes) => write_atomic(&path, &bytes),
-                None => {
-                    // What stays although it should go is known again after a restart, no worse.
-                    let _ = fs::remove_file(&path);
-                    Ok(())
-                }
-            });
-            let failed = match task.await {
-                Ok(Ok(())) => None,
-                Ok(Err(e)) => Some(e.to_string()),
-                Err(e) => Some(format!("writing {name} was broken off: {e}")),
-            };
-            if let Some(why) = failed {
-                if !std::mem::replace(&mut self.failing, true) {
-                    tracing::error!(
-                        "the catalog is not exchanged until its store can be written: {why}"
-                    );
-                }
-                return false;
+        if self.unwritten.is_empty() {
+            return true;
+        }
+        let changes = Arc::new(std::mem::take(&mut self.unwritten));
+        let (store, writing) = (Arc::clone(&self.store), Arc::clone(&changes));
+        let task = tokio::task::spawn_blocking(move || {
+            let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+            store.write(&writing)
+        });
+        let failed = match task.await {
+            Ok(Ok(())) => None,
+            Ok(Err(e)) => Some(e.to_string()),
+            Err(e) => Some(format!("it was broken off: {e}")),
+        };
+        if failed.is_some() {
+            self.unwritten = Arc::unwrap_or_clone(changes);
+        }
+        match failed {
+            Some(why) if !std::mem::replace(&mut self.failing, true) => tracing::error!(
+                "the catalog is not exchanged until its store can be written: {why}"
+            ),
+            None if std::mem::take(&mut self.failing) => {
+                tracing::info!("the catalog's store can be written again");
             }
-            self.unwritten.pop_front();
+            _ => {}
         }
-        if std::mem::take(&mut self.failing) {
-            tracing::info!("the catalog's store can be written again");
-        }
-        true
+        !self.failing
     }
 }
 

@@ -79,22 +79,19 @@ impl Mesh {
                     .push(id);
             }
         }
-        let offers = offers
-            .into_iter()
-            .map(|(p, experts)| {
-                let agent = "bench".into();
-                (
-                    p,
-                    PeerOffer {
-                        addresses: Vec::new(),
-                        agent,
-                        sequence: 1,
-                        epoch: 1,
-                        experts,
-                    },
-                )
-            })
-            .collect();
+        let offers = offers.into_iter().map(|(p, experts)| {
+            let agent = "bench".into();
+            (
+                p,
+                PeerOffer {
+                    addresses: Vec::new(),
+                    agent,
+                    sequence: 1,
+                    epoch: 1,
+                    experts,
+                },
+            )
+        });
         let states = peers
             .iter()
             .map(|p| {

@@ -1,10 +1,13 @@
 //! The routing index: an immutable snapshot of who serves which expert.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use libp2p_identity::PeerId;
 
-use crate::{ExpertCard, ExpertId, ExpertKind};
+use crate::{ExpertCard, ExpertId, ExpertKind, Table};
 
 /// A peer that serves an expert.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +30,7 @@ pub struct IndexedExpert {
 }
 
 /// What one peer's offer says of the peer itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerOffer {
     /// Addresses it says it listens on (multiaddr text); hints, nothing more.
     pub addresses: Vec<String>,
@@ -42,59 +45,121 @@ pub struct PeerOffer {
 }
 
 /// An immutable snapshot; readers never block. Built by the catalog, read by the router.
+///
+/// A copy costs next to nothing, and a change to one only what differs, so that whoever keeps it up
+/// to date publishes a new one after every change.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Index {
-    experts: BTreeMap<ExpertId, IndexedExpert>,
-    peers: BTreeMap<PeerId, PeerOffer>,
+    experts: Table<ExpertId, IndexedExpert>,
+    peers: Table<PeerId, PeerOffer>,
+    /// Who serves the experts whose cards are not known yet.
+    cardless: Table<ExpertId, Vec<Replica>>,
 }
 
 impl Index {
     /// From offers and the cards known so far; experts whose card is unknown are left out.
     pub fn build(
-        peers: BTreeMap<PeerId, PeerOffer>,
+        peers: impl IntoIterator<Item = (PeerId, PeerOffer)>,
         cards: impl Fn(&ExpertId) -> Option<Arc<ExpertCard>>,
     ) -> Self {
-        let mut experts: BTreeMap<ExpertId, IndexedExpert> = BTreeMap::new();
-        for (peer, offer) in &peers {
-            for id in &offer.experts {
-                let replica = Replica {
-                    peer: *peer,
-                    accepting: true,
-                };
-                if let Some(known) = experts.get_mut(id) {
-                    known.replicas.push(replica);
-                } else if let Some(card) = cards(id) {
-                    experts.insert(
-                        *id,
-                        IndexedExpert {
-                            id: *id,
-                            card,
-                            replicas: vec![replica],
-                        },
-                    );
-                }
+        let mut index = Self::default();
+        for (peer, offer) in peers {
+            index.set_offer(peer, Arc::new(offer), &cards);
+        }
+        index
+    }
+
+    /// `peer` offers this from now on. `cards` is asked for those of experts that nobody offered
+    /// before.
+    pub fn set_offer(
+        &mut self,
+        peer: PeerId,
+        offer: Arc<PeerOffer>,
+        cards: impl Fn(&ExpertId) -> Option<Arc<ExpertCard>>,
+    ) {
+        let before = self.peers.insert(peer, Arc::clone(&offer));
+        let new: BTreeSet<&ExpertId> = offer.experts.iter().collect();
+        let old: BTreeSet<&ExpertId> = before.iter().flat_map(|o| &o.experts).collect();
+        for id in old.difference(&new) {
+            self.withdraw(id, &peer);
+        }
+        for id in new.difference(&old) {
+            self.enlist(**id, peer, &cards);
+        }
+    }
+
+    /// `peer` offers nothing any more and is forgotten.
+    pub fn remove_offer(&mut self, peer: &PeerId) {
+        let before = self.peers.remove(peer);
+        for id in before.iter().flat_map(|o| &o.experts) {
+            self.withdraw(id, peer);
+        }
+    }
+
+    /// A card that was missing is known now; one that nobody offers is not kept.
+    pub fn set_card(&mut self, id: ExpertId, card: Arc<ExpertCard>) {
+        if let Some(replicas) = self.cardless.remove(&id) {
+            let replicas = Arc::unwrap_or_clone(replicas);
+            self.experts
+                .insert(id, IndexedExpert { id, card, replicas });
+        }
+    }
+
+    fn enlist(
+        &mut self,
+        id: ExpertId,
+        peer: PeerId,
+        cards: &impl Fn(&ExpertId) -> Option<Arc<ExpertCard>>,
+    ) {
+        let replica = Replica {
+            peer,
+            accepting: true,
+        };
+        let known = match self.experts.get_mut(&id) {
+            Some(expert) => Some(&mut expert.replicas),
+            None => self.cardless.get_mut(&id),
+        };
+        if let Some(replicas) = known {
+            if let Err(at) = replicas.binary_search_by_key(&peer, |r| r.peer) {
+                replicas.insert(at, replica);
+            }
+        } else if let Some(card) = cards(&id) {
+            let replicas = vec![replica];
+            self.experts
+                .insert(id, IndexedExpert { id, card, replicas });
+        } else {
+            self.cardless.insert(id, vec![replica]);
+        }
+    }
+
+    fn withdraw(&mut self, id: &ExpertId, peer: &PeerId) {
+        if let Some(expert) = self.experts.get_mut(id) {
+            expert.replicas.retain(|r| r.peer != *peer);
+            if expert.replicas.is_empty() {
+                self.experts.remove(id);
+            }
+        } else if let Some(replicas) = self.cardless.get_mut(id) {
+            replicas.retain(|r| r.peer != *peer);
+            if replicas.is_empty() {
+                self.cardless.remove(id);
             }
         }
-        Self { experts, peers }
     }
 
     /// The same index in which `peer` serves exactly the experts of these cards, whether or not it
     /// has made an offer.
     pub fn with_served(&self, peer: PeerId, cards: &[Arc<ExpertCard>]) -> Self {
         let own: BTreeMap<ExpertId, &Arc<ExpertCard>> = cards.iter().map(|c| (c.id(), c)).collect();
-        let mut peers = self.peers.clone();
-        let offer = peers.entry(peer).or_insert_with(|| PeerOffer {
-            addresses: Vec::new(),
-            agent: String::new(),
-            sequence: 0,
-            epoch: 0,
-            experts: Vec::new(),
-        });
+        let mut offer = self.peers.get(&peer).cloned().unwrap_or_default();
         offer.experts = own.keys().copied().collect();
-        Self::build(peers, |id| {
-            let known = self.experts.get(id).map(|e| &e.card);
-            known.or_else(|| own.get(id).copied()).map(Arc::clone)
-        })
+        let mut index = self.clone();
+        for (id, card) in &own {
+            index.set_card(*id, Arc::clone(card));
+        }
+        index.set_offer(peer, Arc::new(offer), |id| {
+            own.get(id).copied().map(Arc::clone)
+        });
+        index
     }
 
     /// Every expert, by id.
@@ -113,7 +178,7 @@ impl Index {
     }
 
     /// Every peer that made an offer.
-    pub fn peers(&self) -> &BTreeMap<PeerId, PeerOffer> {
+    pub fn peers(&self) -> &Table<PeerId, PeerOffer> {
         &self.peers
     }
 
@@ -168,6 +233,38 @@ mod tests {
             languages: Vec::new(),
             labels: LabelSet::None,
         })
+    }
+
+    fn offer(cards: &[&Arc<ExpertCard>]) -> Arc<PeerOffer> {
+        let experts = cards.iter().map(|c| c.id()).collect();
+        Arc::new(PeerOffer {
+            experts,
+            ..PeerOffer::default()
+        })
+    }
+
+    #[test]
+    fn an_index_that_was_changed_is_the_one_that_is_built_anew() {
+        let [one, two, three] = std::array::from_fn(|_| PeerId::random());
+        let (a, b, c) = (card("a"), card("b"), card("c"));
+        let known = |id: &ExpertId| [&a, &b].into_iter().find(|k| k.id() == *id).cloned();
+        let mut index = Index::default();
+        index.set_offer(one, offer(&[&a, &b, &c]), known);
+        index.set_offer(two, offer(&[&c]), known);
+        index.set_offer(three, offer(&[&a]), known);
+        assert!(index.expert(&c.id()).is_none(), "its card is not known");
+        let before = index.clone();
+        index.set_offer(one, offer(&[&b, &c]), known);
+        index.set_offer(three, offer(&[]), known);
+        index.set_card(c.id(), Arc::clone(&c));
+        index.remove_offer(&two);
+        index.remove_offer(&two);
+        let offers = [(one, offer(&[&b, &c])), (three, offer(&[]))];
+        let offers = offers.map(|(peer, offer)| (peer, offer.as_ref().clone()));
+        let all = |id: &ExpertId| [&a, &b, &c].into_iter().find(|k| k.id() == *id).cloned();
+        assert_eq!(index, Index::build(offers, all));
+        assert_eq!(before.experts().count(), 2);
+        assert_eq!(before.expert(&a.id()).unwrap().replicas.len(), 2);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod mesh;
 mod path;
 mod query;
 mod signed;
+mod table;
 mod version;
 
 pub use anchors::{AnchorList, AnchorsError};
@@ -33,4 +34,5 @@ pub use libp2p_identity::{Keypair, PeerId, PublicKey};
 pub use mesh::{Access, Genesis, GenesisError, MeshId, MeshSecret};
 pub use path::{PathKind, Transport};
 pub use query::{Constraints, Message, Query, RequestId, Role, SamplingOverrides};
+pub use table::{Table, TableKey};
 pub use version::{Format, VersionMismatch};

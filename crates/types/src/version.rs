@@ -14,11 +14,13 @@ pub enum Format {
     Identity,
     /// The Automerge offer document and its signed envelope.
     Offer,
-    /// Frames of the `Sync` call and all other peer-to-peer messages.
+    /// All peer-to-peer messages but those of the `Sync` call.
     Wire,
+    /// Frames of the catalog's `Sync` call.
+    Sync,
     /// The model store's manifests.
     ModelStore,
-    /// The catalog's files on disk.
+    /// The catalog's records on disk.
     CatalogStore,
     /// The control API between the CLI and its own daemon.
     Control,
@@ -35,7 +37,11 @@ pub enum Format {
 impl Format {
     /// The version this build writes and reads.
     pub const fn current(self) -> u32 {
-        1
+        match self {
+            // 2: digests in buckets instead of lists of all documents.
+            Self::Sync => 2,
+            _ => 1,
+        }
     }
 
     /// Accepts `found` or names both versions.
@@ -60,6 +66,7 @@ impl fmt::Display for Format {
             Self::Identity => "identity file",
             Self::Offer => "offer document",
             Self::Wire => "wire protocol",
+            Self::Sync => "catalog exchange",
             Self::ModelStore => "model store",
             Self::CatalogStore => "catalog store",
             Self::Control => "control API",

@@ -69,9 +69,7 @@ impl Asker {
             };
             (*peer, offer)
         });
-        let index = Index::build(offers.collect(), |id| {
-            cards.iter().find(|c| c.id() == *id).cloned()
-        });
+        let index = Index::build(offers, |id| cards.iter().find(|c| c.id() == *id).cloned());
         Ok(Self {
             router: Router::new(RouterConfig::default(), seed),
             index,

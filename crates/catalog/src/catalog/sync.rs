@@ -1,21 +1,18 @@
-//! Anti-entropy: what is said to a connected peer, and what is made of what it says.
+//! What a connected peer sends, and what is made of it.
 //!
-//! A digest names how far each document is known; whoever is behind asks for what it lacks. News
-//! that a peer pushes are pushed on at once; what was asked for is only announced to others, since
-//! most of them have it.
+//! News that a peer pushes are pushed on at once, to some. What was asked for is announced when all
+//! of it has come, since most others have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use polymath_proto::v1::{
-    Cards, Digest, OfferHead, Offers, SignedChange, SyncFrame, Want, sync_frame::Frame,
-};
+use polymath_proto::v1::{Cards, Offers, SignedChange, SyncFrame, Want, sync_frame::Frame};
 use polymath_types::{ExpertId, Format, PeerId};
 use prost::Message as _;
 
-use super::{Action, Batch, Catalog, Connected, FrameError};
+use super::{Action, Batch, Catalog, FrameError};
 use crate::{
     FRAME_BYTES, Refusal, envelope, frames,
-    limits::{ANSWER_BYTES, DIGEST_PAGE, STRIKES, WANT_ENTRIES},
+    limits::{ANSWER_BYTES, FEW_HEADS, PUSHES, WANT_ENTRIES},
     offers::Outcome,
     record,
 };
@@ -23,14 +20,21 @@ use crate::{
 impl Catalog {
     /// A `Sync` stream with `peer` is open: starts anti-entropy with it.
     pub fn peer_connected(&mut self, peer: PeerId) -> Vec<Action> {
-        if !self.peers.contains_key(&peer) && self.peers.len() >= self.limits.peers {
-            self.counters.refuse(Refusal::PeersFull);
+        let refusal = if self.conducts.cut_off(&peer).is_some() {
+            Some(Refusal::Banned)
+        } else if !self.peers.contains(&peer) && self.peers.len() >= self.limits.peers {
+            Some(Refusal::PeersFull)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.counters.refuse(refusal);
             return Vec::new();
         }
-        self.peers.insert(peer, Connected::default());
+        self.peers.insert(peer);
         self.offers.met(peer);
         let mut batch = Batch::default();
-        batch.send(peer, self.digest());
+        self.compare_with(peer, &mut batch);
         // Our own last change, too: if the peer holds another one, our storage was lost or put
         // back, and equal digests would hide it.
         let (epoch, sequence) = self.offers.position(&self.me);
@@ -54,73 +58,30 @@ impl Catalog {
     /// [`Catalog::peer_disconnected`]. A bad change inside a good frame is no error: it is counted
     /// and left out.
     pub fn receive(&mut self, peer: PeerId, frame: SyncFrame) -> Result<Vec<Action>, FrameError> {
-        let state = self.peers.get(&peer).ok_or(FrameError::NotConnected)?;
-        if let (STRIKES.., Some(last)) = (state.faults, state.last) {
-            return Err(FrameError::Misbehaving {
-                faults: state.faults,
-                last,
-            });
+        if let Some((faults, last)) = self.conducts.cut_off(&peer) {
+            return Err(FrameError::Misbehaving { faults, last });
         }
-        Format::Wire.check(frame.version)?;
+        if !self.peers.contains(&peer) {
+            return Err(FrameError::NotConnected);
+        }
+        Format::Sync.check(frame.version)?;
         let bytes = frame.encoded_len();
         if bytes > FRAME_BYTES {
             return Err(FrameError::TooLarge { bytes });
         }
         let mut batch = Batch::default();
+        if frame.category != frames::OFFERS {
+            return Ok(Vec::new());
+        }
         match frame.frame.ok_or(FrameError::Empty)? {
-            Frame::Digest(digest) => self.on_digest(peer, digest, &mut batch),
+            Frame::Digest(digest) => self.on_digest(peer, &digest, &mut batch),
+            Frame::Branches(branches) => self.on_branches(peer, &branches, &mut batch),
+            Frame::Heads(heads) => self.on_heads(peer, heads, &mut batch),
             Frame::Want(want) => self.on_want(peer, want, &mut batch),
             Frame::Offers(offers) => self.on_offers(peer, offers, &mut batch),
             Frame::Cards(cards) => self.on_cards(peer, cards, &mut batch),
         }
         Ok(self.finish(batch))
-    }
-
-    pub(super) fn digest(&self) -> Vec<SyncFrame> {
-        let heads: Vec<OfferHead> = self
-            .offers
-            .iter()
-            .map(|(author, log)| frames::head(author, log.position()))
-            .collect();
-        frames::digest(&heads)
-    }
-
-    fn on_digest(&mut self, peer: PeerId, digest: Digest, batch: &mut Batch) {
-        let mut behind = Vec::new();
-        // A new author for whom there is no room would be asked for in vain at every digest.
-        let mut room = self.offers.room_for_new(&peer, &self.me, &self.limits);
-        for head in digest.heads.into_iter().take(DIGEST_PAGE) {
-            if self.is_out(&peer) {
-                break;
-            }
-            let Some(author) = envelope::peer_id(&head.author) else {
-                self.refuse(peer, Refusal::Author);
-                continue;
-            };
-            let known = self.offers.position(&author);
-            let claimed = (head.epoch, head.sequence);
-            if claimed <= known {
-                continue;
-            }
-            let new = known.0 == 0 && author != self.me;
-            if new {
-                // Whoever verified an offer of this author found the key in its id.
-                if !envelope::can_sign(&author) {
-                    self.refuse(peer, Refusal::Author);
-                    continue;
-                }
-                // What an author says of itself shows at least that it is there.
-                let gone = author != peer && self.offers.is_forgotten(&author, claimed);
-                if room == 0 || gone {
-                    continue;
-                }
-            }
-            if self.asked_offers.ask(author, peer, self.ticks) {
-                room -= usize::from(new);
-                behind.push(frames::head(&author, known));
-            }
-        }
-        batch.send(peer, frames::want(behind, &[]));
     }
 
     fn on_want(&mut self, peer: PeerId, want: Want, batch: &mut Batch) {
@@ -140,7 +101,7 @@ impl Catalog {
                     break;
                 };
                 room = left;
-                changes.push(change.clone());
+                changes.push(change);
             }
         }
         batch.send(peer, frames::offers(changes));
@@ -172,7 +133,6 @@ impl Catalog {
             (&a.author, a.epoch, a.sequence).cmp(&(&b.author, b.epoch, b.sequence))
         });
         let mut news = Vec::new();
-        let mut announced = BTreeSet::new();
         let mut gaps = BTreeSet::new();
         let mut solicited = BTreeMap::new();
         for change in changes {
@@ -183,6 +143,10 @@ impl Catalog {
                 self.refuse(peer, Refusal::Author);
                 continue;
             };
+            if self.conducts.is_banned(&author) {
+                self.refuse(peer, Refusal::Banned);
+                continue;
+            }
             let solicited = *solicited
                 .entry(author)
                 .or_insert_with(|| self.asked_offers.is_asked(&author, &peer));
@@ -209,9 +173,8 @@ impl Catalog {
                     evicted.iter().for_each(|a| self.asked_offers.close(a));
                     batch.evicted.extend(evicted);
                     batch.touched.insert(author);
-                    batch.index = true;
                     if solicited {
-                        announced.insert(author);
+                        self.unannounced.insert(author, peer);
                     } else {
                         news.push(change);
                     }
@@ -239,20 +202,19 @@ impl Catalog {
                         self.asked_offers.rest(author, peer, self.ticks);
                     }
                     self.refuse(peer, refusal);
+                    if refusal.is_poison() && self.conducts.poison(author, &change.signature) {
+                        self.ban(author, batch);
+                    }
                 }
             }
         }
         if self.forks.due && !self.forks.rolled {
             self.resolve_fork(batch);
         }
-        let heads: Vec<OfferHead> = announced
-            .iter()
-            .map(|author| frames::head(author, self.offers.position(author)))
-            .collect();
-        for other in self.peers.keys().filter(|p| **p != peer) {
-            batch.send(*other, frames::offers(news.clone()));
-            if !heads.is_empty() {
-                batch.send(*other, frames::digest(&heads));
+        if let Some(first) = news.first() {
+            let receivers = self.some_peers(&peer, &first.signature);
+            for receiver in receivers {
+                batch.send(receiver, frames::offers(news.clone()));
             }
         }
         let behind = gaps
@@ -264,7 +226,7 @@ impl Catalog {
             .touched
             .iter()
             .filter_map(|author| self.offers.get(author))
-            .flat_map(|log| &log.view().experts)
+            .flat_map(|log| &log.offer().experts)
             .copied()
             .collect();
         let missing: Vec<ExpertId> = cards
@@ -274,6 +236,57 @@ impl Catalog {
             })
             .collect();
         batch.send(peer, frames::want(behind, &missing));
+        if self.asked_offers.is_idle() {
+            self.announce(batch);
+        }
+    }
+
+    /// Drops the offer of an author that signs poison again and again.
+    fn ban(&mut self, author: PeerId, batch: &mut Batch) {
+        tracing::warn!(%author, "this author signs changes that no offer can contain; it is ignored for a while");
+        if let Some(gone) = self.offers.remove(&author) {
+            self.cards.reference(&[], &gone.offer().experts);
+            batch.evicted.insert(author);
+        }
+        self.asked_offers.close(&author);
+        self.unannounced.remove(&author);
+    }
+
+    /// Tells others what was learned in answers. A newcomer that told every document of thousands to
+    /// every peer would tell them nothing new: many are left to the digest.
+    pub(super) fn announce(&mut self, batch: &mut Batch) {
+        let authors = std::mem::take(&mut self.unannounced);
+        let digest = (authors.len() > FEW_HEADS).then(|| frames::digest(self.offers.buckets()));
+        for peer in &self.peers {
+            let frames = match &digest {
+                Some(digest) => vec![digest.clone()],
+                None => {
+                    let news = authors.iter().filter(|(_, from)| *from != peer);
+                    let heads = news.map(|(a, _)| frames::head(a, self.offers.position(a)));
+                    frames::heads(&heads.collect::<Vec<_>>())
+                }
+            };
+            batch.send(*peer, frames);
+        }
+    }
+
+    /// Those to whom news from `except` are passed on; others for every `seed`.
+    fn some_peers(&self, except: &PeerId, seed: &[u8]) -> Vec<PeerId> {
+        let mut others: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|p| *p != except)
+            .copied()
+            .collect();
+        if others.len() > PUSHES {
+            others.sort_by_cached_key(|peer| {
+                let mut hasher = blake3::Hasher::new();
+                hasher.update(seed).update(&peer.to_bytes());
+                *hasher.finalize().as_bytes()
+            });
+            others.truncate(PUSHES);
+        }
+        others
     }
 
     fn on_cards(&mut self, peer: PeerId, cards: Cards, batch: &mut Batch) {
@@ -287,8 +300,8 @@ impl Catalog {
                     self.asked_cards.close(&id);
                     if let Some(card) = self.cards.get(&id) {
                         batch.store(record::card_name(&id), record::seal_card(card));
+                        batch.cards.push((id, card.clone()));
                     }
-                    batch.index = true;
                     for waiter in waiting.into_iter().filter(|w| *w != peer) {
                         batch.send(waiter, frames::cards(vec![bytes.clone()]));
                     }
@@ -299,38 +312,22 @@ impl Catalog {
         }
     }
 
-    /// Steps over every version of our document that others hold, with what it says now.
-    pub(super) fn resolve_fork(&mut self, batch: &mut Batch) {
-        self.forks.due = false;
-        // Without a document of our own there is nothing to repeat; `set_offer` will step over.
-        let Some(own) = self.offers.get(&self.me) else {
-            return;
-        };
-        if own.position().0 > self.forks.epoch {
-            return;
-        }
-        self.forks.rolled = true;
-        tracing::warn!(
-            epoch = self.forks.epoch,
-            "peers hold an offer of this node that is not in its storage; starting a new epoch above it"
-        );
-        if let Err(refusal) = self.begin_epoch(own.view().clone(), batch) {
-            tracing::error!(%refusal, "the offer document could not be started anew");
-        }
-    }
-
     /// Cards that no one brought yet: asked of their authors and, every other time, of any peer.
     pub(super) fn ask_missing_cards(&mut self, batch: &mut Batch) {
         if self.peers.is_empty() {
             return;
         }
         let missing: BTreeSet<ExpertId> = self.cards.missing().copied().collect();
+        if missing.is_empty() {
+            return;
+        }
         let mut asks: BTreeMap<PeerId, Vec<ExpertId>> = BTreeMap::new();
-        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        let peers: Vec<PeerId> = self.peers.iter().copied().collect();
         for (author, log) in self.offers.iter() {
-            for (at, id) in log.view().experts.intersection(&missing).enumerate() {
+            let experts = log.offer().experts.iter().filter(|id| missing.contains(id));
+            for (at, id) in experts.enumerate() {
                 let turn = self.ticks as usize / 2 + at;
-                let author_turn = self.ticks.is_multiple_of(2) && self.peers.contains_key(author);
+                let author_turn = self.ticks.is_multiple_of(2) && self.peers.contains(author);
                 let peer = if author_turn {
                     *author
                 } else {
@@ -349,19 +346,14 @@ impl Catalog {
 
     /// Whether the peer's next frame will be answered with [`FrameError::Misbehaving`]; the rest of
     /// this one is not worth the time.
-    fn is_out(&self, peer: &PeerId) -> bool {
-        self.peers
-            .get(peer)
-            .is_none_or(|state| state.faults >= STRIKES)
+    pub(super) fn is_out(&self, peer: &PeerId) -> bool {
+        !self.peers.contains(peer) || self.conducts.cut_off(peer).is_some()
     }
 
-    fn refuse(&mut self, peer: PeerId, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, peer: PeerId, refusal: Refusal) {
         self.counters.refuse(refusal);
-        if refusal.blames_sender()
-            && let Some(state) = self.peers.get_mut(&peer)
-        {
-            state.faults += 1;
-            state.last = Some(refusal);
+        if refusal.blames_sender() {
+            self.conducts.fault(peer, refusal);
         }
     }
 }

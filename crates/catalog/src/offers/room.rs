@@ -12,13 +12,14 @@ use polymath_types::PeerId;
 use super::{Author, Offers};
 use crate::{
     CatalogLimits, Refusal,
+    buckets::Position,
     limits::{EVICTIONS, EVICTIONS_A_PEER, FORGOTTEN_TICKS, SHARES},
 };
 
 /// How far the document of an author that gave way was known, and when it did.
 #[derive(Debug)]
 pub(super) struct Forgotten {
-    position: (u64, u64),
+    position: Position,
     tick: u64,
 }
 
@@ -72,7 +73,7 @@ impl Offers {
 
     /// Whether the author gave way lately and `position` brings nothing new of it. Others still
     /// hold and name it; taking it back each time would turn the table over without end.
-    pub(crate) fn is_forgotten(&self, author: &PeerId, position: (u64, u64)) -> bool {
+    pub(crate) fn is_forgotten(&self, author: &PeerId, position: Position) -> bool {
         self.forgotten
             .get(author)
             .is_some_and(|gone| position <= gone.position)
@@ -113,9 +114,7 @@ impl Offers {
         introducer: PeerId,
         limits: &CatalogLimits,
     ) -> Option<Author> {
-        let gone = self.authors.remove(author)?;
-        self.bytes -= gone.bytes;
-        self.hot.retain(|(a, ..)| a != author);
+        let gone = self.remove(author)?;
         *self.evictions.entry(introducer).or_default() += 1;
         if self.forgotten.len() >= limits.authors {
             let first = self.forgotten.iter().min_by_key(|(_, f)| f.tick);
@@ -162,7 +161,7 @@ impl Offers {
             // Who brought those of an earlier run is not known; they weigh on no one.
             if let Some(introducer) = log.introducer {
                 let part = parts.entry(introducer).or_default();
-                *part = (part.0 + bytes, part.1 + log.bytes as u128 * places);
+                *part = (part.0 + bytes, part.1 + log.bytes() as u128 * places);
             }
         }
         let share = (places * bytes / SHARES).max(bytes);

@@ -2,7 +2,7 @@
 
 use polymath_catalog::{CatalogLimits, Refusal};
 
-use crate::driver::{Disk, Mesh, Node, digest, head, key, stranger, wanted};
+use crate::driver::{Disk, Mesh, Node, claim, head, key, stranger, wanted};
 
 /// A node, an honest peer that knows itself and one more author, and a stranger, all connected to
 /// the node; nothing was delivered yet.
@@ -29,7 +29,7 @@ fn invented_authors_do_not_use_up_all_questions() {
     let invented = (0..500)
         .map(|n| head(&stranger(n).peer_id(), 1, 1))
         .collect();
-    let asked = wanted(&mesh.nodes[0].receive(liar, digest(invented)));
+    let asked = wanted(&mesh.nodes[0].receive(liar, claim(invented)));
     assert_eq!(asked.len(), 64, "nothing else is wanted yet");
     mesh.connect(0, 1);
     mesh.settle();
@@ -40,7 +40,7 @@ fn invented_authors_do_not_use_up_all_questions() {
 fn whoever_claims_first_again_and_again_and_delivers_nothing_is_passed_over() {
     let (mut mesh, liar) = scene(CatalogLimits::default());
     let authors = [mesh.nodes[1].id(), mesh.nodes[2].id()];
-    let lie = || digest(authors.iter().map(|a| head(a, u64::MAX, 1)).collect());
+    let lie = || claim(authors.iter().map(|a| head(a, u64::MAX, 1)).collect());
     assert_eq!(wanted(&mesh.nodes[0].receive(liar, lie())).len(), 2);
     mesh.connect(0, 1);
     mesh.settle();
@@ -73,18 +73,15 @@ fn an_answer_of_old_changes_does_not_renew_a_claim() {
     mesh.nodes[0].connect_to(key(67).peer_id());
     let known = crate::driver::changes(&mesh.nodes[0].receive(
         key(67).peer_id(),
-        polymath_proto::v1::SyncFrame {
-            version: 1,
-            frame: Some(polymath_proto::v1::sync_frame::Frame::Want(
-                polymath_proto::v1::Want {
-                    offers: vec![head(&author, 0, 0)],
-                    cards: Vec::new(),
-                },
-            )),
-        },
+        crate::driver::frame(polymath_proto::v1::sync_frame::Frame::Want(
+            polymath_proto::v1::Want {
+                offers: vec![head(&author, 0, 0)],
+                cards: Vec::new(),
+            },
+        )),
     ));
     assert_eq!(known.len(), 1);
-    let lie = digest(vec![head(&author, u64::MAX, 1)]);
+    let lie = claim(vec![head(&author, u64::MAX, 1)]);
     assert_eq!(wanted(&mesh.nodes[0].receive(liar, lie.clone())).len(), 1);
     mesh.nodes[0].receive(liar, crate::driver::offers(known));
     assert!(wanted(&mesh.nodes[0].receive(liar, lie)).is_empty());
@@ -99,8 +96,8 @@ fn an_author_that_could_sign_nothing_is_its_claimants_fault() {
         sequence: 1,
     };
     let node = &mut mesh.nodes[0];
-    assert!(wanted(&node.receive(liar, digest(vec![keyless.clone(); 200]))).is_empty());
+    assert!(wanted(&node.receive(liar, claim(vec![keyless.clone(); 200]))).is_empty());
     let refused = node.catalog.counters().refused(Refusal::Author);
     assert!((1..100).contains(&refused), "{refused}");
-    assert!(node.catalog.receive(liar, digest(vec![keyless])).is_err());
+    assert!(node.catalog.receive(liar, claim(vec![keyless])).is_err());
 }

@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use polymath_catalog::{
     Action, Catalog, CatalogConfig, CatalogLimits, FRAME_BYTES, Offer, Recovered,
 };
-use polymath_proto::v1::{Digest, OfferHead, SyncFrame, sync_frame::Frame};
+use polymath_proto::v1::{Heads, OfferHead, SyncFrame, sync_frame::Frame};
 use polymath_types::{
     ExpertCard, ExpertId, ExpertKind, Index, Keypair, LabelSet, MeshId, Model, NodeKey, PeerId,
     Runtime, Sampling,
@@ -280,18 +280,23 @@ pub(crate) fn changes(sent: &[(PeerId, SyncFrame)]) -> Vec<polymath_proto::v1::S
         .collect()
 }
 
-pub(crate) fn offers(changes: Vec<polymath_proto::v1::SignedChange>) -> SyncFrame {
+pub(crate) fn frame(frame: Frame) -> SyncFrame {
     SyncFrame {
-        version: 1,
-        frame: Some(Frame::Offers(polymath_proto::v1::Offers { changes })),
+        version: 2,
+        category: 0,
+        frame: Some(frame),
     }
 }
 
-pub(crate) fn digest(heads: Vec<OfferHead>) -> SyncFrame {
-    SyncFrame {
-        version: 1,
-        frame: Some(Frame::Digest(Digest { heads, more: false })),
-    }
+pub(crate) fn offers(changes: Vec<polymath_proto::v1::SignedChange>) -> SyncFrame {
+    frame(Frame::Offers(polymath_proto::v1::Offers { changes }))
+}
+
+pub(crate) fn claim(heads: Vec<OfferHead>) -> SyncFrame {
+    frame(Frame::Heads(Heads {
+        heads,
+        ..Heads::default()
+    }))
 }
 
 pub(crate) fn head(author: &PeerId, epoch: u64, sequence: u64) -> OfferHead {

@@ -3,7 +3,7 @@
 use polymath_catalog::{CatalogLimits, Refusal};
 use polymath_types::PeerId;
 
-use crate::driver::{Disk, Node, digest, head, introduced, key, offers, stranger, wanted};
+use crate::driver::{Disk, Node, claim, head, introduced, key, offers, stranger, wanted};
 
 const AUTHORS: usize = 64;
 /// What one peer may bring of a full table.
@@ -120,7 +120,7 @@ fn who_gave_way_is_not_asked_for_until_it_says_something_new() {
         .find(|p| !index.peers().contains_key(p))
         .unwrap();
     let asked = |node: &mut Node, sequence| {
-        wanted(&node.receive(honest, digest(vec![head(&gone, 1, sequence)]))).len()
+        wanted(&node.receive(honest, claim(vec![head(&gone, 1, sequence)]))).len()
     };
     assert_eq!(
         asked(&mut node, 1),

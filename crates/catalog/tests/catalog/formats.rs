@@ -1,6 +1,6 @@
-//! The bytes of version 1, kept in files: what a record on disk and a frame on the wire are.
+//! Bytes kept in files: what a record on disk (version 1) and a frame on the wire (version 2) are.
 //!
-//! `POLYMATH_BLESS=1` writes the files anew; that is right only together with a new version.
+//! `POLYMATH_WRITE_GOLDEN=1` writes the files anew; that is right only together with a new version.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ fn golden(name: &str, made: &[u8]) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
         .join(name);
-    if std::env::var_os("POLYMATH_BLESS").is_some() {
+    if std::env::var_os("POLYMATH_WRITE_GOLDEN").is_some() {
         std::fs::write(&path, made).unwrap();
     }
     std::fs::read(&path).unwrap()
@@ -58,9 +58,9 @@ fn the_record_is_what_version_1_wrote() {
 }
 
 #[test]
-fn the_frame_is_what_version_1_sent() {
+fn the_frame_is_what_version_2_sent() {
     let (node, frame) = author();
-    let kept = golden("sync_frame_v1.bin", &frame.encode_to_vec());
+    let kept = golden("sync_frame_v2.bin", &frame.encode_to_vec());
     assert_eq!(frame.encode_to_vec(), kept);
     let mut reader = Node::fresh(1);
     reader.connect_to(node.id());

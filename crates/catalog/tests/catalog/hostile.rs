@@ -11,11 +11,12 @@ use automerge::{
 };
 use polymath_catalog::{FrameError, Refusal};
 use polymath_proto::v1::{
-    Cards, Digest, OfferHead, SignedChange, SyncFrame, Want, sync_frame::Frame,
+    Branch, Branches, Cards, Digest, Heads, OfferHead, SignedChange, SyncFrame, Want,
+    sync_frame::Frame,
 };
 
 use crate::{
-    driver::{MESH, card, changes, key, offers},
+    driver::{MESH, card, changes, frame, key, offers},
     scene::{body, chunk, scene, signed, valid_root},
 };
 
@@ -313,11 +314,10 @@ fn cards_are_taken_only_whole_and_only_if_an_offer_names_them() {
     let scene = scene();
     let mut node = scene.attack(vec![scene.first.clone()]);
     let from = scene.hostile.peer_id();
-    let frame = |cards: Vec<Vec<u8>>| SyncFrame {
-        version: 1,
-        frame: Some(Frame::Cards(Cards {
+    let frame = |cards: Vec<Vec<u8>>| {
+        frame(Frame::Cards(Cards {
             cards: cards.into_iter().map(Into::into).collect(),
-        })),
+        }))
     };
     let mut longer = card("liar").as_ref().clone();
     longer.description = "x".repeat(100_000);
@@ -352,14 +352,14 @@ fn frames_out_of_bounds_are_refused_with_both_versions_named() {
         .receive(
             from,
             SyncFrame {
-                version: 2,
-                frame: None,
+                version: 3,
+                ..SyncFrame::default()
             },
         )
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("version 2") && error.contains("version 1"),
+        error.contains("version 3") && error.contains("version 2"),
         "{error}"
     );
     let error = node
@@ -367,8 +367,8 @@ fn frames_out_of_bounds_are_refused_with_both_versions_named() {
         .receive(
             from,
             SyncFrame {
-                version: 1,
-                frame: None,
+                version: 2,
+                ..SyncFrame::default()
             },
         )
         .unwrap_err();
@@ -381,10 +381,10 @@ fn frames_out_of_bounds_are_refused_with_both_versions_named() {
         };
         5000
     ];
-    let frame = SyncFrame {
-        version: 1,
-        frame: Some(Frame::Digest(Digest { heads, more: false })),
-    };
+    let frame = frame(Frame::Heads(Heads {
+        heads,
+        ..Heads::default()
+    }));
     assert!(matches!(
         node.catalog.receive(from, frame.clone()),
         Err(FrameError::TooLarge { .. })
@@ -412,10 +412,11 @@ fn claims_without_proof_move_nothing() {
         .to_vec();
     node.receive(
         from,
-        SyncFrame {
-            version: 1,
-            frame: Some(Frame::Digest(Digest { heads, more: true })),
-        },
+        frame(Frame::Heads(Heads {
+            heads,
+            leaves: vec![0, 4095, 4096, u32::MAX],
+            all: true,
+        })),
     );
     let known = OfferHead {
         author: key(2).peer_id().to_bytes().into(),
@@ -426,14 +427,50 @@ fn claims_without_proof_move_nothing() {
         offers: vec![known; 3000],
         cards: Vec::new(),
     };
-    let sent = node.receive(
-        from,
-        SyncFrame {
-            version: 1,
-            frame: Some(Frame::Want(want)),
-        },
-    );
+    let sent = node.receive(from, frame(Frame::Want(want)));
     assert_eq!(changes(&sent).len(), 1);
     assert_eq!((node.catalog.index(), node.disk.clone()), before);
     assert_eq!(node.catalog.counters().own_forks, 0);
+}
+
+#[test]
+fn sums_that_are_no_digest_are_their_senders_fault_and_those_of_later_kinds_are_not() {
+    let scene = scene();
+    let mut node = scene.victim();
+    let from = scene.hostile.peer_id();
+    let branch = |number, bytes: usize| Branch {
+        number,
+        sums: vec![1; bytes].into(),
+    };
+    let branches = |branches| frame(Frame::Branches(Branches { branches }));
+    let digest = |bytes: usize| {
+        let sums = vec![1; bytes].into();
+        frame(Frame::Digest(Digest { sums }))
+    };
+    for bad in [
+        digest(0),
+        digest(2047),
+        digest(200_000),
+        branches(vec![branch(256, 128)]),
+        branches(vec![branch(u32::MAX, 0)]),
+        branches(vec![branch(0, 127)]),
+    ] {
+        let before = node.catalog.counters().refused(Refusal::Digest);
+        assert!(node.receive(from, bad.clone()).is_empty());
+        let after = node.catalog.counters().refused(Refusal::Digest);
+        assert_eq!(after, before + 1, "{bad:?}");
+        let later = SyncFrame { category: 1, ..bad };
+        assert!(node.receive(from, later).is_empty());
+        assert_eq!(node.catalog.counters().refused(Refusal::Digest), after);
+    }
+    // However often a branch is named, its leaves are told once.
+    let sent = node.receive(from, branches(vec![branch(0, 0); 256]));
+    assert!(sent.len() <= 1);
+    let all = (0..256).map(|n| branch(n, 0)).collect();
+    let sent = node.receive(from, branches(all));
+    let heads = sent.iter().map(|(_, f)| match &f.frame {
+        Some(Frame::Heads(h)) => h.heads.len(),
+        _ => 0,
+    });
+    assert_eq!(heads.sum::<usize>(), 2, "two authors made an offer");
 }

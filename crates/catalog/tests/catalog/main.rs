@@ -2,6 +2,7 @@
 //! deterministic driver.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod attacks;
 mod bounds;
 mod claims;
 mod convergence;
@@ -12,4 +13,5 @@ mod hostile;
 mod mutations;
 mod rate;
 mod restart;
+mod scale;
 mod scene;

@@ -77,7 +77,7 @@ fn index(cards: &[Arc<ExpertCard>]) -> Index {
         experts: cards.iter().map(|c| c.id()).collect(),
     };
     let peer = NodeKey::generate().peer_id();
-    Index::build([(peer, offer)].into(), |id| {
+    Index::build([(peer, offer)], |id| {
         cards.iter().find(|c| c.id() == *id).cloned()
     })
 }

@@ -1,43 +1,58 @@
 #![allow(clippy::unwrap_used)]
-use polymath_catalog::CatalogConfig;
+use polymath_catalog::{CatalogConfig, Refusal};
 use polymath_proto::v1::sync_frame::Frame;
 use polymath_types::{MeshId, NodeKey};
+use proptest::{
+    prelude::Rng as _,
+    test_runner::{RngAlgorithm, TestRng},
+};
 
 use super::*;
+use crate::records::faulty_disk::FaultyDisk;
 
 struct Scene {
     keeper: Keeper,
+    disk: FaultyDisk,
     key: NodeKey,
     peer: PeerId,
-    _home: tempfile::TempDir,
 }
 
 const MESH: MeshId = MeshId::from_bytes([7; 32]);
 
-/// A keeper whose store cannot be written: a file lies where its folder should be.
+/// A keeper whose store cannot be written.
 fn scene() -> Scene {
-    let home = tempfile::tempdir().unwrap();
-    let dir = home.path().join("catalog");
-    fs::write(&dir, "in the way").unwrap();
-    let key = NodeKey::generate();
-    let config = CatalogConfig {
+    let disk = FaultyDisk::default();
+    disk.fail_after(Some(0));
+    // The one with the greater id tells first.
+    let mut keys = [NodeKey::generate(), NodeKey::generate()];
+    keys.sort_by_key(NodeKey::peer_id);
+    let [other, key] = keys;
+    let keeper = keeper(&key, &disk);
+    Scene {
+        keeper,
+        disk,
+        key,
+        peer: other.peer_id(),
+    }
+}
+
+fn config(key: &NodeKey) -> CatalogConfig {
+    CatalogConfig {
         key: key.clone(),
         mesh: MESH,
         limits: Default::default(),
-    };
-    let keeper = Keeper {
-        catalog: Catalog::open(config, Vec::new()).0,
-        dir,
+    }
+}
+
+/// A keeper that knows nothing.
+fn keeper(key: &NodeKey, disk: &FaultyDisk) -> Keeper {
+    Keeper {
+        catalog: Catalog::open(config(key), Vec::new()).0,
+        store: Arc::new(Mutex::new(disk.store())),
         index: Arc::default(),
         peers: HashMap::new(),
-        unwritten: VecDeque::new(),
+        unwritten: Changes::new(),
         failing: false,
-    };
-    Scene {
-        keeper,
-        key,
-        peer: NodeKey::generate().peer_id(),
-        _home: home,
     }
 }
 
@@ -106,7 +121,7 @@ async fn what_cannot_be_stored_is_told_to_no_one_until_it_can() {
     // This node itself goes by it.
     assert_eq!(scene.own_agent().as_deref(), Some("two"));
 
-    fs::remove_file(&scene.keeper.dir).unwrap();
+    scene.disk.fail_after(None);
     scene.tick().await;
     let mut after = scene.connect().await;
     let (frames, over) = said(&mut after);
@@ -114,20 +129,15 @@ async fn what_cannot_be_stored_is_told_to_no_one_until_it_can() {
     let sequences: Vec<u64> = frames
         .iter()
         .filter_map(|f| match f {
-            Frame::Digest(d) => Some(d.heads.iter().map(|h| h.sequence)),
+            Frame::Heads(h) => Some(h.heads.iter().map(|h| h.sequence)),
             _ => None,
         })
         .flatten()
         .collect();
     assert_eq!(sequences, [2]);
     // And a restart would know all of it.
-    let records = stored(&scene.keeper.dir).unwrap();
-    let config = CatalogConfig {
-        key: scene.key.clone(),
-        mesh: MESH,
-        limits: Default::default(),
-    };
-    let (again, recovered) = Catalog::open(config, records);
+    let records = scene.keeper.store.lock().unwrap().read().unwrap();
+    let (again, recovered) = Catalog::open(config(&scene.key), records);
     assert!(recovered.problems.is_empty(), "{recovered:?}");
     assert_eq!(again.index(), scene.keeper.catalog.index());
     assert!(!again.index().peers().is_empty());
@@ -142,14 +152,54 @@ async fn records_that_wait_are_kept_once_a_name() {
     assert_eq!(scene.keeper.unwritten.len(), 1);
 }
 
-#[test]
-fn a_new_store_is_created_with_all_folders_above_it() {
-    let home = tempfile::tempdir().unwrap();
-    let dir = home.path().join("home/mesh/abc/catalog");
-    assert!(stored(&dir).unwrap().is_empty());
-    assert!(dir.is_dir());
-    assert!(stored(&dir).unwrap().is_empty());
-    let file = home.path().join("file");
-    fs::write(&file, "").unwrap();
-    assert!(stored(&file.join("catalog")).is_err());
+/// An author whose power is cut again and again, in the middle of whatever it does.
+#[tokio::test]
+async fn an_author_that_loses_power_anywhere_never_contradicts_itself() {
+    let mut rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[9; 32]);
+    let mut below = move |n: u32| rng.next_u32() % n;
+    let mut scene = scene();
+    let (mut witness, _) = Catalog::open(config(&NodeKey::generate()), Vec::new());
+    let me = scene.key.peer_id();
+    let (mut heard, mut refused) = (0, 0);
+    for life in 0..200 {
+        scene.disk.fail_after(Some(below(150) as usize));
+        let mut frames = scene.connect().await;
+        let _ = witness.peer_connected(me);
+        for n in 0..below(8) {
+            scene.offer(&format!("life {life}, version {n}")).await;
+        }
+        // All that left before the power did.
+        for frame in said(&mut frames).0 {
+            heard += 1;
+            let frame = SyncFrame {
+                version: 2,
+                category: 0,
+                frame: Some(frame),
+            };
+            witness.receive(me, frame).unwrap();
+        }
+        refused += usize::from(scene.keeper.failing);
+        witness.peer_disconnected(me);
+        let _ = witness.tick();
+        let share = below(5);
+        let mut keeper = keeper(&scene.key, &scene.disk);
+        std::mem::swap(&mut scene.keeper, &mut keeper);
+        drop(keeper);
+        scene.disk.lose_power(|| below(4) < share);
+        let records = scene.keeper.store.lock().unwrap().read().unwrap();
+        let (catalog, recovered) = Catalog::open(config(&scene.key), records);
+        assert!(recovered.problems.is_empty(), "life {life}: {recovered:?}");
+        let known = |catalog: &Catalog| {
+            let index = catalog.index();
+            let offer = index.peers().get(&me).cloned();
+            offer.map_or((0, 0), |o| (o.epoch, o.sequence))
+        };
+        assert!(known(&catalog) >= known(&witness), "life {life}");
+        scene.keeper.catalog = catalog;
+    }
+    for blame in [Refusal::Equivocation, Refusal::Continuity] {
+        assert_eq!(witness.counters().refused(blame), 0, "{blame}");
+    }
+    println!("{heard} frames heard, the store failed in {refused} lives");
+    assert!(heard > 100 && refused > 20);
 }

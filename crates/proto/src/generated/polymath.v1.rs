@@ -811,34 +811,68 @@ pub mod expert_server {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncFrame {
-    /// types::Format::Wire
+    /// types::Format::Sync
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    #[prost(oneof = "sync_frame::Frame", tags = "2, 3, 4, 5")]
+    /// Which kind of documents this is about: 0 are offers. Frames about others are left alone, so
+    /// that nodes may later keep some kinds and not others.
+    #[prost(uint32, tag = "2")]
+    pub category: u32,
+    #[prost(oneof = "sync_frame::Frame", tags = "3, 4, 5, 6, 7, 8")]
     pub frame: ::core::option::Option<sync_frame::Frame>,
 }
 /// Nested message and enum types in `SyncFrame`.
 pub mod sync_frame {
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Frame {
-        #[prost(message, tag = "2")]
-        Digest(super::Digest),
         #[prost(message, tag = "3")]
-        Want(super::Want),
+        Digest(super::Digest),
         #[prost(message, tag = "4")]
-        Offers(super::Offers),
+        Branches(super::Branches),
         #[prost(message, tag = "5")]
+        Heads(super::Heads),
+        #[prost(message, tag = "6")]
+        Want(super::Want),
+        #[prost(message, tag = "7")]
+        Offers(super::Offers),
+        #[prost(message, tag = "8")]
         Cards(super::Cards),
     }
 }
-/// What the sender has: one entry a document.
-#[derive(Clone, PartialEq, ::prost::Message)]
+/// What the sender has, in 256 sums of 8 bytes. A document belongs to the leaf that the first 12 bits
+/// of a hash of its author name; a sum stands for the 16 leaves that share its 8 bits, and is zero if
+/// nothing is in them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Digest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub sums: ::prost::bytes::Bytes,
+}
+/// The sums of the leaves below some of a digest's sums.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Branches {
+    #[prost(message, repeated, tag = "1")]
+    pub branches: ::prost::alloc::vec::Vec<Branch>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Branch {
+    /// 0 to 255
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    /// 16 of 8 bytes; empty if nothing is in any of the leaves
+    #[prost(bytes = "bytes", tag = "2")]
+    pub sums: ::prost::bytes::Bytes,
+}
+/// How far the sender knows some documents.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Heads {
     #[prost(message, repeated, tag = "1")]
     pub heads: ::prost::alloc::vec::Vec<OfferHead>,
-    /// More entries follow in another frame.
-    #[prost(bool, tag = "2")]
-    pub more: bool,
+    /// Leaves of which these heads are all that the sender has: 0 to 4095.
+    #[prost(uint32, repeated, tag = "2")]
+    pub leaves: ::prost::alloc::vec::Vec<u32>,
+    /// They are all that the sender has.
+    #[prost(bool, tag = "3")]
+    pub all: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OfferHead {

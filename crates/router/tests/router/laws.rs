@@ -124,7 +124,7 @@ fn world(experts: &[(ExpertCard, Vec<u8>, Option<Descriptor>)], states: &[PeerSt
             offers.entry(peer(*n)).or_default().push(card.id());
         }
     }
-    let offers = offers.into_iter().map(|(p, e)| (p, offer(e))).collect();
+    let offers = offers.into_iter().map(|(p, e)| (p, offer(e)));
     World {
         index: Index::build(offers, |id| cards.get(id).cloned()),
         vectors,

@@ -128,8 +128,7 @@ impl Scene {
         let offers = self
             .offers
             .iter()
-            .map(|(p, experts)| (*p, offer(experts.clone())))
-            .collect();
+            .map(|(p, experts)| (*p, offer(experts.clone())));
         self.index = Index::build(offers, |id| self.cards.get(id).cloned());
         id
     }

@@ -1,0 +1,247 @@
+//! What is known, summed up in buckets: equal replicas find out in 2 KB, others where they differ.
+//!
+//! A document belongs to one of 4096 leaves by a hash of its author; sixteen leaves make a branch.
+//! The sum of a leaf is a hash of all positions in it, in order; that of a branch a hash of its
+//! leaves' sums. Sums that can be added up would be cheaper, but whoever owns some documents could
+//! choose them so that what two nodes know of others looks equal.
+
+use polymath_types::PeerId;
+
+/// Sums in a digest.
+pub(crate) const BRANCHES: usize = 256;
+/// Leaves below each.
+pub(crate) const LEAVES_A_BRANCH: usize = 16;
+const LEAVES: usize = BRANCHES * LEAVES_A_BRANCH;
+/// Bytes of a sum. Two leaves that differ have equal ones once in 2^64 comparisons.
+pub(crate) const SUM: usize = 8;
+const EMPTY: [u8; SUM] = [0; SUM];
+
+/// Epoch and sequence: how far a document is known.
+pub(crate) type Position = (u64, u64);
+
+#[derive(Debug, Clone, Default)]
+struct Leaf {
+    /// By author.
+    members: Vec<(PeerId, Position)>,
+    sum: [u8; SUM],
+}
+
+/// How far each document is known, by leaf.
+#[derive(Debug)]
+pub(crate) struct Buckets {
+    leaves: Vec<Leaf>,
+    len: usize,
+}
+
+impl Default for Buckets {
+    fn default() -> Self {
+        Self {
+            leaves: vec![Leaf::default(); LEAVES],
+            len: 0,
+        }
+    }
+}
+
+/// The leaf of an author's document.
+fn leaf_of(author: &PeerId) -> usize {
+    let hash = blake3::derive_key("polymath catalog leaf v1", &author.to_bytes());
+    usize::from(u16::from_be_bytes([hash[0], hash[1]]) >> 4)
+}
+
+fn sum(context: &'static str, feed: impl FnOnce(&mut blake3::Hasher)) -> [u8; SUM] {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    feed(&mut hasher);
+    let mut sum = EMPTY;
+    sum.copy_from_slice(&hasher.finalize().as_bytes()[..SUM]);
+    sum
+}
+
+impl Leaf {
+    fn sum_up(&mut self) {
+        self.sum = if self.members.is_empty() {
+            EMPTY
+        } else {
+            sum("polymath catalog leaf sum v1", |hasher| {
+                for (author, (epoch, sequence)) in &self.members {
+                    let author = author.to_bytes();
+                    hasher.update(&[u8::try_from(author.len()).unwrap_or(u8::MAX)]);
+                    hasher.update(&author);
+                    hasher.update(&epoch.to_be_bytes());
+                    hasher.update(&sequence.to_be_bytes());
+                }
+            })
+        };
+    }
+}
+
+impl Buckets {
+    /// `author`'s document is known up to `position`.
+    pub(crate) fn set(&mut self, author: PeerId, position: Position) {
+        let leaf = &mut self.leaves[leaf_of(&author)];
+        match leaf.members.binary_search_by_key(&author, |(a, _)| *a) {
+            Ok(at) => leaf.members[at].1 = position,
+            Err(at) => {
+                leaf.members.insert(at, (author, position));
+                self.len += 1;
+            }
+        }
+        leaf.sum_up();
+    }
+
+    /// Nothing is known of `author` any more.
+    pub(crate) fn remove(&mut self, author: &PeerId) {
+        let leaf = &mut self.leaves[leaf_of(author)];
+        if let Ok(at) = leaf.members.binary_search_by_key(author, |(a, _)| *a) {
+            leaf.members.remove(at);
+            self.len -= 1;
+            leaf.sum_up();
+        }
+    }
+
+    /// Documents known.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Every document.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &(PeerId, Position)> {
+        self.leaves.iter().flat_map(|leaf| &leaf.members)
+    }
+
+    /// The documents of one leaf.
+    pub(crate) fn leaf(&self, number: usize) -> &[(PeerId, Position)] {
+        self.leaves.get(number).map_or(&[], |leaf| &leaf.members)
+    }
+
+    /// The sums of all branches, one after another.
+    pub(crate) fn digest(&self) -> Vec<u8> {
+        let branches = self.leaves.chunks(LEAVES_A_BRANCH);
+        branches.flat_map(branch_sum).collect()
+    }
+
+    /// Branches whose sums are not those of `digest`; `None` if it is no digest.
+    pub(crate) fn differing(&self, digest: &[u8]) -> Option<Vec<usize>> {
+        if digest.len() != BRANCHES * SUM {
+            return None;
+        }
+        let branches = self.leaves.chunks(LEAVES_A_BRANCH).map(branch_sum);
+        let pairs = branches.zip(digest.chunks(SUM)).enumerate();
+        let differing = pairs.filter(|(_, (own, theirs))| own != theirs);
+        Some(differing.map(|(number, _)| number).collect())
+    }
+
+    /// The sums of the leaves of one branch; none if nothing is in them.
+    pub(crate) fn branch(&self, number: usize) -> Vec<u8> {
+        let leaves = &self.leaves[number * LEAVES_A_BRANCH..][..LEAVES_A_BRANCH];
+        if leaves.iter().all(|leaf| leaf.members.is_empty()) {
+            Vec::new()
+        } else {
+            leaves.iter().flat_map(|leaf| leaf.sum).collect()
+        }
+    }
+
+    /// Leaves of branch `number` whose sums are not these; `None` if these are no branch.
+    pub(crate) fn differing_leaves(&self, number: usize, sums: &[u8]) -> Option<Vec<usize>> {
+        let whole = sums.is_empty() || sums.len() == LEAVES_A_BRANCH * SUM;
+        if number >= BRANCHES || !whole {
+            return None;
+        }
+        let first = number * LEAVES_A_BRANCH;
+        let theirs = |at: usize| sums.get(at * SUM..(at + 1) * SUM).unwrap_or(&EMPTY);
+        let leaves = (0..LEAVES_A_BRANCH).filter(|at| self.leaves[first + at].sum != theirs(*at));
+        Some(leaves.map(|at| first + at).collect())
+    }
+
+    /// What somebody lacks who has only `theirs` of these leaves.
+    pub(crate) fn ahead_of<'a>(
+        &'a self,
+        leaves: impl Iterator<Item = usize> + 'a,
+        theirs: &'a std::collections::BTreeMap<PeerId, Position>,
+    ) -> impl Iterator<Item = &'a (PeerId, Position)> {
+        leaves
+            .flat_map(|number| self.leaf(number))
+            .filter(|(author, position)| theirs.get(author).is_none_or(|p| p < position))
+    }
+}
+
+fn branch_sum(leaves: &[Leaf]) -> [u8; SUM] {
+    if leaves.iter().all(|leaf| leaf.members.is_empty()) {
+        return EMPTY;
+    }
+    sum("polymath catalog branch sum v1", |hasher| {
+        for leaf in leaves {
+            hasher.update(&leaf.sum);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn filled(authors: &[PeerId]) -> Buckets {
+        let mut buckets = Buckets::default();
+        for author in authors {
+            buckets.set(*author, (1, 1));
+        }
+        buckets
+    }
+
+    #[test]
+    fn equal_contents_have_equal_digests_whatever_came_before() {
+        let authors: Vec<PeerId> = (0..300).map(|_| PeerId::random()).collect();
+        let one = filled(&authors);
+        let mut other = Buckets::default();
+        for author in authors.iter().rev() {
+            other.set(*author, (0, 7));
+            other.set(*author, (1, 1));
+        }
+        let passing = PeerId::random();
+        other.set(passing, (9, 9));
+        assert_ne!(one.digest(), other.digest());
+        other.remove(&passing);
+        other.remove(&passing);
+        assert_eq!((one.digest(), one.len()), (other.digest(), 300));
+        assert_eq!(one.differing(&other.digest()), Some(Vec::new()));
+        assert_eq!(Buckets::default().digest(), [0; BRANCHES * SUM]);
+    }
+
+    #[test]
+    fn a_difference_leads_to_its_leaf() {
+        let authors: Vec<PeerId> = (0..3000).map(|_| PeerId::random()).collect();
+        let (one, mut other) = (filled(&authors), filled(&authors));
+        other.set(authors[5], (1, 2));
+        let branches = one.differing(&other.digest()).unwrap();
+        let [branch] = branches[..] else {
+            panic!("{branches:?}");
+        };
+        let leaves = one.differing_leaves(branch, &other.branch(branch)).unwrap();
+        assert_eq!(leaves, [leaf_of(&authors[5])]);
+        let theirs: BTreeMap<_, _> = one.leaf(leaves[0]).iter().copied().collect();
+        let ahead: Vec<_> = other.ahead_of(leaves.into_iter(), &theirs).collect();
+        assert_eq!(ahead, [&(authors[5], (1, 2))]);
+    }
+
+    #[test]
+    fn an_empty_branch_is_no_bytes_and_stands_for_sixteen_empty_leaves() {
+        let author = PeerId::random();
+        let (full, empty) = (filled(&[author]), Buckets::default());
+        let branch = leaf_of(&author) / LEAVES_A_BRANCH;
+        assert!(empty.branch(branch).is_empty());
+        let leaves = full.differing_leaves(branch, &[]).unwrap();
+        assert_eq!(leaves, [leaf_of(&author)]);
+        assert!(empty.differing_leaves(branch, &[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_digest_is_none() {
+        let buckets = Buckets::default();
+        assert!(buckets.differing(&[0; BRANCHES * SUM + 1]).is_none());
+        assert!(buckets.differing_leaves(BRANCHES, &[]).is_none());
+        assert!(buckets.differing_leaves(0, &[0; SUM]).is_none());
+        assert!(buckets.leaf(LEAVES).is_empty());
+    }
+}

@@ -1,0 +1,122 @@
+//! Anti-entropy: what two peers know is compared, then each asks for what it lacks.
+//!
+//! Of two peers the one with the greater id begins, so that nothing is compared twice: it sends its
+//! digest. The other answers with the sums below those that differ from its own, is told the heads
+//! behind these, and says in return where it is ahead. No step needs to know of the one before, so
+//! it does not matter which of them is lost with a connection.
+
+use std::collections::BTreeMap;
+
+use polymath_proto::v1::{Branches, Digest, Heads, OfferHead};
+use polymath_types::PeerId;
+
+use super::{Batch, Catalog};
+use crate::{
+    Refusal,
+    buckets::{BRANCHES, LEAVES_A_BRANCH, Position},
+    envelope, frames,
+    limits::{FEW_HEADS, HEADS_PAGE},
+};
+
+impl Catalog {
+    /// Begins a comparison with `peer`, if it is ours to begin.
+    pub(super) fn compare_with(&self, peer: PeerId, batch: &mut Batch) {
+        if self.me > peer {
+            let buckets = self.offers.buckets();
+            let frame = if buckets.len() <= FEW_HEADS {
+                frames::everything(buckets)
+            } else {
+                frames::digest(buckets)
+            };
+            batch.send(peer, vec![frame]);
+        }
+    }
+
+    pub(super) fn on_digest(&mut self, peer: PeerId, digest: &Digest, batch: &mut Batch) {
+        let buckets = self.offers.buckets();
+        match buckets.differing(&digest.sums) {
+            Some(numbers) => batch.send(peer, frames::branches(buckets, &numbers)),
+            None => self.refuse(peer, Refusal::Digest),
+        }
+    }
+
+    pub(super) fn on_branches(&mut self, peer: PeerId, branches: &Branches, batch: &mut Batch) {
+        let mut leaves = Vec::new();
+        for branch in branches.branches.iter().take(BRANCHES) {
+            let number = usize::try_from(branch.number).unwrap_or(usize::MAX);
+            match self.offers.buckets().differing_leaves(number, &branch.sums) {
+                Some(differing) => leaves.extend(differing),
+                None => return self.refuse(peer, Refusal::Digest),
+            }
+        }
+        leaves.sort_unstable();
+        leaves.dedup();
+        batch.send(peer, frames::leaves(self.offers.buckets(), &leaves));
+    }
+
+    pub(super) fn on_heads(&mut self, peer: PeerId, told: Heads, batch: &mut Batch) {
+        let Heads {
+            heads,
+            mut leaves,
+            all,
+        } = told;
+        let mut theirs = BTreeMap::new();
+        let mut behind = Vec::new();
+        // A new author for whom there is no room would be asked for in vain at every digest.
+        let mut room = self.offers.room_for_new(&peer, &self.me, &self.limits);
+        for head in heads.into_iter().take(HEADS_PAGE) {
+            if self.is_out(&peer) {
+                return;
+            }
+            let Some(author) = envelope::peer_id(&head.author) else {
+                self.refuse(peer, Refusal::Author);
+                continue;
+            };
+            let claimed = (head.epoch, head.sequence);
+            theirs.insert(author, claimed);
+            if self.is_lacking(peer, author, claimed, &mut room) {
+                behind.push(frames::head(&author, self.offers.position(&author)));
+            }
+        }
+        batch.send(peer, frames::want(behind, &[]));
+        if all {
+            leaves = (0..).take(BRANCHES * LEAVES_A_BRANCH).collect();
+        }
+        leaves.truncate(BRANCHES * LEAVES_A_BRANCH);
+        let numbers = leaves.into_iter().filter_map(|n| usize::try_from(n).ok());
+        let ahead = self.offers.buckets().ahead_of(numbers, &theirs);
+        let ahead: Vec<OfferHead> = ahead.map(|(a, p)| frames::head(a, *p)).collect();
+        batch.send(peer, frames::heads(&ahead));
+    }
+
+    /// Whether `peer` is to be asked for what it claims to have of `author`; if so, it counts as
+    /// asked, and against the `room` there is for new authors.
+    fn is_lacking(
+        &mut self,
+        peer: PeerId,
+        author: PeerId,
+        claimed: Position,
+        room: &mut usize,
+    ) -> bool {
+        let known = self.offers.position(&author);
+        if claimed <= known || self.conducts.is_banned(&author) {
+            return false;
+        }
+        let new = known.0 == 0 && author != self.me;
+        if new {
+            // Whoever verified an offer of this author found the key in its id.
+            if !envelope::can_sign(&author) {
+                self.refuse(peer, Refusal::Author);
+                return false;
+            }
+            // What an author says of itself shows at least that it is there.
+            let gone = author != peer && self.offers.is_forgotten(&author, claimed);
+            if *room == 0 || gone {
+                return false;
+            }
+        }
+        let asked = self.asked_offers.ask(author, peer, self.ticks);
+        *room -= usize::from(asked && new);
+        asked
+    }
+}

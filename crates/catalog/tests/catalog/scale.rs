@@ -1,0 +1,130 @@
+//! A large mesh: what it costs to find out that nothing is new, or what is.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use polymath_catalog::{CatalogLimits, Offer};
+use polymath_proto::v1::{SignedChange, SyncFrame, sync_frame::Frame};
+use polymath_types::{ExpertCard, PeerId};
+use prost::Message;
+
+use crate::driver::{Disk, Node, card, changes, key, offers, stranger};
+
+const AUTHORS: u16 = 10_000;
+
+/// The first change of every author's offer: four experts, three addresses.
+fn all_offers(authors: u16) -> Vec<SignedChange> {
+    (0..authors).map(|n| offered(n, &[])).collect()
+}
+
+fn offered(n: u16, more: &[Offer]) -> SignedChange {
+    let mut node = Node::open(stranger(n), CatalogLimits::default(), Disk::new()).0;
+    node.catalog.set_cards(cards_of(n)).unwrap();
+    let mut last = change_of(&mut node, first_offer(n));
+    for offer in more {
+        last = change_of(&mut node, offer.clone());
+    }
+    last
+}
+
+fn first_offer(n: u16) -> Offer {
+    let [a, b] = n.to_be_bytes();
+    Offer {
+        agent: "polymath/0.1.0".into(),
+        addresses: vec![
+            format!("/ip4/10.7.{a}.{b}/tcp/4001"),
+            format!("/ip4/10.7.{a}.{b}/udp/4001/quic-v1"),
+            format!("/ip6/2001:db8:7:{n:x}::1/udp/4001/quic-v1"),
+        ],
+        experts: cards_of(n).iter().map(|c| c.id()).collect(),
+    }
+}
+
+fn cards_of(n: u16) -> [Arc<ExpertCard>; 4] {
+    std::array::from_fn(|i| card(&format!("expert-{}", n % 100 + 100 * i as u16)))
+}
+
+fn change_of(node: &mut Node, offer: Offer) -> SignedChange {
+    node.links.insert(key(250).peer_id());
+    node.catalog.peer_connected(key(250).peer_id());
+    let actions = node.catalog.set_offer(offer).unwrap();
+    changes(&node.perform(actions)).remove(0)
+}
+
+/// A node that was told all of this.
+fn told(n: u8, all: &[SignedChange]) -> Node {
+    let mut node = Node::fresh(n);
+    let feeder = key(251).peer_id();
+    node.connect_to(feeder);
+    for batch in all.chunks(300) {
+        node.receive(feeder, offers(batch.to_vec()));
+    }
+    node.links.remove(&feeder);
+    node.catalog.peer_disconnected(feeder);
+    node
+}
+
+/// Bytes that two nodes exchange from the moment they meet until they fall silent: all, and those
+/// of documents.
+fn meet(a: &mut Node, b: &mut Node) -> (usize, usize) {
+    let (ida, idb) = (a.id(), b.id());
+    let mut wire: VecDeque<(PeerId, SyncFrame)> = a.connect_to(idb).into();
+    wire.extend(b.connect_to(ida));
+    let (mut all, mut documents) = (0, 0);
+    while let Some((to, frame)) = wire.pop_front() {
+        all += frame.encoded_len();
+        if matches!(frame.frame, Some(Frame::Offers(_))) {
+            documents += frame.encoded_len();
+        }
+        wire.extend(if to == idb {
+            b.receive(ida, frame)
+        } else {
+            a.receive(idb, frame)
+        });
+    }
+    for (x, y) in [(&mut *a, idb), (b, ida)] {
+        x.links.remove(&y);
+        x.catalog.peer_disconnected(y);
+    }
+    (all, documents)
+}
+
+#[test]
+fn replicas_of_ten_thousand_authors_find_out_cheaply_where_they_differ() {
+    let all = all_offers(AUTHORS);
+    let (mut a, mut b) = (told(1, &all), told(2, &all));
+    let (bytes, _) = meet(&mut a, &mut b);
+    println!("equal: {bytes} bytes");
+    assert!(bytes <= 8 << 10, "equal replicas exchanged {bytes} bytes");
+
+    let newer = |n: u16| {
+        let mut offer = first_offer(n);
+        offer.addresses.pop();
+        offered(n, &[offer])
+    };
+    let mut next = 0;
+    for (differing, limit) in [(1, 16 << 10), (100, 64 << 10)] {
+        let news: Vec<_> = (next..next + differing).map(newer).collect();
+        next += differing;
+        let update: usize = news.iter().map(Message::encoded_len).sum();
+        let feeder = key(251).peer_id();
+        a.connect_to(feeder);
+        a.receive(feeder, offers(news));
+        a.links.remove(&feeder);
+        a.catalog.peer_disconnected(feeder);
+        let (bytes, documents) = meet(&mut a, &mut b);
+        println!(
+            "{differing} differ: {bytes} bytes, {documents} of them documents ({update} of changes)"
+        );
+        assert!(
+            bytes - documents <= limit,
+            "{differing} differ: {bytes} bytes"
+        );
+        assert_eq!(a.catalog.index(), b.catalog.index());
+    }
+
+    let mut newcomer = Node::fresh(3);
+    let (bytes, documents) = meet(&mut newcomer, &mut a);
+    println!("cold: {bytes} bytes, {documents} of them documents");
+    assert!(bytes <= 8 << 20, "a newcomer exchanged {bytes} bytes");
+    assert_eq!(newcomer.catalog.index(), a.catalog.index());
+}
