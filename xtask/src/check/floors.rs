@@ -104,11 +104,11 @@ const ROOMS: [Room; 12] = [
             "axum*",
         ],
     ),
-    // Rivals are libp2p's and tonic's own.
+    // Rivals are libp2p's, tonic's and automerge's own.
     room(
         "polymath-bench",
         4,
-        &["quinn*", "axum*", "candle*", "automerge", "clap*"],
+        &["quinn*", "axum*", "candle*", "clap*"],
     ),
     room("polymath-node", 4, &["axum*", "clap*"]),
     room(
