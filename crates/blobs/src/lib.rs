@@ -41,6 +41,6 @@ pub use import::Import;
 pub use known::{KnownModel, Member, Package, known_model, known_models};
 pub use manifest::{Installed, Origin};
 pub use progress::{JsonProgress, PlainProgress, Progress, SilentProgress, TerminalProgress};
-pub use pull::Source;
+pub use pull::{Mirror, Mirrored, Source};
 pub use store::{Damaged, DiskLimit, Listing, Removed, Store, StoreOptions};
 pub use verify::Verified;

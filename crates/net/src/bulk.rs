@@ -12,6 +12,7 @@
 //! * **What travels.** One stream a transfer: a short header, the body's length, the body. Lengths are
 //!   checked before anything is allocated, a body that ends early or goes on too long is an error on
 //!   both sides, and a slow reader slows its sender down.
+//! * **Who uses it.** `node::files`, for model files from members far away.
 //! * **What it does not do.** It punches no holes and is relayed by nobody: without a direct way the
 //!   mesh's own streams carry what there is.
 //!

@@ -47,9 +47,10 @@ use tokio::{
 use crate::{
     address::{bridges, ip_of, is_container_bridge, path_of, split_peer, try_bind},
     address_book::AddressBook,
-    config::{HOUSEKEEPING, NetLimits, Role},
+    config::{HOUSEKEEPING, NetConfig, NetLimits, Role},
     counters::Counters,
     error::StartError,
+    meter::Meters,
     names::Names,
     peers::{NetEvent, PeerInfo},
     reach::Reach,
@@ -67,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) limits: NetLimits,
     pub(crate) registry: Arc<Registry>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) events: broadcast::Sender<NetEvent>,
     pub(crate) listen: watch::Sender<Vec<Multiaddr>>,
     pub(crate) announced: watch::Sender<Vec<Multiaddr>>,
@@ -81,29 +83,32 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(
-        local: PeerId,
+        config: &NetConfig,
         names: Names,
-        genesis: Genesis,
-        limits: NetLimits,
         registry: Arc<Registry>,
         counters: Arc<Counters>,
-        reach: Reach,
+        meters: Arc<Meters>,
     ) -> Self {
         Self {
-            local,
+            local: config.key.peer_id(),
             names,
-            genesis,
+            genesis: config.genesis.clone(),
             registry,
             counters,
+            meters,
             events: broadcast::Sender::new(crate::config::EVENT_QUEUE),
             listen: watch::Sender::new(Vec::new()),
             announced: watch::Sender::new(Vec::new()),
             serving: watch::Sender::new(false),
             report: Mutex::default(),
-            reach: Mutex::new(reach),
-            book: Mutex::new(AddressBook::new(limits.address_book)),
+            reach: Mutex::new(Reach::new(
+                config.anchor,
+                config.loopback_is_internet,
+                config.announce.clone(),
+            )),
+            book: Mutex::new(AddressBook::new(config.limits.address_book)),
             peers: Mutex::default(),
-            limits,
+            limits: config.limits.clone(),
         }
     }
 

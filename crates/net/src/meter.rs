@@ -8,6 +8,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    future::poll_fn,
     io,
     pin::Pin,
     sync::{
@@ -28,6 +29,7 @@ use libp2p::{
 };
 
 use crate::{
+    config::NetLimits,
     counters::Counters,
     names::is_mesh_stream,
     upload::{Turn, Upload},
@@ -93,14 +95,28 @@ pub(crate) struct Meters {
 }
 
 impl Meters {
-    pub(crate) fn new(hourly: u64, upload: Option<u64>, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(limits: &NetLimits, counters: Arc<Counters>) -> Self {
         Self {
-            upload: upload.map(|rate| Arc::new(Upload::new(rate))),
+            upload: limits.upload.map(|rate| Arc::new(Upload::new(rate))),
             waiting: Mutex::default(),
             ledgers: Mutex::default(),
-            hourly,
+            hourly: limits.relayed_bytes_per_hour,
             counters,
         }
+    }
+
+    /// Waits until some of `bytes` may be sent, and says how many.
+    pub(crate) async fn may_send(&self, bytes: usize) -> usize {
+        let Some(upload) = self.upload.as_ref().filter(|_| bytes > 0) else {
+            return bytes;
+        };
+        let mut turn = upload.turn(bytes);
+        if turn.is_delayed() {
+            self.counters.uploads_delayed.up();
+        }
+        let allowed = poll_fn(|cx| turn.poll(cx)).await.min(bytes);
+        drop(turn.after(allowed));
+        allowed
     }
 
     /// Counts everything on `muxer` from now on.

@@ -25,9 +25,9 @@ use crate::{
     error::{AcceptError, DhtError, DialError, HelloError, OpenError, OpenRefusal, StartError},
     hello::{self, Hello},
     manager::{Command, Manager, Need, Shared},
+    meter::Meters,
     names::{HELLO, Names},
     peers::{NetEvent, PeerInfo},
-    reach::Reach,
     report::{NetReport, Scope, UpnpReport},
     streams::{Incoming, MeshStream, OpenRequest, Registry},
     swarm,
@@ -96,20 +96,9 @@ impl Net {
         let counters = Arc::new(Counters::default());
         let registry = Arc::new(Registry::new(config.limits.clone(), counters.clone()));
         let names = Names::new(config.genesis.id());
-        let swarm = swarm::build(&config, &names, &registry, &counters)?;
-        let shared = Arc::new(Shared::new(
-            config.key.peer_id(),
-            names,
-            config.genesis.clone(),
-            config.limits.clone(),
-            registry,
-            counters,
-            Reach::new(
-                config.anchor,
-                config.loopback_is_internet,
-                config.announce.clone(),
-            ),
-        ));
+        let meters = Arc::new(Meters::new(&config.limits, counters.clone()));
+        let swarm = swarm::build(&config, &names, &registry, &counters, &meters)?;
+        let shared = Arc::new(Shared::new(&config, names, registry, counters, meters));
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
         let tasks = TaskTracker::new();
         let upnp = if config.upnp && config.role == Role::Server {
@@ -490,6 +479,12 @@ impl Net {
         let _ = self.ask(|reply| Command::Disconnect { peer, reply }).await;
     }
 
+    /// Waits until some of `bytes` may be sent beside the mesh's own streams, within the operator's limit
+    /// on upload, and says how many.
+    pub async fn may_send(&self, bytes: usize) -> usize {
+        self.shared.meters.may_send(bytes).await
+    }
+
     /// Closes every connection, stops listening and announcing, and ends all tasks. The ports are free
     /// when it returns.
     pub async fn shutdown(&self) {
@@ -517,6 +512,11 @@ impl Net {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// A connected peer.
+    pub fn peer(&self, peer: &PeerId) -> Option<PeerInfo> {
+        self.shared.peers().get(peer).cloned()
     }
 
     /// How a new stream to `peer` would run now; none while it is not connected.

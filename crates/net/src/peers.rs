@@ -1,10 +1,12 @@
 //! Peers as callers see them.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use libp2p::{Multiaddr, PeerId};
 use polymath_types::{PathKind, Transport};
 use tokio::time::Instant;
+
+use crate::address::{ip_of, path_of};
 
 /// Whether a connected peer is one of us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +47,17 @@ pub struct PeerInfo {
     pub relay: Option<PeerId>,
     /// Whether it is one of us.
     pub membership: Membership,
+}
+
+impl PeerInfo {
+    /// Where its connections that run through no relay lead.
+    pub fn direct_ips(&self) -> impl Iterator<Item = IpAddr> {
+        let direct = self
+            .addresses
+            .iter()
+            .filter(|a| path_of(a) == PathKind::Direct);
+        direct.filter_map(ip_of)
+    }
 }
 
 /// What happens to peers. Subscribers that lag behind by more than 256 events lose the oldest.

@@ -53,14 +53,10 @@ pub(crate) fn build(
     names: &Names,
     registry: &Arc<Registry>,
     counters: &Arc<Counters>,
+    meters: &Arc<Meters>,
 ) -> Result<Swarm<Mesh>, StartError> {
-    let meters = Arc::new(Meters::new(
-        config.limits.relayed_bytes_per_hour,
-        config.limits.upload,
-        counters.clone(),
-    ));
-    let Transports { transport, relay } = transports::build(config, &meters, counters)?;
-    let behaviour = behaviour(config, names, registry, counters, meters, relay)?;
+    let Transports { transport, relay } = transports::build(config, meters, counters)?;
+    let behaviour = behaviour(config, names, registry, counters, meters.clone(), relay)?;
     let settings = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE_TIMEOUT)
         // Saves a round trip for each stream; every protocol here offers one name.

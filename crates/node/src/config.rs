@@ -64,6 +64,10 @@ pub struct Net {
     pub proxy: String,
     /// Bytes this node relays for one peer in an hour, both ways together.
     pub relayed_per_hour: u64,
+    /// UDP port of the bulk lane, on which members far away fetch model files; 0: any free one.
+    pub bulk_port: u16,
+    /// Round trip from which files come by the bulk lane, milliseconds; nearer ones come as calls do.
+    pub bulk_from_ms: u64,
 }
 
 /// HTTP side.
@@ -88,11 +92,14 @@ pub struct Log {
 }
 
 /// Model files.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Models {
     /// The model store; several homes may share one. Empty: `models` in the home.
     pub dir: String,
+    /// Give members the files of models that every polymath knows, and ask members for them before
+    /// fetching a package. A person's own models are given to nobody.
+    pub share: bool,
 }
 
 /// The shared catalog.
@@ -154,6 +161,8 @@ impl Default for Net {
             upnp: true,
             proxy: String::new(),
             relayed_per_hour: NetLimits::default().relayed_bytes_per_hour,
+            bulk_port: 0,
+            bulk_from_ms: 20,
         }
     }
 }
@@ -170,6 +179,14 @@ impl Default for Log {
         Self {
             format: "auto".into(),
             level: "error,polymath=info".into(),
+        }
+    }
+}
+impl Default for Models {
+    fn default() -> Self {
+        Self {
+            dir: String::new(),
+            share: true,
         }
     }
 }

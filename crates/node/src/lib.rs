@@ -13,6 +13,7 @@ mod dispatch;
 pub mod doctor;
 mod encode;
 pub mod experts;
+mod files;
 mod home;
 mod hosted;
 mod invites;
@@ -36,11 +37,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use polymath_blobs::{Cancel, Progress, Store};
+use polymath_blobs::{Cancel, Mirror, Progress, Store};
 use polymath_catalog::{Catalog, CatalogConfig};
 use polymath_engine::{Engine, EngineConfig, MemoryLimit};
 use polymath_net::{Door, Multiaddr, Net, NetConfig, NetLimits, Role, is_dialable};
-use polymath_proto::v1::{catalog_server::CatalogServer, expert_server::ExpertServer};
+use polymath_proto::v1::{
+    catalog_server::CatalogServer, expert_server::ExpertServer, files_server::FilesServer,
+};
 use polymath_router::{Router, RouterConfig};
 use polymath_rpc::{Admission, Clients, MAX_MESSAGE};
 use polymath_types::{ErrorKind, ExpertId, Failure, Index, NodeKey, PeerId};
@@ -59,6 +62,8 @@ pub use home::{Home, HomeLock, Membership, MeshKey};
 pub use invites::InviteTerms;
 pub use join::{Entrance, Joined, Notice, Outcome, join, take_invite};
 pub use mesh::{create, invite_at_rest, leave, sign_anchors, view_at_rest};
+use tonic::codec::CompressionEncoding;
+
 pub use tonic::Status;
 
 /// Software and version, as peers see it.
@@ -278,7 +283,8 @@ impl Node {
             cancel,
         });
         let node = Self { inner };
-        node.spawn_services(control, sync.clone());
+        let lane = node.bulk_lane(outside);
+        node.spawn_services(control, sync.clone(), node.files(&lane, &store));
         let tasks = &node.inner.tasks;
         tasks.spawn(members::meet(node.clone()));
         tasks.spawn(members::keep_secret(node.clone()));
@@ -296,7 +302,8 @@ impl Node {
             stopped.cancelled().await;
             cancel.cancel();
         });
-        tasks.spawn(hosted.load_all(store, progress, stop.clone(), fetching));
+        let mirror = node.mirror(lane);
+        tasks.spawn(hosted.load_all(store, progress, mirror, stop.clone(), fetching));
         let describing = node.clone();
         tasks.spawn(async move {
             let inner = &describing.inner;
@@ -306,14 +313,72 @@ impl Node {
         Ok(node)
     }
 
-    fn spawn_services(&self, control: Option<tokio::net::UnixListener>, sync: sync::SyncHandle) {
+    fn bulk_lane(&self, outside: bool) -> files::BulkLane {
+        let Inner {
+            net,
+            key,
+            config,
+            tasks,
+            cancel,
+            ..
+        } = self.inner.as_ref();
+        files::BulkLane::new(
+            net.clone(),
+            key.clone(),
+            &config.net,
+            !outside,
+            tasks,
+            cancel,
+        )
+    }
+
+    /// What gives model files to members.
+    fn files(&self, lane: &files::BulkLane, store: &Store) -> files::Files {
+        let inner = &self.inner;
+        let (gate, share) = (inner.service.gate.clone(), inner.config.models.share);
+        files::Files {
+            shelf: files::Shelf::new(store.clone(), gate, share),
+            lane: lane.clone(),
+        }
+    }
+
+    /// Whom model files are taken from.
+    fn mirror(&self, lane: files::BulkLane) -> Option<Box<dyn Mirror>> {
+        let inner = &self.inner;
+        let joined = inner
+            .membership
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .joined;
+        inner.config.models.share.then(|| {
+            Box::new(files::Members {
+                net: inner.net.clone(),
+                clients: inner.clients.clone(),
+                lane,
+                expected: joined,
+                runtime: tokio::runtime::Handle::current(),
+                cancel: inner.cancel.clone(),
+                blame: Arc::default(),
+            }) as Box<dyn Mirror>
+        })
+    }
+
+    fn spawn_services(
+        &self,
+        control: Option<tokio::net::UnixListener>,
+        sync: sync::SyncHandle,
+        files: files::Files,
+    ) {
         let inner = &self.inner;
         let exchange = inner.config.catalog.exchange.then_some(sync);
         let mut routes = tonic::service::RoutesBuilder::default();
         routes.add_service(
-            ExpertServer::new(inner.service.clone()).max_decoding_message_size(MAX_MESSAGE),
+            ExpertServer::new(inner.service.clone())
+                .accept_compressed(CompressionEncoding::Gzip)
+                .max_decoding_message_size(MAX_MESSAGE),
         );
         routes.add_service(CatalogServer::new(serve::SyncService { sync: exchange }));
+        routes.add_service(FilesServer::new(files));
         let (net, cancel) = (inner.net.clone(), inner.cancel.clone());
         let routes = routes.routes();
         let service = inner.service.clone();

@@ -335,7 +335,7 @@ fn working() -> v1::GenerateEvent {
     }
 }
 
-fn caller<T>(request: &Request<T>) -> Result<rpc::Caller, Status> {
+pub(crate) fn caller<T>(request: &Request<T>) -> Result<rpc::Caller, Status> {
     request
         .extensions()
         .get::<rpc::Caller>()

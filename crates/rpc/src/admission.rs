@@ -1,4 +1,8 @@
 //! What peers may have going on this node at once: lanes, and calls on them.
+//!
+//! What is shared is never all taken by those who came first, under however many names: a peer may have
+//! some part of what is still free, so each that comes leaves room for the next (the dynamic threshold of
+//! Choudhury and Hahne, 1998).
 
 use std::{
     collections::HashMap,
@@ -25,6 +29,9 @@ const CALLS: usize = 16_384;
 
 /// Bytes of requests that their services have not taken yet, unless set otherwise.
 const BYTES: usize = 256 << 20;
+/// The part of the free places, and of the free bytes, that one peer may have: one in so many.
+const OF_FREE_PLACES: usize = 2;
+const OF_FREE_BYTES: usize = 4;
 
 /// Places for what peers have going, and what they are told of the load. Clones mean the same places.
 #[derive(Clone)]
@@ -64,7 +71,7 @@ struct Taken {
 }
 
 impl Admission {
-    /// At most so many bytes of requests are held that their services have not taken yet, half of them
+    /// At most so many bytes of requests are held that their services have not taken yet, a fifth of them
     /// for one peer.
     pub fn holding(self, bytes: usize) -> Self {
         Self {
@@ -119,7 +126,8 @@ impl Admission {
     pub(crate) fn admit(&self, peer: PeerId) -> Option<Place> {
         let mut places = self.lock();
         let of_peer = places.of_peer.get(&peer).copied().unwrap_or_default();
-        if of_peer.lanes >= LANES_OF_A_PEER || places.taken.lanes >= LANES {
+        let share = (LANES - places.taken.lanes).div_ceil(OF_FREE_PLACES);
+        if of_peer.lanes >= LANES_OF_A_PEER.min(share) {
             places.lanes_refused += 1;
             return None;
         }
@@ -135,30 +143,28 @@ impl Admission {
     pub(crate) fn begin(&self, peer: PeerId) -> Result<CallPlace, Status> {
         let mut places = self.lock();
         let of_peer = places.of_peer.get(&peer).copied().unwrap_or_default();
-        let (found, whose) = if of_peer.calls >= CALLS_OF_A_PEER {
-            (of_peer.calls, "of this peer's")
-        } else if places.taken.calls >= CALLS {
-            (places.taken.calls, "of all peers")
-        } else {
-            places.of_peer.entry(peer).or_default().calls += 1;
-            places.taken.calls += 1;
-            return Ok(CallPlace {
-                admission: self.clone(),
-                peer,
-            });
-        };
-        places.calls_refused += 1;
-        Err(full(format!(
-            "{found} calls {whose} are being answered; no more are taken: try again later"
-        )))
+        let share = (CALLS - places.taken.calls).div_ceil(OF_FREE_PLACES);
+        if of_peer.calls >= CALLS_OF_A_PEER.min(share) {
+            places.calls_refused += 1;
+            return Err(full(format!(
+                "{} calls are being answered, {} of them this peer's; no more are taken: try again later",
+                places.taken.calls, of_peer.calls
+            )));
+        }
+        places.of_peer.entry(peer).or_default().calls += 1;
+        places.taken.calls += 1;
+        Ok(CallPlace {
+            admission: self.clone(),
+            peer,
+        })
     }
 
     /// Room for `more` bytes of a request of `peer`, given back on drop.
     pub(crate) fn hold(&self, held: &mut Held, more: usize) -> Result<(), Status> {
         let mut places = self.lock();
         let of_peer = places.of_peer.get(&held.peer).copied().unwrap_or_default();
-        if of_peer.bytes + more > self.most_bytes / 2 || places.taken.bytes + more > self.most_bytes
-        {
+        let share = self.most_bytes.saturating_sub(places.taken.bytes) / OF_FREE_BYTES;
+        if of_peer.bytes + more > share {
             places.calls_refused += 1;
             return Err(full(format!(
                 "{} bytes of requests are waiting here, {} of them this peer's; no more are taken: try again later",
@@ -223,6 +229,11 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    /// Bytes so far.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Counts `more` bytes.
     pub(crate) fn more(&mut self, more: usize) -> Result<(), Status> {
         self.admission.clone().hold(self, more)
@@ -300,17 +311,37 @@ mod tests {
         let admission = Admission::default().holding(100);
         let (greedy, modest) = (PeerId::random(), PeerId::random());
         let mut held = admission.nothing_of(greedy);
-        held.more(50).unwrap();
+        held.more(20).unwrap();
         let refusal = held.more(1).unwrap_err();
         assert_eq!(refusal.code(), Code::ResourceExhausted);
         let mut others = admission.nothing_of(modest);
-        others.more(50).unwrap();
-        admission.nothing_of(PeerId::random()).more(1).unwrap_err();
+        others.more(20).unwrap();
+        others.more(1).unwrap_err();
         drop(held);
-        admission.nothing_of(greedy).more(50).unwrap();
+        admission.nothing_of(greedy).more(20).unwrap();
         drop(others);
         let places = admission.lock();
         assert!(places.of_peer.is_empty() && places.taken.bytes == 0);
+    }
+
+    #[test]
+    fn however_many_take_all_they_can_whoever_comes_next_finds_room() {
+        let admission = Admission::default();
+        let (mut calls, mut lanes, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..100 {
+            let greedy = PeerId::random();
+            calls.extend(std::iter::from_fn(|| admission.begin(greedy).ok()));
+            lanes.extend(std::iter::from_fn(|| admission.admit(greedy)));
+        }
+        for _ in 0..20 {
+            let mut held = admission.nothing_of(PeerId::random());
+            while held.more(64 << 10).is_ok() {}
+            bytes.push(held);
+        }
+        let late = PeerId::random();
+        assert!(admission.begin(late).is_ok() && admission.admit(late).is_some());
+        let mut held = admission.nothing_of(late);
+        held.more(64 << 10).unwrap();
     }
 
     #[test]

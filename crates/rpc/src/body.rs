@@ -8,22 +8,43 @@ use std::{
 };
 
 use http_body::{Body, Frame};
+use polymath_types::PeerId;
 use tokio::{
     sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep, sleep, sleep_until},
+    time::{Instant, Sleep, sleep_until},
 };
 use tonic::{Code, Status, codegen::Bytes};
 
 use crate::{
-    admission::Held,
+    admission::{Admission, Held},
     frame,
     lane::{Call, Input, LaneError},
+    messages::Messages,
     pool::Peer,
 };
 
-/// A peer that begins a message and never ends it would hold its memory here: time until the one
-/// message of a call is there.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a server waits for what a caller has yet to send.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// A peer that begins a message and never ends it would hold its memory here: a message must come
+    /// within this, and longer ones at [`SLOWEST`] at least.
+    pub(crate) message: Duration,
+    /// Whoever begins a call has something to say by then, if it is ever going to; later it may be silent
+    /// between its messages for as long as the call lasts.
+    pub(crate) first: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            message: Duration::from_secs(15),
+            first: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Bytes a second.
+const SLOWEST: u32 = 8 << 10;
 
 /// A lane's end as the status of the calls that were on it; its source tells it from a peer's own.
 pub(crate) fn broken(why: LaneError) -> Status {
@@ -49,32 +70,65 @@ pub(crate) fn too_late() -> Status {
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     call: Arc<Call>,
-    /// Until when all must be there; `None`: the caller may take its time.
-    patience: Option<Duration>,
+    patience: Patience,
+    admission: Admission,
+    peer: PeerId,
+    messages: Messages,
+    /// Bytes of the message that is coming.
+    held: Held,
+    /// Since when it has been waited for.
+    since: Option<Instant>,
+    begun: bool,
     late: Option<Pin<Box<Sleep>>>,
-    /// Of a request that its service takes as a whole.
-    held: Option<Held>,
 }
 
 impl RequestBody {
-    /// A request that its service takes as a whole.
-    pub(crate) fn whole(call: Arc<Call>, held: Held) -> Self {
+    pub(crate) fn new(call: Arc<Call>, admission: Admission, peer: PeerId) -> Self {
+        Self::with(Patience::default(), call, admission, peer)
+    }
+
+    pub(crate) fn with(
+        patience: Patience,
+        call: Arc<Call>,
+        admission: Admission,
+        peer: PeerId,
+    ) -> Self {
         Self {
             call,
-            patience: Some(PATIENCE),
+            patience,
+            held: admission.nothing_of(peer),
+            admission,
+            peer,
+            messages: Messages::default(),
+            since: None,
+            begun: false,
             late: None,
-            held: Some(held),
         }
     }
 
-    /// A long exchange of messages, in which silence is nothing bad.
-    pub(crate) const fn lasting(call: Arc<Call>) -> Self {
-        Self {
-            call,
-            patience: None,
-            late: None,
-            held: None,
+    /// Until when something must come; `None`: whenever it likes.
+    fn waits_until(&mut self) -> Option<Instant> {
+        if self.begun && self.messages.are_whole() {
+            return None;
         }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if !self.begun {
+            return Some(since + self.patience.first);
+        }
+        let earned = self.held.bytes() as u64 * 1000 / u64::from(SLOWEST);
+        Some(since + self.patience.message + Duration::from_millis(earned))
+    }
+
+    fn take(&mut self, data: Bytes) -> Result<Frame<Bytes>, Status> {
+        if !self.begun || self.messages.are_whole() {
+            // What came before is its service's now.
+            self.held = self.admission.nothing_of(self.peer);
+            self.since = None;
+            self.begun = true;
+        }
+        self.held.more(data.len())?;
+        self.messages.pass(&data);
+        Ok(Frame::data(data))
     }
 }
 
@@ -87,20 +141,23 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Poll::Ready(input) = self.call.poll_input(cx) else {
-            let Some(patience) = self.patience else {
+            let Some(until) = self.waits_until() else {
                 return Poll::Pending;
             };
-            let late = self.late.get_or_insert_with(|| Box::pin(sleep(patience)));
+            let late = self
+                .late
+                .get_or_insert_with(|| Box::pin(sleep_until(until)));
+            if late.deadline() != until {
+                late.as_mut().reset(until);
+            }
             ready!(late.as_mut().poll(cx));
             return Poll::Ready(Some(Err(Status::deadline_exceeded(
                 "the request was not complete in time",
             ))));
         };
         Poll::Ready(match input {
-            Ok(Input::Data(data)) => {
-                let held = self.held.as_mut().map_or(Ok(()), |h| h.more(data.len()));
-                Some(held.map(|()| Frame::data(data)))
-            }
+            Ok(Input::Data(data)) => Some(self.take(data)),
+            Ok(Input::Last) if !self.messages.are_whole() => Some(Err(cut())),
             Ok(Input::Last) => None,
             Ok(Input::Cancelled(_) | Input::End(_)) => {
                 Some(Err(Status::cancelled("the caller gave the call up")))
@@ -110,8 +167,13 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.call.is_read()
+        self.call.is_read() && self.messages.are_whole()
     }
+}
+
+/// A peer that says that all is well in the middle of a message.
+fn cut() -> Status {
+    Status::data_loss("the peer ended the call within a message")
 }
 
 /// A reply, at the caller. Dropping it before its end cancels the call.
@@ -122,6 +184,7 @@ pub struct ReplyBody {
     /// Made when the reply is first waited for.
     late: Option<Pin<Box<Sleep>>>,
     over: bool,
+    messages: Messages,
     peer: Arc<Peer>,
     /// Of the calls this node makes to that peer.
     _place: OwnedSemaphorePermit,
@@ -150,6 +213,7 @@ impl ReplyBody {
             deadline,
             late: None,
             over,
+            messages: Messages::default(),
             peer,
             _place: place,
         }
@@ -190,12 +254,16 @@ impl Body for ReplyBody {
             if self.deadline.is_some_and(|d| d <= Instant::now()) {
                 return self.give_up();
             }
+            self.messages.pass(&data);
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         self.over = true;
         Poll::Ready(Some(match input {
             Ok(Input::End(end)) => {
                 self.peer.heard(end.load);
+                if end.code == Code::Ok as u32 && !self.messages.are_whole() {
+                    return Poll::Ready(Some(Err(cut())));
+                }
                 frame::trailers(end)
                     .map(Frame::trailers)
                     .map_err(|e| broken(e.into()))

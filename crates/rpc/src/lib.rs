@@ -20,6 +20,7 @@ mod frame;
 pub mod fuzz;
 mod lane;
 mod local;
+mod messages;
 mod parrot;
 mod pool;
 mod server;

@@ -71,6 +71,7 @@ impl Class {
         match method {
             _ if first > LARGEST => Self::Bulk,
             "/polymath.v1.Expert/Generate" | "/polymath.v1.Catalog/Sync" => Self::Streaming,
+            "/polymath.v1.Files/Read" => Self::Bulk,
             _ => Self::Interactive,
         }
     }

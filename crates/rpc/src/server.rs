@@ -194,14 +194,7 @@ impl Answerer {
         // The catalog's exchange is one long stream of small messages: silence is its nature.
         let lasting = uri.path().starts_with("/polymath.v1.Catalog/");
         let timeout = timeout.or((!lasting).then_some(LONGEST));
-        let body = if lasting {
-            RequestBody::lasting(Arc::clone(call))
-        } else {
-            RequestBody::whole(
-                Arc::clone(call),
-                self.admission.nothing_of(self.caller.peer),
-            )
-        };
+        let body = RequestBody::new(Arc::clone(call), self.admission.clone(), self.caller.peer);
         let mut request = Request::new(Body::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;

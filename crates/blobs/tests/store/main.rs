@@ -8,6 +8,7 @@ mod killed;
 mod known;
 mod layout;
 mod limit;
+mod mirrors;
 mod packages;
 mod progress;
 mod removal;

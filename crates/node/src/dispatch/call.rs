@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use polymath_net::PeerInfo;
 use polymath_proto::v1::{self, ask_event::Event, generate_event::Event as Step};
 use polymath_router::{Candidate, Served};
 use polymath_rpc as rpc;
 use polymath_types::{ErrorKind, ExpertKind, Failure, Format, PathKind, Query, Transport};
 use tokio::time::Instant;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, codec::CompressionEncoding};
 
 use super::{Asked, attempts::Progress};
 use crate::{
@@ -29,6 +30,11 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// A peer takes an answer on before it computes any of it, so the lack of even that tells soon that it
 /// is gone: over QUIC nothing else does for some seconds.
 const TAKEN_ON: Duration = Duration::from_secs(3);
+
+/// A text from this length on is packed for a path that is slow, where its bytes take longer than packing
+/// them: by a round trip of so much, or through a relay.
+const LONG_TEXT: usize = 8 << 10;
+const FAR: Duration = Duration::from_millis(5);
 
 type Client = v1::expert_client::ExpertClient<rpc::Channel>;
 
@@ -95,6 +101,11 @@ impl Try<'_> {
         request
     }
 
+    /// Bytes of the question.
+    fn text(&self) -> usize {
+        self.query.messages.iter().map(|m| m.content.len()).sum()
+    }
+
     fn texts(&self) -> Vec<String> {
         self.query
             .messages
@@ -102,6 +113,11 @@ impl Try<'_> {
             .map(|m| m.content.clone())
             .collect()
     }
+}
+
+/// Whether a path is likely to take longer for a text than packing it does.
+fn is_slow(peer: &PeerInfo) -> bool {
+    peer.path == PathKind::Relayed || peer.rtt.is_some_and(|rtt| rtt >= FAR)
 }
 
 /// How a call reaches its peer; without a client the expert is in this process.
@@ -279,10 +295,16 @@ impl Asked {
             .expert(peer, patience.min(attempt.left()))
             .await
             .map_err(|e| self.node.unreached(peer, &e))?;
-        let info = inner.net.peers().into_iter().find(|p| p.peer == peer);
+        let info = inner.net.peer(&peer);
+        let slow = info.as_ref().is_some_and(is_slow);
         let (path, transport) = info.map_or((PathKind::Direct, Transport::Tcp), |p| {
             (p.path, p.transport)
         });
+        let client = if slow && attempt.text() >= LONG_TEXT {
+            client.send_compressed(CompressionEncoding::Gzip)
+        } else {
+            client
+        };
         Ok(Route {
             client: Some(client),
             path,

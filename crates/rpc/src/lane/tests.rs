@@ -5,7 +5,9 @@
 use std::{future::poll_fn, sync::Weak};
 
 use bytes::Bytes;
+use http_body::Body as _;
 use polymath_proto::v1;
+use polymath_types::PeerId;
 use proptest::prelude::*;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
@@ -17,6 +19,8 @@ use tonic::Code;
 
 use super::{driver::Patience, *};
 use crate::{
+    admission::Admission,
+    body::{self, RequestBody},
     frame::{Frame, LARGEST},
     pool::{Caller, REPLY_WINDOW, REQUEST_WINDOW},
 };
@@ -151,6 +155,67 @@ async fn an_idle_lane_ends_and_one_with_a_call_does_not() {
     assert!(matches!(input(&call).await, Ok(Input::End(_))));
     timeout(NEVER, ended).await.unwrap().unwrap().unwrap();
     assert!(!lane.is_open());
+}
+
+/// A message of the wire, of so many bytes.
+fn message(length: u32) -> Vec<u8> {
+    let mut message = vec![0];
+    message.extend(length.to_be_bytes());
+    message.extend(vec![7; length as usize]);
+    message
+}
+
+async fn next(body: &mut RequestBody) -> Option<Result<Bytes, tonic::Status>> {
+    let next = poll_fn(|cx| std::pin::Pin::new(&mut *body).poll_frame(cx)).await;
+    next.map(|frame| frame.map(|f| f.into_data().unwrap()))
+}
+
+#[tokio::test]
+async fn a_request_may_be_silent_between_its_messages_and_not_within_one() {
+    const PATIENCE: body::Patience = body::Patience {
+        message: Duration::from_millis(50),
+        first: Duration::from_millis(50),
+    };
+    let impatient =
+        |call| RequestBody::with(PATIENCE, call, Admission::default(), PeerId::random());
+    let (a, b) = duplex(4096);
+    let (lane, _ended) = caller(a);
+    let (_other, _, mut calls) = taker(b);
+    let call = begin(&lane, 1, "/a/b", &message(3), false).await;
+    let (_, answer) = calls.recv().await.unwrap();
+    let mut body = impatient(answer);
+    for length in [2, 0] {
+        assert!(next(&mut body).await.unwrap().is_ok());
+        // Nothing is to happen.
+        let longer = PATIENCE.message * 4;
+        assert!(timeout(longer, next(&mut body)).await.is_err());
+        send(&call, message(length).into(), false).await.unwrap();
+    }
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), message(0));
+    let begun = message(9)[..8].to_vec();
+    send(&call, begun.clone().into(), false).await.unwrap();
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), begun);
+    let late = next(&mut body).await.unwrap().unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded);
+
+    let _silent = begin(&lane, 2, "/a/b", b"", false).await;
+    let (_, answer) = calls.recv().await.unwrap();
+    let late = next(&mut impatient(answer)).await.unwrap().unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_request_that_ends_within_a_message_is_no_whole_one() {
+    let (a, b) = duplex(4096);
+    let (lane, _ended) = caller(a);
+    let (_other, _, mut calls) = taker(b);
+    let _call = begin(&lane, 1, "/a/b", &message(9)[..8], true).await;
+    let (_, answer) = calls.recv().await.unwrap();
+    let mut body = RequestBody::new(answer, Admission::default(), PeerId::random());
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), message(9)[..8]);
+    assert!(!body.is_end_stream());
+    let cut = next(&mut body).await.unwrap().unwrap_err();
+    assert_eq!(cut.code(), Code::DataLoss);
 }
 
 #[tokio::test]

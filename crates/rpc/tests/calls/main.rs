@@ -5,6 +5,7 @@
 mod bad_callers;
 mod bad_servers;
 mod bounds;
+mod breaking;
 mod cancelling;
 mod deadlines;
 mod endings;
