@@ -71,6 +71,13 @@ fn args() -> Result<Args> {
 
 fn run() -> Result<()> {
     let args = args()?;
+    // What the catalog catches is caught: it expects Automerge to panic on some changes.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !polymath_catalog::in_sandbox() {
+            report(panic);
+        }
+    }));
     let chosen: Vec<&Target> = TARGETS
         .iter()
         .filter(|t| args.target.as_ref().is_none_or(|name| t.name == name))

@@ -1,10 +1,11 @@
 //! Benchmarks of this build beside its rivals: `polymath bench`, the NAT lab's long lines, and a program
 //! that counts allocations all run what is here.
 //!
-//! This crate decides how calls are measured ([`rpc`]), what else they are held against, and the one form
-//! that all tables have ([`Report`]). It leaves to `cli` what needs whole daemons, and to whoever asks where
+//! This crate decides how calls ([`rpc`]) and a large mesh's catalog ([`catalog`]) are measured, what else they
+//! are held against, and the one form that all tables have ([`Report`]). It leaves to `cli` what needs whole daemons, and to whoever asks where
 //! the nodes are ([`rpc::Place`]): this process over loopback, or network namespaces with a line between.
 
+pub mod catalog;
 mod figures;
 mod report;
 pub mod rpc;

@@ -4,7 +4,11 @@ use polymath_proto::v1::{SignedChange, SyncFrame};
 use polymath_types::{MeshId, NodeKey, PeerId};
 use prost::Message as _;
 
-use crate::{Catalog, CatalogConfig, CatalogLimits, chunk, envelope};
+use crate::{
+    Catalog, CatalogConfig, CatalogLimits, chunk,
+    document::{Document, Head},
+    envelope,
+};
 
 /// A change of somebody's document: its own bytes, and signed. Automerge is behind both, and behind
 /// `catch_unwind`.
@@ -16,6 +20,28 @@ pub fn change(bytes: &[u8]) {
         if let Ok(author) = envelope::check_form(&change, &limits) {
             let mesh = MeshId::from_bytes([0; 32]);
             let _ = envelope::check_signature(&change, &author, &mesh);
+        }
+    }
+}
+
+/// Changes with right checksums, one after another, as far as their structure is bounded: what
+/// Automerge makes of them in the sandbox. Unlike a catalog this asks for no continuity, so more
+/// reaches Automerge than strangers can bring to it.
+pub fn scratch_apply(changes: &[Vec<u8>]) {
+    let limits = CatalogLimits::default();
+    let mut document = Document::new(&PeerId::random(), 1);
+    for change in changes {
+        let Ok(facts) = chunk::read(change, limits.operations) else {
+            continue;
+        };
+        let last_op = facts.start_op.saturating_add(facts.operations);
+        let mut expected = Head {
+            hash: [0; 32],
+            last_op: last_op.saturating_sub(1),
+        };
+        expected.hash[..4].copy_from_slice(&facts.checksum);
+        if let Ok((changed, ..)) = document.with_change(change, expected, &limits) {
+            document = changed;
         }
     }
 }

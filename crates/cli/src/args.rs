@@ -374,11 +374,12 @@ pub(crate) struct Demo {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Bench {
     /// What to measure: start (API open, idle memory), remote (tokens/s of a remote expert
-    /// against the same expert asked on its own node) or rpc (calls between two nodes of this
-    /// process: ours, HTTP/2 and plain messages on mesh streams, the bulk lane and libp2p's
-    /// request-response, over TCP, QUIC and a relay, beside plain tonic). All sides over long
-    /// lines that lose packets need network namespaces: cargo xtask natlab --part rpc, as root
-    #[arg(value_parser = ["start", "remote", "rpc"])]
+    /// against the same expert asked on its own node), catalog (10,000 peers' offers agreed on,
+    /// held, looked up and opened, beside one shared Automerge document) or rpc (calls between two
+    /// nodes of this process: ours, HTTP/2 and plain messages on mesh streams, the bulk lane and
+    /// libp2p's request-response, over TCP, QUIC and a relay, beside plain tonic). All sides over
+    /// long lines that lose packets need network namespaces: cargo xtask natlab --part rpc, as root
+    #[arg(value_parser = ["start", "remote", "rpc", "catalog"])]
     pub(crate) name: String,
     /// End within 60 seconds
     #[arg(long)]

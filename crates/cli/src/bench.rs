@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use polymath_bench::{ROUNDS, Report, Row, Spread, kernel_congestion_control, rpc};
+use polymath_bench::{ROUNDS, Report, Row, Spread, catalog, kernel_congestion_control, rpc};
+use polymath_node::RecordStore;
 use polymath_proto::v1;
 use polymath_types::{ErrorKind, Failure};
 use serde_json::json;
@@ -29,6 +30,7 @@ pub(crate) async fn run(session: Session, bench: args::Bench) -> Result<(), Fail
         match bench.name.as_str() {
             "start" => start(homes.path()).await,
             "rpc" => calls(bench.quick, &bench.only).await,
+            "catalog" => catalog::run(bench.quick, Folder(homes.path().to_owned())).await,
             _ => {
                 let dir = daemon::cache_dir(bench.dir)?;
                 let models = demo::prepare_models(&session, &dir).await?;
@@ -43,6 +45,23 @@ pub(crate) async fn run(session: Session, bench: args::Bench) -> Result<(), Fail
     };
     print(&session, report);
     Ok(())
+}
+
+/// Where a daemon would keep its catalog.
+struct Folder(std::path::PathBuf);
+
+impl catalog::Shelf for Folder {
+    fn fill(&self, records: &catalog::Records) -> Result<(), Failure> {
+        let records = records.iter();
+        let changes = records.map(|(name, bytes)| (name.clone(), Some(bytes.as_slice().into())));
+        let (mut store, _) = RecordStore::open(&self.0)?;
+        let written = store.write(&changes.collect());
+        written.map_err(|e| Failure::new(ErrorKind::Internal, e.to_string()))
+    }
+
+    fn open(&self) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+        RecordStore::open(&self.0).map(|(_, records)| records)
+    }
 }
 
 /// Time from the start of the process until its API answers, and memory without models.

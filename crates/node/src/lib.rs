@@ -63,6 +63,8 @@ pub use home::{Home, HomeLock, Membership, MeshKey};
 pub use invites::InviteTerms;
 pub use join::{Entrance, Joined, Notice, Outcome, join, take_invite};
 pub use mesh::{create, invite_at_rest, leave, sign_anchors, view_at_rest};
+#[doc(hidden)] // for `polymath bench catalog`
+pub use records::RecordStore;
 use tonic::codec::CompressionEncoding;
 
 pub use tonic::Status;

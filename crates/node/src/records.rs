@@ -35,7 +35,7 @@ pub(crate) type Records = Vec<(String, Vec<u8>)>;
 type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 
 /// An open store.
-pub(crate) struct RecordStore {
+pub struct RecordStore {
     open: Opener,
     /// None after a failure: what the file holds is then known only when it is opened anew.
     database: Option<Database>,
@@ -45,7 +45,7 @@ impl RecordStore {
     /// Opens the store in `dir` and reads everything in it. What cannot be read as a store is set
     /// aside: all of it comes back from peers, and this node's offer starts a new epoch. Records of
     /// builds that kept a file each are moved into it.
-    pub(crate) fn open(dir: &Path) -> Result<(Self, Records), Failure> {
+    pub fn open(dir: &Path) -> Result<(Self, Records), Failure> {
         create_folder(dir).map_err(|e| io_failure("create", dir, &e))?;
         let path = dir.join(FILE);
         let mut store = Self::on(opener(path.clone()));
@@ -113,7 +113,7 @@ impl RecordStore {
     }
 
     /// Makes all of it durable, or nothing.
-    pub(crate) fn write(&mut self, changes: &Changes) -> Result<(), redb::Error> {
+    pub fn write(&mut self, changes: &Changes) -> Result<(), redb::Error> {
         if changes.is_empty() {
             return Ok(());
         }
