@@ -164,9 +164,8 @@ impl Drop for Scene {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_goes_on_at_the_next_member_where_the_last_stopped() {
     // Each gives a quarter at a time, and has two tries.
-    let quarter = || {
-        Giver::new(|offset| vec![content()[offset..(offset + SIZE / 4).min(SIZE)].to_vec()])
-    };
+    let quarter =
+        || Giver::new(|offset| vec![content()[offset..(offset + SIZE / 4).min(SIZE)].to_vec()]);
     let givers = vec![quarter(), quarter()];
     let asked: Vec<_> = givers.iter().map(|g| g.asked.clone()).collect();
     let scene = Scene::with(givers).await;
