@@ -247,19 +247,30 @@ impl Bench {
             .chain(sides.iter().copied())
             .collect();
         let mut samples: Vec<Vec<Sample>> = all.iter().map(|_| Vec::new()).collect();
+        // A side that has failed says why, and is tried no more.
+        let mut failures: Vec<Option<Failure>> = all.iter().map(|_| None).collect();
         let begun = Instant::now();
         for round in 0..self.options.rounds.max(1) {
             if round > 0 && self.options.budget.is_some_and(|b| begun.elapsed() > b) {
                 break;
             }
-            for (side, samples) in all.iter().zip(&mut samples) {
-                let sample = (side.run)(load, pace, meter).await;
-                let sample = sample.map_err(|e| failed(&self.name(load, side), e))?;
-                if far {
-                    let (name, rate) = (self.name(load, side), sample.rate);
-                    eprintln!("round {round}: {name}: {rate:.2} calls/s");
+            for (i, side) in all.iter().enumerate() {
+                if failures[i].is_some() {
+                    continue;
                 }
-                samples.push(sample);
+                let name = self.name(load, side);
+                match (side.run)(load, pace, meter).await {
+                    Ok(sample) => {
+                        if far {
+                            eprintln!("round {round}: {name}: {:.2} calls/s", sample.rate);
+                        }
+                        samples[i].push(sample);
+                    }
+                    Err(failure) => {
+                        eprintln!("round {round}: {name}: {failure}");
+                        failures[i] = Some(failure);
+                    }
+                }
             }
         }
         let best = samples.first().cloned().unwrap_or_default();
@@ -267,7 +278,10 @@ impl Bench {
         for (i, (side, samples)) in all.iter().zip(&samples).enumerate() {
             let best = (i > 0).then_some(best.as_slice());
             let (rounds, s) = (samples.len(), if samples.len() == 1 { "" } else { "s" });
-            let note = far.then(|| format!("{}; {rounds} round{s}", side.control));
+            let mut note = far.then(|| format!("{}; {rounds} round{s}", side.control));
+            if let Some(failure) = &failures[i] {
+                note = Some(format!("failed after {rounds} round{s}: {failure}"));
+            }
             rows.extend(figures(&self.name(load, side), samples, best, note));
         }
         Ok(rows)

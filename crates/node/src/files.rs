@@ -15,6 +15,8 @@ use tokio::time::Instant;
 mod give;
 mod lane;
 mod take;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use give::{Files, Shelf};
 pub(crate) use lane::BulkLane;

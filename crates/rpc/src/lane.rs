@@ -7,6 +7,7 @@
 
 mod call;
 mod driver;
+mod room;
 #[cfg(test)]
 mod tests;
 

@@ -239,7 +239,7 @@ impl Members {
         asked.filter_map(|p| async { p }).collect().await
     }
 
-    fn members(&self) -> Vec<PeerInfo> {
+    pub(super) fn members(&self) -> Vec<PeerInfo> {
         let mut peers = self.net.peers();
         let mut book = self.book();
         book.liars.retain(|_, since| since.elapsed() < BLAMED);

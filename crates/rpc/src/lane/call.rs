@@ -11,7 +11,10 @@ use polymath_proto::v1;
 use tokio::task::AbortHandle;
 use tonic::{Code, Status};
 
-use super::{Lane, LaneError, OUTBOX};
+use super::{
+    Lane, LaneError, OUTBOX,
+    room::{WIDEST, Widened},
+};
 use crate::frame::{self, CallId, Frame, Kind, LARGEST};
 
 /// Pieces that may wait for a reader before the small ones are put together.
@@ -37,7 +40,6 @@ pub(crate) struct Windows {
 pub(crate) struct Call {
     id: CallId,
     lane: Arc<Lane>,
-    window: usize,
     state: Mutex<State>,
 }
 
@@ -46,6 +48,9 @@ struct State {
     /// At most a window's worth, in few pieces.
     arrived: VecDeque<Bytes>,
     unread: usize,
+    /// What may be unread, and how much of that it did not begin with.
+    window: usize,
+    widened: Widened,
     /// Taken by the reader, and the peer not told yet.
     taken: usize,
     head: Option<v1::ReplyHead>,
@@ -96,10 +101,11 @@ impl Call {
         Arc::new(Self {
             id,
             lane: Arc::clone(lane),
-            window: windows.theirs,
             state: Mutex::new(State {
                 arrived: VecDeque::new(),
                 unread: 0,
+                window: windows.theirs,
+                widened: Widened::default(),
                 taken: 0,
                 head: None,
                 begun: false,
@@ -166,7 +172,7 @@ impl Call {
                 state.head = Some(frame::head(frame.payload)?);
             }
             Kind::Data => {
-                if state.unread + frame.payload.len() > self.window {
+                if state.unread + frame.payload.len() > state.window {
                     return Err(LaneError::protocol("more than the window allows"));
                 }
                 state.begun = true;
@@ -234,8 +240,8 @@ impl Call {
             state.unread -= data.len();
             state.taken += data.len();
             // Told in halves of a window, and not when nothing more can come.
-            let told = state.taken * 2 >= self.window && state.over.is_none();
-            let credit = told.then(|| std::mem::take(&mut state.taken));
+            let told = state.taken * 2 >= state.window && state.over.is_none();
+            let credit = told.then(|| std::mem::take(&mut state.taken) + state.widen());
             drop(state);
             if let Some(credit) = credit {
                 let credit = u32::try_from(credit).unwrap_or(u32::MAX);
@@ -393,6 +399,12 @@ impl Call {
         open
     }
 
+    /// What may wait for the reader.
+    #[cfg(test)]
+    pub(super) fn window(&self) -> usize {
+        self.state().window
+    }
+
     /// Bytes that wait for the reader, and in how many pieces.
     #[cfg(test)]
     pub(super) fn held(&self) -> (usize, usize) {
@@ -406,6 +418,15 @@ impl Call {
 }
 
 impl State {
+    /// What the sender may have under way beside, because the reader takes all that comes.
+    fn widen(&mut self) -> usize {
+        let more = self.window;
+        let wider = self.unread == 0 && more * 2 <= WIDEST && self.widened.by(more);
+        let more = if wider { more } else { 0 };
+        self.window += more;
+        more
+    }
+
     /// Keeps what has arrived until it is read. What a slow reader has waiting costs about what it
     /// weighs, in whatever pieces it came.
     fn add(&mut self, piece: Bytes) {

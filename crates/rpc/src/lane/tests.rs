@@ -653,6 +653,25 @@ proptest! {
 }
 
 #[tokio::test]
+async fn a_reader_that_keeps_up_may_have_more_under_way() {
+    let (a, b) = duplex(1 << 20);
+    let (lane, _ended) = caller(a);
+    let (_other, _, mut calls) = taker(b);
+    let call = begin(&lane, 1, "/a/b", b"", true).await;
+    let (_, answer) = calls.recv().await.unwrap();
+    let sending = tokio::spawn(async move {
+        let sent = send(&answer, Bytes::from(vec![1; 32 << 20]), false).await;
+        answer.finish(&ok());
+        sent
+    });
+    let (got, _) = timeout(NEVER, all(&call)).await.unwrap();
+    assert_eq!(got.len(), 32 << 20);
+    sending.await.unwrap().unwrap();
+    let window = call.window();
+    assert!(window > REPLY_WINDOW && window <= room::WIDEST, "{window}");
+}
+
+#[tokio::test]
 async fn a_slow_reader_slows_its_sender_and_nobody_else() {
     let (a, b) = duplex(1 << 16);
     let (lane, _) = caller(a);
