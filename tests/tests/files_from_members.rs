@@ -79,12 +79,11 @@ fn a_giver_that_dies_is_replaced_where_it_stopped() {
     let first = giver(&lab, "first", &slow);
     lab.join("second", &first);
     let second = giver(&lab, "second", &slow);
-    let taker = taker(
-        &lab,
-        "taker",
-        &first,
-        &[("POLYMATH_LOG_LEVEL", "polymath=debug")],
-    );
+    let both = [
+        ("POLYMATH_LOG_LEVEL", "polymath=debug"),
+        ("POLYMATH_NET_BOOTSTRAP", &second.address()),
+    ];
+    let taker = taker(&lab, "taker", &first, &both);
     let begun = |node: &Node| node.log().contains("a member takes a file");
     let dies = eventually("one gives", || {
         [&first, &second].iter().position(|n| begun(n))

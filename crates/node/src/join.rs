@@ -560,11 +560,8 @@ fn enter(
 /// Whether leaving the home's mesh would lose something: it was joined, or founded on purpose, or
 /// others are in it.
 pub(crate) fn bound(home: &Home, key: &NodeKey, current: &Membership) -> bool {
-    let own = format!("offer-{}", key.peer_id());
     let dir = home.mesh_dir(current.genesis.id()).join("catalog");
-    let is_others = |name: &String| name.starts_with("offer-") && *name != own;
-    // What cannot be read may be worth something.
-    let others = records::names(&dir).map_or(true, |names| names.iter().any(is_others));
+    let others = records::has_met_others(&dir, &key.peer_id());
     current.joined || mesh::founded_on_purpose(key, current) || others
 }
 

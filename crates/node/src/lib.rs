@@ -229,7 +229,9 @@ impl Node {
         .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
 
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let (record_store, records) = records::RecordStore::open(&mesh_dir.join("catalog"))?;
+        let catalog_dir = mesh_dir.join("catalog");
+        let (record_store, records) = records::RecordStore::open(&catalog_dir)?;
+        let record_store = record_store.marking(&catalog_dir, &key.peer_id(), &records);
         let (catalog, recovered) = Catalog::open(
             CatalogConfig {
                 key: key.clone(),

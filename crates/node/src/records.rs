@@ -8,14 +8,15 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
+    io,
     os::unix::fs::OpenOptionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use polymath_types::{ErrorKind, Failure};
+use polymath_types::{ErrorKind, Failure, PeerId};
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, StorageError,
     TableDefinition, TableError, backends::FileBackend,
@@ -24,6 +25,8 @@ use redb::{
 use crate::home::{create_folder, io_failure};
 
 const FILE: &str = "records.redb";
+/// Lies beside it once somebody else's offer was stored: who asks need not open a store that a daemon holds.
+const MET: &str = "met";
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 /// The catalog holds in memory what it needs; pages are read at the start only.
 const CACHE_BYTES: usize = 4 << 20;
@@ -39,6 +42,17 @@ pub struct RecordStore {
     open: Opener,
     /// None after a failure: what the file holds is then known only when it is opened anew.
     database: Option<Database>,
+    /// Where to mark that others were met, and what is this node's own; nothing once that is done.
+    met: Option<(PathBuf, String)>,
+}
+
+/// Name of the record that holds a peer's offer.
+fn offer_of(peer: &PeerId) -> String {
+    format!("offer-{peer}")
+}
+
+fn is_anothers(name: &str, own: &str) -> bool {
+    name.starts_with("offer-") && name != own
 }
 
 impl RecordStore {
@@ -86,6 +100,23 @@ impl RecordStore {
         Self {
             open,
             database: None,
+            met: None,
+        }
+    }
+
+    /// Marks in `dir` when offers of others than `own` are stored, or were.
+    pub(crate) fn marking(mut self, dir: &Path, own: &PeerId, records: &Records) -> Self {
+        self.met = Some((dir.join(MET), offer_of(own)));
+        self.mark(records.iter().map(|(name, _)| name));
+        self
+    }
+
+    fn mark<'a>(&mut self, mut stored: impl Iterator<Item = &'a String>) {
+        if let Some((path, own)) = &self.met
+            && stored.any(|name| is_anothers(name, own))
+            && File::create(path).is_ok()
+        {
+            self.met = None;
         }
     }
 
@@ -120,8 +151,9 @@ impl RecordStore {
         let written = self
             .database()
             .and_then(|database| commit(database, changes));
-        if written.is_err() {
-            self.database = None;
+        match written {
+            Ok(()) => self.mark(changes.iter().filter(|(_, b)| b.is_some()).map(|(n, _)| n)),
+            Err(_) => self.database = None,
         }
         written
     }
@@ -135,14 +167,18 @@ impl std::fmt::Debug for RecordStore {
     }
 }
 
-/// Names of the records in `dir`; none where nothing was ever stored. Fails while a daemon has the
-/// store open.
-pub(crate) fn names(dir: &Path) -> Result<Vec<String>, Failure> {
-    if !dir.is_dir() {
-        return Ok(Vec::new());
+/// Whether offers of others than `own` were ever stored in `dir`. What cannot be read counts as some.
+pub(crate) fn has_met_others(dir: &Path, own: &PeerId) -> bool {
+    let own = offer_of(own);
+    let is_old = |entry: io::Result<fs::DirEntry>| {
+        entry.map_or(true, |e| {
+            is_anothers(&e.file_name().to_string_lossy(), &own)
+        })
+    };
+    match fs::read_dir(dir) {
+        Ok(mut files) => dir.join(MET).exists() || files.any(is_old),
+        Err(e) => e.kind() != io::ErrorKind::NotFound,
     }
-    let (_, records) = RecordStore::open(dir)?;
-    Ok(records.into_iter().map(|(name, _)| name).collect())
 }
 
 fn commit(database: &Database, changes: &Changes) -> Result<(), redb::Error> {

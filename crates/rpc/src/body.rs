@@ -198,7 +198,7 @@ impl Body for RequestBody {
 
 /// A peer that says that all is well in the middle of a message.
 fn cut() -> Status {
-    Status::data_loss("the peer ended the call within a message")
+    Status::internal("the peer ended the call within a message")
 }
 
 /// A reply, at the caller. Dropping it before its end cancels the call.

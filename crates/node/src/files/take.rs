@@ -282,6 +282,7 @@ impl Members {
             began: Instant::now(),
             from: 0,
         };
+        let mut tried: HashSet<_> = givers.iter().map(|g| g.peer).collect();
         let mut givers: Vec<_> = givers.into_iter().map(|g| (g, 0)).collect();
         let mut why = String::new();
         let patience = Instant::now() + BUSY;
@@ -306,6 +307,13 @@ impl Members {
                 tracing::debug!(peer = %giver.peer, offset = coming.offset, "a file does not come: {why}");
             }
             givers.retain(|(_, failures)| *failures < FAILURES);
+            if givers.is_empty() {
+                // Whoever has come meanwhile.
+                let mut others = self.members();
+                others.retain(|p| tried.insert(p.peer));
+                let others = self.ask(others, &wanted).await;
+                givers.extend(others.into_iter().map(|g| (g, 0)));
+            }
             if busy {
                 if Instant::now() > patience {
                     break;

@@ -67,6 +67,9 @@ pub(crate) struct Driver<S, R> {
     /// What has been taken out of the outbox and not been written.
     write: BytesMut,
     unflushed: bool,
+    /// The peer takes nothing any more. What it has said before may still be on its way, a caller's whole
+    /// reply.
+    deaf: Option<LaneError>,
     room: usize,
     /// Bytes so far.
     written: u64,
@@ -103,6 +106,7 @@ where
             read: BytesMut::new(),
             write: BytesMut::new(),
             unflushed: false,
+            deaf: None,
             room: SMALLEST_READ,
             written: 0,
             received: 0,
@@ -125,7 +129,13 @@ where
         if self.ended {
             return self.poll_shutdown(cx);
         }
-        self.poll_write(cx)?;
+        if let Err(why) = self.poll_write(cx) {
+            if R::ANSWERS {
+                return Poll::Ready(Err(why));
+            }
+            self.lane.retire();
+            self.deaf = Some(why);
+        }
         if self.poll_read(cx)? {
             // Others first; what is left is read after them.
             cx.waker().wake_by_ref();
@@ -149,17 +159,29 @@ where
         Pin::new(&mut self.stream).poll_shutdown(cx).map(|_| Ok(()))
     }
 
+    /// Takes what waits to be written; whoever waited for room may go on.
+    fn empty_outbox(&mut self, cx: &Context<'_>) {
+        let waiting = {
+            let mut outbox = self.lane.outbox();
+            outbox.driver = Some(cx.waker().clone());
+            std::mem::swap(&mut self.write, &mut outbox.bytes);
+            std::mem::take(&mut outbox.waiting)
+        };
+        waiting.into_values().for_each(Waker::wake);
+    }
+
     /// Writes what there is; what comes meanwhile as well.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), LaneError> {
+        if self.deaf.is_some() {
+            self.write = BytesMut::new();
+            self.unflushed = false;
+            self.empty_outbox(cx);
+            self.write.clear();
+            return Ok(());
+        }
         loop {
             if self.write.is_empty() {
-                let waiting = {
-                    let mut outbox = self.lane.outbox();
-                    outbox.driver = Some(cx.waker().clone());
-                    std::mem::swap(&mut self.write, &mut outbox.bytes);
-                    std::mem::take(&mut outbox.waiting)
-                };
-                waiting.into_values().for_each(Waker::wake);
+                self.empty_outbox(cx);
             }
             if self.write.is_empty() {
                 break;
@@ -222,7 +244,8 @@ where
                 }
             };
             if n == 0 {
-                return Err(LaneError::Lost("it ended the stream".into()));
+                let ended = || LaneError::Lost("it ended the stream".into());
+                return Err(self.deaf.take().unwrap_or_else(ended));
             }
             self.received += n as u64;
             if n >= self.room {
@@ -254,7 +277,8 @@ where
     /// Gives up a peer that keeps this side waiting in the middle of something.
     fn look(&mut self) -> Result<(), LaneError> {
         let now = Instant::now();
-        let writing = !self.write.is_empty() || self.unflushed || self.ended;
+        let deaf = self.deaf.is_some();
+        let writing = deaf || !self.write.is_empty() || self.unflushed || self.ended;
         let reading = !self.read.is_empty() && !self.lane.is_crowded();
         let since = [
             waits_since(&mut self.unwritten, writing, self.written, now),

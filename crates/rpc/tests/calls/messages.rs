@@ -182,7 +182,8 @@ async fn a_caller_that_reads_slowly_slows_the_handler() {
             let message = soon("a message", replies.message()).await.unwrap();
             assert_eq!(message.unwrap().data.len(), 64 << 10);
         }
-        assert!((100..140).contains(&sent()), "{}", sent());
+        // Its window may have widened meanwhile: it took all that came.
+        assert!((100..260).contains(&sent()), "{}", sent());
         drop(replies);
         lab.probe.idle().await;
     }
