@@ -54,6 +54,33 @@ for event in call("Ask", kind="generate", messages=question, sampling={"max_toke
         done = event.done
 assert done is not None and done.expert == expert and text, (done, text)
 
+# The experts themselves, as peers ask them.
+assert set(database.get_services()) >= {"polymath.v1.Expert"}, database.get_services()
+assert "polymath.v1.Catalog" not in database.get_services(), database.get_services()
+described = DescriptorPool(database).FindServiceByName("polymath.v1.Expert")
+method = described.methods_by_name["Describe"]
+stub = channel.unary_unary(
+    "/polymath.v1.Expert/Describe",
+    request_serializer=lambda m: m.SerializeToString(),
+    response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
+)
+answer = stub(message_factory.GetMessageClass(method.input_type)(version=1), timeout=60)
+assert any(e.ready for e in answer.experts), answer
+generate = described.methods_by_name["Generate"]
+stub = channel.unary_stream(
+    "/polymath.v1.Expert/Generate",
+    request_serializer=lambda m: m.SerializeToString(),
+    response_deserializer=message_factory.GetMessageClass(generate.output_type).FromString,
+)
+request = message_factory.GetMessageClass(generate.input_type)(
+    version=1,
+    expert=next(e.id for e in answer.experts if e.ready),
+    messages=question,
+    sampling={"max_tokens": 8},
+    budget_ms=60_000,
+)
+assert any(e.WhichOneof("event") == "finished" for e in stub(request, timeout=60))
+
 # What is the owner's stays the owner's.
 for name in ["Shutdown", "Pause", "Join", "Invite", "SignAnchors", "Doctor"]:
     try:

@@ -39,7 +39,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use polymath_blobs::{Cancel, Mirror, Progress, Store};
-use polymath_catalog::{Catalog, CatalogConfig};
+use polymath_catalog::{Catalog, CatalogConfig, FRAME_BYTES};
 use polymath_engine::{Engine, EngineConfig, MemoryLimit};
 use polymath_net::{Door, Multiaddr, Net, NetConfig, NetLimits, Role, is_dialable};
 use polymath_proto::v1::{
@@ -139,6 +139,8 @@ pub(crate) struct Inner {
     pub(crate) sources: sources::Sources,
     pub(crate) clients: Clients,
     pub(crate) service: serve::Service,
+    /// What peers have going here.
+    pub(crate) admission: Admission,
     pub(crate) router: Mutex<Router>,
     pub(crate) encoder: encode::Encoder,
     pub(crate) index: Arc<ArcSwap<Index>>,
@@ -252,13 +254,19 @@ impl Node {
         let clients = Clients::hearing(net.clone(), move |peer, load| {
             heard.heard(Instant::now(), peer, load);
         });
+        let encoder = encode::Encoder::new(engine.clone(), store.clone(), &config.router.encoder);
+        let service = serve::Service {
+            engine,
+            hosted: hosted.clone(),
+            gate,
+        };
+        let (held, reporting) = (memory_for_questions(&config), service.clone());
+        let admission = Admission::reporting(move || reporting.load())
+            .holding(usize::try_from(held).unwrap_or(usize::MAX));
         let inner = Arc::new(Inner {
-            encoder: encode::Encoder::new(engine.clone(), store.clone(), &config.router.encoder),
-            service: serve::Service {
-                engine,
-                hosted: hosted.clone(),
-                gate,
-            },
+            encoder,
+            service,
+            admission,
             router: Mutex::new(Router::new(
                 RouterConfig::default(),
                 u64::from_be_bytes(random()),
@@ -383,18 +391,18 @@ impl Node {
                 .accept_compressed(CompressionEncoding::Gzip)
                 .max_decoding_message_size(MAX_MESSAGE),
         );
-        routes.add_service(CatalogServer::new(serve::SyncService { sync: exchange }));
+        routes.add_service(
+            CatalogServer::new(serve::SyncService { sync: exchange })
+                .max_decoding_message_size(FRAME_BYTES),
+        );
         routes.add_service(FilesServer::new(files));
         let (net, cancel) = (inner.net.clone(), inner.cancel.clone());
         let routes = routes.routes();
-        let service = inner.service.clone();
-        let held = usize::try_from(memory_for_questions(&inner.config)).unwrap_or(usize::MAX);
-        let admission = Admission::reporting(move || service.load()).holding(held);
+        let admission = inner.admission.clone();
         inner.tasks.spawn(async move {
-            if let Err(e) = polymath_rpc::serve(&net, routes, admission.clone(), cancel).await {
+            if let Err(e) = polymath_rpc::serve(&net, routes, admission, cancel).await {
                 tracing::error!("{e}");
             }
-            tracing::debug!(refused = admission.refused(), "peers are served no longer");
         });
         if let Some(listener) = control {
             inner.tasks.spawn(control::serve(self.clone(), listener));

@@ -89,6 +89,9 @@ impl RecordStore {
         store
             .write(&changes.collect())
             .map_err(|e| failure(&path, &e))?;
+        // The file's name too must outlast a power cut, before anything that it holds is told to others.
+        let synced = File::open(dir).and_then(|folder| folder.sync_all());
+        synced.map_err(|e| io_failure("write", dir, &e))?;
         for (name, _) in old {
             let _ = fs::remove_file(dir.join(name));
         }
@@ -148,12 +151,13 @@ impl RecordStore {
         if changes.is_empty() {
             return Ok(());
         }
+        // Before: a mark too many does no harm.
+        self.mark(changes.iter().filter(|(_, b)| b.is_some()).map(|(n, _)| n));
         let written = self
             .database()
             .and_then(|database| commit(database, changes));
-        match written {
-            Ok(()) => self.mark(changes.iter().filter(|(_, b)| b.is_some()).map(|(n, _)| n)),
-            Err(_) => self.database = None,
+        if written.is_err() {
+            self.database = None;
         }
         written
     }

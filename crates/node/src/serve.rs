@@ -348,6 +348,12 @@ pub(crate) fn caller<T>(request: &Request<T>) -> Result<rpc::Caller, Status> {
         })
 }
 
+/// Whose question it is: a peer's, or, where it came by no lane of the mesh, this machine's user's.
+fn asker<T>(request: &Request<T>) -> Caller {
+    let peer = request.extensions().get::<rpc::Caller>();
+    peer.map_or(Caller::Own, |caller| Caller::Peer(caller.peer))
+}
+
 #[tonic::async_trait]
 impl Expert for Service {
     type GenerateStream = Pin<Box<dyn Stream<Item = Result<v1::GenerateEvent, Status>> + Send>>;
@@ -356,12 +362,11 @@ impl Expert for Service {
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let caller = caller(&request)?;
+        let caller = asker(&request);
         rpc::check_version(Format::Wire, request.get_ref().version)?;
         let budget = rpc::budget(&request, request.get_ref().budget_ms, LONGEST_ANSWER);
         let request = request.into_inner();
-        tracing::debug!(request_id = %clip(&request.request_id), peer = %caller.peer, path = %caller.path, "generate");
-        let caller = Caller::Peer(caller.peer);
+        tracing::debug!(request_id = %clip(&request.request_id), ?caller, "generate");
         let events = Self::generate(self, caller, request, budget);
         let events = events.map_err(|f| rpc::status(&f))?;
         Ok(Response::new(
@@ -373,7 +378,7 @@ impl Expert for Service {
         &self,
         request: Request<v1::EmbedRequest>,
     ) -> Result<Response<v1::EmbedResponse>, Status> {
-        let caller = Caller::Peer(caller(&request)?.peer);
+        let caller = asker(&request);
         rpc::check_version(Format::Wire, request.get_ref().version)?;
         let budget = rpc::budget(&request, request.get_ref().budget_ms, LONGEST_ANSWER);
         Self::embed(self, caller, request.into_inner(), budget)
@@ -386,7 +391,7 @@ impl Expert for Service {
         &self,
         request: Request<v1::ClassifyRequest>,
     ) -> Result<Response<v1::ClassifyResponse>, Status> {
-        let caller = Caller::Peer(caller(&request)?.peer);
+        let caller = asker(&request);
         rpc::check_version(Format::Wire, request.get_ref().version)?;
         let budget = rpc::budget(&request, request.get_ref().budget_ms, LONGEST_ANSWER);
         Self::classify(self, caller, request.into_inner(), budget)
@@ -399,7 +404,6 @@ impl Expert for Service {
         &self,
         request: Request<v1::DescribeRequest>,
     ) -> Result<Response<v1::DescribeResponse>, Status> {
-        caller(&request)?;
         rpc::check_version(Format::Wire, request.get_ref().version)?;
         Ok(Response::new(Self::describe(self)))
     }

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures::{Stream, StreamExt};
-use polymath_catalog::{Action, Catalog, Offer};
+use polymath_catalog::{Action, Catalog, FRAME_BYTES, Offer};
 use polymath_net::{Membership, Net, NetEvent};
 use polymath_proto::v1::SyncFrame;
 use polymath_rpc::Clients;
@@ -27,7 +27,7 @@ use crate::records::{Changes, RecordStore};
 /// Frames on their way to one peer; a peer that reads slower loses its stream and begins anew.
 const OUTBOUND: usize = 64;
 /// Commands on their way to the catalog's task; senders wait.
-const COMMANDS: usize = 256;
+const COMMANDS: usize = 32;
 /// Commands whose records are written together at most.
 const GROUP: usize = 32;
 /// How often digests are compared although nothing changed.
@@ -225,10 +225,9 @@ impl SyncHandle {
     }
 
     async fn dial(&self, peer: PeerId, clients: &Clients) -> Result<(), String> {
-        let mut client = clients
-            .catalog(peer, OPEN)
-            .await
-            .map_err(|e| e.to_string())?;
+        let client = clients.catalog(peer, OPEN).await;
+        let client = client.map_err(|e| e.to_string())?;
+        let mut client = client.max_decoding_message_size(FRAME_BYTES);
         let (outbound, frames) = mpsc::channel(OUTBOUND);
         // The server answers with its own stream at once, before our first frame.
         let opened = tokio::time::timeout(OPEN, client.sync(ReceiverStream::new(frames))).await;

@@ -89,6 +89,11 @@ impl Node {
                 let mut all = counters::named(&inner.net.counters());
                 let refused = inner.service.gate.counters();
                 all.extend(refused.map(|(name, n)| (name.to_owned(), n)));
+                let of_rpc = [
+                    ("lanes_refused", inner.admission.refused()),
+                    ("calls_refused", inner.admission.calls_refused()),
+                ];
+                all.extend(of_rpc.map(|(name, n)| (name.to_owned(), n)));
                 all
             },
             serve: inner.config.serve.clone(),

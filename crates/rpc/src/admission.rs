@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use polymath_proto::v1;
@@ -33,6 +34,9 @@ const CALLS: usize = 16_384;
 const BYTES: usize = 256 << 20;
 /// The part of the free bytes that one peer may have, unless its one message needs more: one in so many.
 const OF_FREE_BYTES: usize = 4;
+
+/// When whoever found none may try again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How many of `all` places a peer that `has` some may have while so many are taken.
 fn share(all: usize, taken: usize, has: usize, most: usize) -> usize {
@@ -227,7 +231,8 @@ impl Taken {
 }
 
 fn full(what: String) -> Status {
-    status(&Failure::new(ErrorKind::ResourceExhausted, what))
+    let full = Failure::new(ErrorKind::ResourceExhausted, what);
+    status(&full.retry_after(AGAIN))
 }
 
 /// Bytes of one request that its service has not taken yet.

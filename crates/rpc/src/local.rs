@@ -53,6 +53,14 @@ pub async fn describe(routes: &mut RoutesBuilder, services: &[&str]) -> Result<(
             .register_encoded_file_descriptor_set(polymath_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    // Those that are served, not all that are described.
+    let reflection = || {
+        let others = ["grpc.health.v1.Health"];
+        let names = services.iter().chain(&others);
+        names.fold(reflection(), |builder, name| {
+            builder.with_service_name(*name)
+        })
+    };
     let (reporter, health) = tonic_health::server::health_reporter();
     for service in services.iter().chain(&[""]) {
         let serving = tonic_health::ServingStatus::Serving;

@@ -193,7 +193,8 @@ impl Pool {
 
     /// Leaves all lanes to a peer to the calls on them.
     pub(crate) fn forget(&self, peer: &PeerId) {
-        if let Some(peer) = self.lock().remove(peer) {
+        // Its breaker and its places stay: calls under way still count, and so do failures.
+        if let Some(peer) = self.lock().get(peer) {
             peer.retire();
         }
     }

@@ -290,12 +290,16 @@ async fn answer(
             match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(mut data) => {
-                        let sent = poll_fn(|cx| call.poll_send(&mut data, false, cx));
-                        match tokio::time::timeout(UNREAD, sent).await {
-                            Ok(Ok(())) => {}
-                            // Nobody takes it any more: the call is over.
-                            Ok(Err(_)) => return None,
-                            Err(_) => return Some(frame::of_status(&unread())),
+                        loop {
+                            let left = data.len();
+                            let sent = poll_fn(|cx| call.poll_send(&mut data, false, cx));
+                            match tokio::time::timeout(UNREAD, sent).await {
+                                Ok(Ok(())) => break,
+                                // Nobody takes it any more: the call is over.
+                                Ok(Err(_)) => return None,
+                                Err(_) if data.len() < left => {}
+                                Err(_) => return Some(frame::of_status(&unread())),
+                            }
                         }
                     }
                     Err(frame) => {

@@ -3,6 +3,7 @@
 use polymath_net::Net;
 use polymath_proto::v1::echo_client::EchoClient;
 use polymath_rpc::{Admission, Channel, Clients};
+use polymath_types::LoadReport;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, RoutesBuilder};
@@ -22,7 +23,11 @@ pub(super) fn serve(on: &Handle, net: &Net) {
     on.spawn(async move {
         let stop = CancellationToken::new();
         // A thousand large requests at once are what is measured here.
-        let admission = Admission::default().holding(1 << 30);
+        let load = LoadReport {
+            free_slots: 1,
+            ..LoadReport::default()
+        };
+        let admission = Admission::reporting(move || load).holding(1 << 30);
         if let Err(error) = polymath_rpc::serve(&net, routes(), admission, stop).await {
             eprintln!("the serving node: {error}");
         }
