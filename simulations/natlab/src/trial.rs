@@ -29,8 +29,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Bytes of a question: far above all that pings and gossip send meanwhile.
 pub(crate) const QUESTION: usize = 64 * 1024;
 const LONG_QUESTION: usize = 1024 * 1024;
-/// Nearly as long as a text may be (2 MiB).
-const LONGEST_QUESTION: usize = 2 * 1024 * 1024 - 64 * 1024;
+/// In letters nearly as long as a text may be (2 MiB).
+const LONGEST_QUESTION: usize = 3 * 512 * 1024 - 64 * 1024;
 const SENTENCE: &str = "Which language is this, please? ";
 /// The verdict on a cell without connection must be there by then.
 pub(crate) const VERDICT: Duration = Duration::from_secs(10);
@@ -230,7 +230,7 @@ pub(crate) fn ask_longest(net: &Topology, a: &Daemon<'_>) -> Result<Asked> {
 
 fn ask_with(net: &Topology, a: &Daemon<'_>, bytes: usize) -> Result<Asked> {
     let before = carried(net)?;
-    let question = SENTENCE.repeat(bytes.div_ceil(SENTENCE.len()));
+    let question = question(bytes);
     let timeout = ANSWER.as_secs().to_string();
     let expert = mesh::expert(Side::B);
     let arguments = [
@@ -258,6 +258,20 @@ fn ask_with(net: &Topology, a: &Daemon<'_>, bytes: usize) -> Result<Asked> {
         _ => String::new(),
     };
     Ok(Asked { way, note })
+}
+
+/// A text that is `bytes` long on the wire, packed or not: letters by chance, six bits each.
+fn question(bytes: usize) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789, ";
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let letters = (0..bytes * 4 / 3).map(|_| {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(LETTERS[(state >> 58) as usize])
+    });
+    SENTENCE.chars().chain(letters).collect()
 }
 
 fn carried(net: &Topology) -> Result<[Carried; 2]> {
