@@ -8,20 +8,22 @@
 //! * [`take`]: the mirror that a pull asks before a package is fetched.
 //! * [`lane`]: which way the bytes go: by the mesh's streams, or by the bulk lane of [`polymath_net::Bulk`].
 
-use std::time::Duration;
-
-use tokio::time::Instant;
-
 mod give;
 mod lane;
 mod take;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 pub(crate) use give::{Files, Shelf};
 pub(crate) use lane::BulkLane;
 pub(crate) use take::Members;
 
+/// Files one question may name.
+const MOST_NAMED: usize = 64;
 /// Bytes read from a disk, and sent, at once.
 const PIECE: usize = 64 << 10;
 /// The slowest transfer that is borne, bytes a second, after a while in which anything goes: whoever is
@@ -34,5 +36,3 @@ fn is_too_slow(began: Instant, bytes: u64) -> bool {
     let lasted = began.elapsed();
     lasted > GRACE && bytes / SLOWEST < lasted.as_secs()
 }
-/// Files one question may name.
-const MOST_NAMED: usize = 64;
