@@ -102,7 +102,7 @@ pub enum ServeError {
 }
 
 /// The answering side of a lane.
-struct Answerer {
+pub(crate) struct Answerer {
     caller: Caller,
     routes: Routes,
     admission: Admission,
@@ -114,7 +114,7 @@ struct Answerer {
 }
 
 impl Answerer {
-    fn new(
+    pub(crate) fn new(
         caller: Caller,
         routes: &Routes,
         admission: &Admission,
