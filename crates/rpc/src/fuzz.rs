@@ -95,7 +95,7 @@ impl<const ANSWERS: bool> Role for Side<ANSWERS> {
 }
 
 fn drive(bytes: &[u8], side: impl Role) {
-    let lane = Lane::new();
+    let lane = Lane::new(PeerId::random());
     for id in 0..3 {
         let _ = call(&lane, id);
     }
@@ -133,7 +133,7 @@ pub fn server(bytes: &[u8]) {
         let cancel = CancellationToken::new();
         let answerer = Answerer::new(caller, &routes, &admission, &tasks, &cancel, place);
         let (near, far) = tokio::io::duplex(64 << 10);
-        let driver = tokio::spawn(Driver::new(Lane::new(), far, answerer));
+        let driver = tokio::spawn(Driver::new(Lane::new(peer), far, answerer));
         let (mut replies, mut requests) = tokio::io::split(near);
         let asks = async {
             // In pieces, so that services work between them.

@@ -79,7 +79,7 @@ pub async fn serve(
         };
         let peer = caller.peer;
         let answerer = Answerer::new(caller, &routes, &admission, &tasks, &cancel, place);
-        let driver = Driver::new(Lane::new(), stream, answerer);
+        let driver = Driver::new(Lane::new(peer), stream, answerer);
         tasks.spawn(async move {
             if let Err(why) = driver.await {
                 tracing::trace!(%peer, "a peer's calls ended: {why}");
