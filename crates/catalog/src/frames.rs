@@ -66,21 +66,25 @@ pub(crate) fn branches(buckets: &Buckets, numbers: &[usize]) -> Option<SyncFrame
 }
 
 /// All that is known of these leaves, each leaf in one frame. Of a leaf with more documents than a
-/// frame holds (a stranger can make one) the rest is left to whoever knows more of it to ask for.
+/// frame holds (a stranger can make one) the rest follows as news.
 pub(crate) fn leaves(buckets: &Buckets, numbers: &[usize]) -> Vec<SyncFrame> {
     let mut frames = Vec::new();
     let mut page = Heads::default();
+    let mut rest = Vec::new();
     for number in numbers {
-        let members = buckets.leaf(*number).iter().take(HEADS_PAGE);
+        let leaf = buckets.leaf(*number);
+        let (members, more) = leaf.split_at(leaf.len().min(HEADS_PAGE));
+        rest.extend(more.iter().map(|(a, p)| head(a, *p)));
         if page.heads.len() + members.len() > HEADS_PAGE {
             frames.push(frame(Frame::Heads(std::mem::take(&mut page))));
         }
-        page.heads.extend(members.map(|(a, p)| head(a, *p)));
+        page.heads.extend(members.iter().map(|(a, p)| head(a, *p)));
         page.leaves.extend(u32::try_from(*number));
     }
     if !page.leaves.is_empty() {
         frames.push(frame(Frame::Heads(page)));
     }
+    frames.extend(heads(&rest));
     frames
 }
 
@@ -145,4 +149,25 @@ fn pack<T>(
         frames.push(frame(wrap(batch)));
     }
     frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_crowded_leaf_nothing_is_left_out() {
+        let mut buckets = Buckets::default();
+        buckets.crowd(7, 2 * HEADS_PAGE + 5);
+        let frames = leaves(&buckets, &[6, 7, 8]);
+        let mut told = std::collections::BTreeSet::new();
+        for frame in frames {
+            assert!(frame.encoded_len() <= FRAME_BYTES);
+            if let Some(Frame::Heads(heads)) = frame.frame {
+                assert!(heads.heads.len() <= HEADS_PAGE);
+                told.extend(heads.heads.into_iter().map(|h| h.author));
+            }
+        }
+        assert_eq!(told.len(), 2 * HEADS_PAGE + 5);
+    }
 }
