@@ -160,6 +160,13 @@ impl Catalog {
                 Err(problem) => recovered.problems.push((name, problem)),
             }
         }
+        // Ticks go on where the last run's ended, so that what was seen in both compares.
+        catalog.ticks = match catalog.offers.last_seen() {
+            0 => 0,
+            last => last.saturating_add(1),
+        };
+        catalog.offers.begin_tick(catalog.ticks);
+        catalog.conducts.begin_tick(catalog.ticks);
         recovered.offers = catalog.offers.iter().count();
         recovered.cards = catalog.cards.len();
         let index = Arc::make_mut(&mut catalog.index);
@@ -224,7 +231,7 @@ impl Catalog {
     /// questions that went unanswered to others, lets every author change its offer again, and
     /// drops cards no one needs.
     pub fn tick(&mut self) -> Vec<Action> {
-        self.ticks += 1;
+        self.ticks = self.ticks.saturating_add(1);
         self.offers.begin_tick(self.ticks);
         self.conducts.begin_tick(self.ticks);
         self.asked_offers.expire(self.ticks);
@@ -239,6 +246,7 @@ impl Catalog {
             self.compare_with(*peer, &mut batch);
         }
         self.ask_missing_cards(&mut batch);
+        batch.noted.extend(self.offers.note_seen());
         let unused = self.cards.collect();
         let mut actions = self.finish(batch);
         actions.extend(unused.iter().map(|id| Action::Remove {
@@ -300,10 +308,10 @@ impl Catalog {
             })
             .collect();
         actions.extend(batch.stores);
-        for author in batch.touched {
-            if let Some(log) = self.offers.get(&author) {
+        for author in batch.touched.union(&batch.noted) {
+            if let Some(log) = self.offers.get(author) {
                 actions.push(Action::Store {
-                    name: record::offer_name(&author),
+                    name: record::offer_name(author),
                     bytes: record::seal_offer(&self.mesh, log),
                 });
             }
@@ -322,6 +330,8 @@ struct Batch {
     stores: Vec<Action>,
     /// Authors whose record must be written anew, as their offer has changed.
     touched: BTreeSet<PeerId>,
+    /// Authors whose record must be written anew though their offer is the same.
+    noted: BTreeSet<PeerId>,
     /// Authors whose record must go; those that came back since are among the touched too.
     evicted: BTreeSet<PeerId>,
     /// Cards that are new here.

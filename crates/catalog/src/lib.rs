@@ -17,6 +17,7 @@ mod chunk;
 mod conduct;
 mod document;
 mod envelope;
+mod evictions;
 mod frames;
 #[doc(hidden)]
 pub mod fuzz;

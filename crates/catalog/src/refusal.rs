@@ -22,6 +22,8 @@ pub enum Refusal {
     Continuity,
     /// Automerge panicked on it.
     Panicked,
+    /// What is kept of its author cannot be replayed here; it is fetched anew.
+    Replay,
     /// Automerge refused it.
     Document,
     /// The document it leads to is not an offer.
@@ -59,6 +61,7 @@ impl Refusal {
             Self::Chunk => "chunk",
             Self::Continuity => "continuity",
             Self::Panicked => "panicked",
+            Self::Replay => "replay",
             Self::Document => "document",
             Self::Schema => "schema",
             Self::Rate => "rate",
@@ -78,7 +81,7 @@ impl Refusal {
     pub(crate) const fn is_authors_own(self) -> bool {
         !matches!(
             self,
-            Self::Version | Self::Size | Self::Author | Self::Signature
+            Self::Version | Self::Size | Self::Author | Self::Signature | Self::Replay
         )
     }
 
@@ -99,6 +102,7 @@ impl Refusal {
             Self::Version
                 | Self::Equivocation
                 | Self::Continuity
+                | Self::Replay
                 | Self::Rate
                 | Self::Full
                 | Self::CardUnwanted

@@ -63,7 +63,9 @@ impl Catalog {
         let mut theirs = BTreeMap::new();
         let mut behind = Vec::new();
         // A new author for whom there is no room would be asked for in vain at every digest.
-        let mut room = self.offers.room_for_new(&peer, &self.me, &self.limits);
+        let mut room = self
+            .offers
+            .room_for_new(&peer, false, &self.me, &self.limits);
         for head in heads.into_iter().take(HEADS_PAGE) {
             if self.is_out(&peer) {
                 return;
@@ -111,12 +113,19 @@ impl Catalog {
             }
             // What an author says of itself shows at least that it is there.
             let gone = author != peer && self.offers.is_forgotten(&author, claimed);
-            if *room == 0 || gone {
+            let itself = author == peer
+                && self
+                    .offers
+                    .room_for_new(&peer, true, &self.me, &self.limits)
+                    > 0;
+            if (*room == 0 && !itself) || gone {
                 return false;
             }
         }
-        let asked = self.asked_offers.ask(author, peer, self.ticks);
-        *room -= usize::from(asked && new);
+        let asked = self
+            .asked_offers
+            .ask(author, peer, author == peer, self.ticks);
+        *room = room.saturating_sub(usize::from(asked && new));
         asked
     }
 }

@@ -202,6 +202,10 @@ impl Catalog {
                         self.asked_offers.rest(author, peer, self.ticks);
                     }
                     self.refuse(peer, refusal);
+                    if refusal == Refusal::Replay {
+                        tracing::warn!(%author, "what is kept of this author cannot be replayed; it is fetched anew");
+                        self.forget(author, batch);
+                    }
                     if refusal.is_poison() && self.conducts.poison(author, &change.signature) {
                         self.ban(author, batch);
                     }
@@ -219,7 +223,10 @@ impl Catalog {
         }
         let behind = gaps
             .into_iter()
-            .filter(|author| self.asked_offers.ask(*author, peer, self.ticks))
+            .filter(|author| {
+                self.asked_offers
+                    .ask(*author, peer, *author == peer, self.ticks)
+            })
             .map(|author| frames::head(&author, self.offers.position(&author)))
             .collect();
         let cards: BTreeSet<ExpertId> = batch
@@ -232,7 +239,7 @@ impl Catalog {
         let missing: Vec<ExpertId> = cards
             .into_iter()
             .filter(|id| {
-                self.cards.get(id).is_none() && self.asked_cards.ask(*id, peer, self.ticks)
+                self.cards.get(id).is_none() && self.asked_cards.ask(*id, peer, false, self.ticks)
             })
             .collect();
         batch.send(peer, frames::want(behind, &missing));
@@ -244,6 +251,10 @@ impl Catalog {
     /// Drops the offer of an author that signs poison again and again.
     fn ban(&mut self, author: PeerId, batch: &mut Batch) {
         tracing::warn!(%author, "this author signs changes that no offer can contain; it is ignored for a while");
+        self.forget(author, batch);
+    }
+
+    fn forget(&mut self, author: PeerId, batch: &mut Batch) {
         if let Some(gone) = self.offers.remove(&author) {
             self.cards.reference(&[], &gone.offer().experts);
             batch.evicted.insert(author);
@@ -334,7 +345,9 @@ impl Catalog {
                     peers[turn % peers.len()]
                 };
                 let questions = asks.entry(peer).or_default();
-                if questions.len() < WANT_ENTRIES && self.asked_cards.ask(*id, peer, self.ticks) {
+                if questions.len() < WANT_ENTRIES
+                    && self.asked_cards.ask(*id, peer, peer == *author, self.ticks)
+                {
                     questions.push(*id);
                 }
             }

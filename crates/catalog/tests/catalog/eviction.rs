@@ -143,3 +143,47 @@ fn bytes_that_one_connection_filled_are_given_back_too() {
     bring(&mut node, honest, 1000..1002);
     assert_eq!(known(&node, 1000..1002), 2);
 }
+
+#[test]
+fn eight_identities_do_not_use_up_what_gives_way_in_a_tick() {
+    let (mut node, _, honest) = node(limits());
+    let flooders: Vec<PeerId> = (70..78).map(|n| key(n).peer_id()).collect();
+    for (n, flooder) in (0..).zip(&flooders) {
+        node.connect_to(*flooder);
+        bring(&mut node, *flooder, n * 8..n * 8 + 8);
+    }
+    assert_eq!(known(&node, 0..64), AUTHORS);
+    for round in 1..4 {
+        tick(&mut node);
+        for (n, flooder) in (0..).zip(&flooders) {
+            let first = round * 1000 + n * 20;
+            bring(&mut node, *flooder, first..first + 20);
+        }
+    }
+    bring(&mut node, honest, 9000..9002);
+    assert_eq!(known(&node, 9000..9002), 2);
+    let newcomer = stranger(9500).peer_id();
+    node.connect_to(newcomer);
+    bring(&mut node, newcomer, 9500..9501);
+    assert_eq!(known(&node, 9500..9501), 1);
+}
+
+#[test]
+fn who_was_there_all_along_is_not_the_first_to_go_after_a_restart() {
+    let (mut node, flooder, honest) = node(limits());
+    bring(&mut node, flooder, 0..64);
+    // Among equals the one with the smallest id would go first.
+    let steady = (0..64).min_by_key(|n| stranger(*n).peer_id()).unwrap();
+    node.connect_to(stranger(steady).peer_id());
+    for _ in 0..130 {
+        tick(&mut node);
+    }
+    for _ in 0..2 {
+        // What is known of it outlasts a second restart too.
+        node.restart(limits());
+    }
+    node.connect_to(honest);
+    bring(&mut node, honest, 1000..1003);
+    assert_eq!(known(&node, 1000..1003), 3);
+    assert_eq!(known(&node, steady..steady + 1), 1);
+}
