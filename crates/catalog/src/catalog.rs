@@ -167,6 +167,7 @@ impl Catalog {
         };
         catalog.offers.begin_tick(catalog.ticks);
         catalog.conducts.begin_tick(catalog.ticks);
+        catalog.cards.begin_tick(catalog.ticks);
         recovered.offers = catalog.offers.iter().count();
         recovered.cards = catalog.cards.len();
         let index = Arc::make_mut(&mut catalog.index);
@@ -234,6 +235,7 @@ impl Catalog {
         self.ticks = self.ticks.saturating_add(1);
         self.offers.begin_tick(self.ticks);
         self.conducts.begin_tick(self.ticks);
+        self.cards.begin_tick(self.ticks);
         self.asked_offers.expire(self.ticks);
         self.asked_cards.expire(self.ticks);
         let mut batch = Batch::default();
@@ -278,7 +280,11 @@ impl Catalog {
             .filter(|(id, _)| self.cards.is_referenced(id))
             .collect();
         let authors = batch.evicted.union(&batch.touched);
-        if cards.is_empty() && batch.evicted.is_empty() && batch.touched.is_empty() {
+        if cards.is_empty()
+            && batch.evicted.is_empty()
+            && batch.touched.is_empty()
+            && batch.lost_cards.is_empty()
+        {
             return false;
         }
         // Readers hold the one before: what differs is copied, the rest shared.
@@ -290,6 +296,9 @@ impl Catalog {
                 }),
                 None => index.remove_offer(author),
             }
+        }
+        for id in &batch.lost_cards {
+            index.remove_card(id);
         }
         for (id, card) in cards {
             index.set_card(*id, Arc::clone(card));
@@ -307,6 +316,9 @@ impl Catalog {
                 name: record::offer_name(author),
             })
             .collect();
+        actions.extend(batch.lost_cards.iter().map(|id| Action::Remove {
+            name: record::card_name(id),
+        }));
         actions.extend(batch.stores);
         for author in batch.touched.union(&batch.noted) {
             if let Some(log) = self.offers.get(author) {
@@ -334,6 +346,8 @@ struct Batch {
     noted: BTreeSet<PeerId>,
     /// Authors whose record must go; those that came back since are among the touched too.
     evicted: BTreeSet<PeerId>,
+    /// Cards that gave way to others.
+    lost_cards: Vec<ExpertId>,
     /// Cards that are new here.
     cards: Vec<(ExpertId, Arc<ExpertCard>)>,
     sends: Vec<Action>,

@@ -47,6 +47,8 @@ pub(crate) const FORGOTTEN_TICKS: u64 = 120;
 pub(crate) const NOTED_TICKS: u64 = 120;
 /// Such records written a tick.
 pub(crate) const NOTES_A_TICK: usize = 16;
+/// Missing cards asked for in one tick, of others than those whose own offers name them.
+pub(crate) const MISSING_A_TICK: usize = 4096;
 /// Peers remembered as waiting for one card that is itself still on its way.
 pub(crate) const CARD_WAITERS: usize = 32;
 /// Documents kept live; a live one costs about 20 KB, all others are kept as signed changes.

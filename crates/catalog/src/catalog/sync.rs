@@ -3,7 +3,10 @@
 //! News that a peer pushes are pushed on at once, to some. What was asked for is announced when all
 //! of it has come, since most others have it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use polymath_proto::v1::{Cards, Offers, SignedChange, SyncFrame, Want, sync_frame::Frame};
 use polymath_types::{ExpertId, Format, PeerId};
@@ -11,8 +14,10 @@ use prost::Message as _;
 
 use super::{Action, Batch, Catalog, FrameError};
 use crate::{
-    FRAME_BYTES, Refusal, envelope, frames,
-    limits::{ANSWER_BYTES, FEW_HEADS, PUSHES, WANT_ENTRIES},
+    FRAME_BYTES, Refusal,
+    cards::Taken,
+    envelope, frames,
+    limits::{ANSWER_BYTES, FEW_HEADS, MISSING_A_TICK, PUSHES, WANT_ENTRIES},
     offers::Outcome,
     record,
 };
@@ -33,6 +38,9 @@ impl Catalog {
         }
         self.peers.insert(peer);
         self.offers.met(peer);
+        if let Some(own) = self.offers.get(&peer) {
+            self.cards.missing().hurry(&own.offer().experts);
+        }
         let mut batch = Batch::default();
         self.compare_with(peer, &mut batch);
         // Our own last change, too: if the peer holds another one, our storage was lost or put
@@ -236,12 +244,19 @@ impl Catalog {
             .flat_map(|log| &log.offer().experts)
             .copied()
             .collect();
-        let missing: Vec<ExpertId> = cards
-            .into_iter()
-            .filter(|id| {
-                self.cards.get(id).is_none() && self.asked_cards.ask(*id, peer, false, self.ticks)
-            })
-            .collect();
+        let own = batch.touched.contains(&peer);
+        let mut missing = Vec::new();
+        let mut room = self.cards.room_for_new(&peer, own, &self.limits);
+        for id in cards {
+            if room > 0
+                && self.cards.missing().may_ask(&id, &peer)
+                && self.asked_cards.ask(id, peer, own, self.ticks)
+            {
+                self.cards.missing().asked(&id, self.ticks);
+                missing.push(id);
+                room -= 1;
+            }
+        }
         batch.send(peer, frames::want(behind, &missing));
         if self.asked_offers.is_idle() {
             self.announce(batch);
@@ -301,12 +316,20 @@ impl Catalog {
     }
 
     fn on_cards(&mut self, peer: PeerId, cards: Cards, batch: &mut Batch) {
+        let own = self.offers.get(&peer).map(|log| Arc::clone(log.offer()));
+        let own = own.as_ref().map_or(&[][..], |offer| &offer.experts);
         for bytes in cards.cards {
             if self.is_out(&peer) {
                 break;
             }
-            match self.cards.take(&bytes, &self.limits) {
-                Ok(Some((id, waiting))) => {
+            match self.cards.take(&bytes, peer, own, &self.limits) {
+                Ok(Some(Taken {
+                    id,
+                    waiting,
+                    evicted,
+                })) => {
+                    self.counters.evicted += evicted.len() as u64;
+                    batch.lost_cards.extend(evicted);
                     self.counters.cards += 1;
                     self.asked_cards.close(&id);
                     if let Some(card) = self.cards.get(&id) {
@@ -323,33 +346,42 @@ impl Catalog {
         }
     }
 
-    /// Cards that no one brought yet: asked of their authors and, every other time, of any peer.
+    /// Cards that no one brought yet: asked of those whose own offers name them and, every other
+    /// time and of all others, of any peer.
     pub(super) fn ask_missing_cards(&mut self, batch: &mut Batch) {
-        if self.peers.is_empty() {
+        if self.peers.is_empty() || self.cards.missing().is_empty() {
             return;
         }
-        let missing: BTreeSet<ExpertId> = self.cards.missing().copied().collect();
-        if missing.is_empty() {
-            return;
-        }
-        let mut asks: BTreeMap<PeerId, Vec<ExpertId>> = BTreeMap::new();
         let peers: Vec<PeerId> = self.peers.iter().copied().collect();
-        for (author, log) in self.offers.iter() {
-            let experts = log.offer().experts.iter().filter(|id| missing.contains(id));
-            for (at, id) in experts.enumerate() {
-                let turn = self.ticks as usize / 2 + at;
-                let author_turn = self.ticks.is_multiple_of(2) && self.peers.contains(author);
-                let peer = if author_turn {
-                    *author
-                } else {
-                    peers[turn % peers.len()]
-                };
-                let questions = asks.entry(peer).or_default();
-                if questions.len() < WANT_ENTRIES
-                    && self.asked_cards.ask(*id, peer, peer == *author, self.ticks)
+        let mut asks: BTreeMap<PeerId, Vec<ExpertId>> = BTreeMap::new();
+        for peer in &peers {
+            let Some(own) = self.offers.get(peer).map(|log| Arc::clone(log.offer())) else {
+                continue;
+            };
+            let mut room = self.cards.room_for_new(peer, true, &self.limits);
+            for id in &own.experts {
+                if room > 0
+                    && self.cards.missing().is_due(id, peer, self.ticks)
+                    && self.asked_cards.ask(*id, *peer, true, self.ticks)
                 {
-                    questions.push(*id);
+                    self.cards.missing().asked(id, self.ticks);
+                    asks.entry(*peer).or_default().push(*id);
+                    room -= 1;
                 }
+            }
+        }
+        for (id, tries) in self.cards.missing().due(self.ticks, MISSING_A_TICK) {
+            // Another peer each time, and not the same one for all.
+            let turn = usize::from(id.as_bytes()[0]).saturating_add(tries as usize);
+            let peer = peers[turn % peers.len()];
+            let questions = asks.entry(peer).or_default();
+            let room = self.cards.room_for_new(&peer, false, &self.limits);
+            if questions.len() < room.min(WANT_ENTRIES)
+                && self.cards.missing().may_ask(&id, &peer)
+                && self.asked_cards.ask(id, peer, false, self.ticks)
+            {
+                self.cards.missing().asked(&id, self.ticks);
+                questions.push(id);
             }
         }
         for (peer, cards) in asks {
