@@ -87,6 +87,11 @@ impl<K: Ord + Copy> Asks<K> {
             .is_some_and(|open| open.owed && open.peer == *peer)
     }
 
+    /// Whether someone was asked about `subject`, or it rests.
+    pub(crate) fn is_open(&self, subject: &K) -> bool {
+        self.open.contains_key(subject)
+    }
+
     /// Whether no answer is expected.
     pub(crate) fn is_idle(&self) -> bool {
         self.open.values().all(|open| !open.owed)

@@ -1,5 +1,6 @@
 //! The state machine: what the node does with its own offer, and what it does for others.
 
+mod answers;
 mod compare;
 mod own;
 mod sync;
@@ -9,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use answers::Answers;
 use own::Forks;
 pub use own::{Offer, OfferError};
 use polymath_proto::v1::SyncFrame;
@@ -21,6 +23,7 @@ use crate::{
     asks::Asks,
     cards::Cards,
     conduct::Conducts,
+    effort::Efforts,
     offers::Offers,
     record::{self, Record},
 };
@@ -47,6 +50,11 @@ pub enum Action {
         peer: PeerId,
         /// At most [`FRAME_BYTES`] encoded.
         frame: SyncFrame,
+    },
+    /// There is something to be fetched with [`Catalog::next_answer`] for a connected peer.
+    Answer {
+        /// For whom.
+        peer: PeerId,
     },
     /// Write a record durably, replacing the one of that name.
     Store {
@@ -117,10 +125,15 @@ pub struct Catalog {
     cards: Cards,
     peers: BTreeSet<PeerId>,
     conducts: Conducts,
+    efforts: Efforts,
+    answers: Answers,
     asked_offers: Asks<PeerId>,
     asked_cards: Asks<ExpertId>,
-    /// Authors of whom something came in answers, by whom, and other peers were not told yet.
-    unannounced: BTreeMap<PeerId, PeerId>,
+    /// Authors of whom something came in answers that other peers were not told yet, and which peers
+    /// know it.
+    unannounced: BTreeMap<PeerId, BTreeSet<PeerId>>,
+    /// Which peers said that they have what another one was asked for, by author.
+    claimants: BTreeMap<PeerId, BTreeSet<PeerId>>,
     forks: Forks,
     ticks: u64,
     index: Arc<Index>,
@@ -143,9 +156,12 @@ impl Catalog {
             cards: Cards::default(),
             peers: BTreeSet::new(),
             conducts: Conducts::default(),
+            efforts: Efforts::default(),
+            answers: Answers::default(),
             asked_offers: Asks::new(limits.authors),
             asked_cards: Asks::new(limits.cards),
             unannounced: BTreeMap::new(),
+            claimants: BTreeMap::new(),
             forks: Forks::default(),
             ticks: 0,
             index: Arc::default(),
@@ -168,6 +184,7 @@ impl Catalog {
         catalog.offers.begin_tick(catalog.ticks);
         catalog.conducts.begin_tick(catalog.ticks);
         catalog.cards.begin_tick(catalog.ticks);
+        catalog.efforts.begin_tick(catalog.ticks);
         recovered.offers = catalog.offers.iter().count();
         recovered.cards = catalog.cards.len();
         let index = Arc::make_mut(&mut catalog.index);
@@ -236,9 +253,12 @@ impl Catalog {
         self.offers.begin_tick(self.ticks);
         self.conducts.begin_tick(self.ticks);
         self.cards.begin_tick(self.ticks);
+        self.efforts.begin_tick(self.ticks);
+        self.claimants.clear();
         self.asked_offers.expire(self.ticks);
         self.asked_cards.expire(self.ticks);
         let mut batch = Batch::default();
+        batch.answers.extend(self.answers.begin_tick());
         self.forks.rolled = false;
         if self.forks.due {
             self.resolve_fork(&mut batch);
@@ -332,6 +352,8 @@ impl Catalog {
             actions.push(Action::IndexChanged);
         }
         actions.extend(batch.sends);
+        let answers = batch.answers.into_iter();
+        actions.extend(answers.map(|peer| Action::Answer { peer }));
         actions
     }
 }
@@ -351,6 +373,8 @@ struct Batch {
     /// Cards that are new here.
     cards: Vec<(ExpertId, Arc<ExpertCard>)>,
     sends: Vec<Action>,
+    /// Peers for whom there is more to fetch.
+    answers: BTreeSet<PeerId>,
 }
 
 impl Batch {

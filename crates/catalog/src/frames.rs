@@ -1,5 +1,7 @@
 //! Packing of what is sent into frames of bounded size.
 
+use std::collections::BTreeSet;
+
 use polymath_proto::v1::{
     Branch, Branches, Cards, Digest, Heads, OfferHead, Offers, SignedChange, SyncFrame, Want,
     sync_frame::Frame,
@@ -65,6 +67,23 @@ pub(crate) fn branches(buckets: &Buckets, numbers: &[usize]) -> Option<SyncFrame
     (!branches.is_empty()).then(|| frame(Frame::Branches(Branches { branches })))
 }
 
+/// As many of these leaves as fit one frame, or one that does not; and the others.
+pub(crate) fn first_page(
+    buckets: &Buckets,
+    numbers: &BTreeSet<usize>,
+) -> (Vec<usize>, BTreeSet<usize>) {
+    let (mut now, mut heads) = (Vec::new(), 0);
+    for number in numbers {
+        heads += buckets.leaf(*number).len();
+        if heads > HEADS_PAGE && !now.is_empty() {
+            break;
+        }
+        now.push(*number);
+    }
+    let later = numbers.iter().skip(now.len()).copied().collect();
+    (now, later)
+}
+
 /// All that is known of these leaves, each leaf in one frame. Of a leaf with more documents than a
 /// frame holds (a stranger can make one) the rest follows as news.
 pub(crate) fn leaves(buckets: &Buckets, numbers: &[usize]) -> Vec<SyncFrame> {
@@ -116,6 +135,16 @@ pub(crate) fn want(offers: Vec<OfferHead>, cards: &[ExpertId]) -> Vec<SyncFrame>
         cards: c.to_vec(),
     });
     offers.chain(cards).map(|w| frame(Frame::Want(w))).collect()
+}
+
+/// What a change takes of a frame.
+pub(crate) fn change_room(change: &SignedChange) -> usize {
+    change.encoded_len() + PER_ENTRY
+}
+
+/// What a card takes of a frame.
+pub(crate) fn card_room(card: &Bytes) -> usize {
+    card.len() + PER_ENTRY
 }
 
 /// Changes, in order.

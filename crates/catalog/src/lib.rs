@@ -16,6 +16,7 @@ mod catalog;
 mod chunk;
 mod conduct;
 mod document;
+mod effort;
 mod envelope;
 mod evictions;
 mod frames;

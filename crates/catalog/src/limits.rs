@@ -11,10 +11,18 @@ pub(crate) const FEW_HEADS: usize = 40;
 /// r = 1 - exp(-5 r)) at once, and the next digests the rest; more would only bring it to the same
 /// peers more often.
 pub(crate) const PUSHES: usize = 5;
+/// Peers remembered to have said that they know what another one was asked for.
+pub(crate) const CLAIMANTS: usize = 64;
 /// Entries of each kind in one `Want`.
 pub(crate) const WANT_ENTRIES: usize = 2048;
-/// What one `Want` is answered with at most; whoever needs more asks again after the next digest.
+/// What a peer is answered with in one tick at most; the rest follows in the next ones.
 pub(crate) const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// Peers that may be owed all of both tables at once; if more are connected each has its part.
+pub(crate) const OWED_SHARES: usize = 8;
+/// What a peer may cost without bringing anything new, in about a microsecond each: without a pause,
+/// and a tick in the long run.
+pub(crate) const EFFORT_BURST: u32 = 65_536;
+pub(crate) const EFFORT_A_TICK: u32 = 8192;
 /// Proven faults after which a peer's stream is closed, and no other one of it is listened to.
 pub(crate) const STRIKES: u32 = 32;
 /// Different changes signed by an author that no offer can contain, after which its offer is dropped.

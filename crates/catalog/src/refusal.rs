@@ -42,6 +42,8 @@ pub enum Refusal {
     CardsFull,
     /// As many peers are connected as may be.
     PeersFull,
+    /// The peer has cost more than it may without bringing anything new.
+    Flood,
     /// Sums that are no digest.
     Digest,
     /// Its author signed poison again and again, or the peer passed such things on; for a while
@@ -71,6 +73,7 @@ impl Refusal {
             Self::CardUnwanted => "card-unwanted",
             Self::CardsFull => "cards-full",
             Self::PeersFull => "peers-full",
+            Self::Flood => "flood",
             Self::Digest => "digest",
             Self::Banned => "banned",
         }
@@ -108,6 +111,7 @@ impl Refusal {
                 | Self::CardUnwanted
                 | Self::CardsFull
                 | Self::PeersFull
+                | Self::Flood
                 // What one node has seen of an author another has not.
                 | Self::Banned
         )

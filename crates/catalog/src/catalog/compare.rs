@@ -15,7 +15,7 @@ use crate::{
     Refusal,
     buckets::{BRANCHES, LEAVES_A_BRANCH, Position},
     envelope, frames,
-    limits::{FEW_HEADS, HEADS_PAGE},
+    limits::{CLAIMANTS, FEW_HEADS, HEADS_PAGE},
 };
 
 impl Catalog {
@@ -51,7 +51,7 @@ impl Catalog {
         }
         leaves.sort_unstable();
         leaves.dedup();
-        batch.send(peer, frames::leaves(self.offers.buckets(), &leaves));
+        self.owe_leaves(peer, leaves, batch);
     }
 
     pub(super) fn on_heads(&mut self, peer: PeerId, told: Heads, batch: &mut Batch) {
@@ -125,6 +125,13 @@ impl Catalog {
         let asked = self
             .asked_offers
             .ask(author, peer, author == peer, self.ticks);
+        if !asked && self.asked_offers.is_open(&author) {
+            // Once the answer is here, this one need not be told of it.
+            let claimants = self.claimants.entry(author).or_default();
+            if claimants.len() < CLAIMANTS {
+                claimants.insert(peer);
+            }
+        }
         *room = room.saturating_sub(usize::from(asked && new));
         asked
     }

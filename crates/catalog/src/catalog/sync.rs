@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use polymath_proto::v1::{Cards, Offers, SignedChange, SyncFrame, Want, sync_frame::Frame};
+use polymath_proto::v1::{Cards, OfferHead, Offers, SyncFrame, sync_frame::Frame};
 use polymath_types::{ExpertId, Format, PeerId};
 use prost::Message as _;
 
@@ -16,11 +16,14 @@ use super::{Action, Batch, Catalog, FrameError};
 use crate::{
     FRAME_BYTES, Refusal,
     cards::Taken,
-    envelope, frames,
-    limits::{ANSWER_BYTES, FEW_HEADS, MISSING_A_TICK, PUSHES, WANT_ENTRIES},
+    effort, envelope, frames,
+    limits::{FEW_HEADS, MISSING_A_TICK, PUSHES, WANT_ENTRIES},
     offers::Outcome,
     record,
 };
+
+/// What a change or a card costs its sender that was looked at in vain.
+const REFUSED: u32 = 32;
 
 impl Catalog {
     /// A `Sync` stream with `peer` is open: starts anti-entropy with it.
@@ -54,6 +57,7 @@ impl Catalog {
     /// The stream with `peer` is closed.
     pub fn peer_disconnected(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
+        self.answers.forget(&peer);
         self.offers.parted(&peer);
         self.asked_offers.disconnected(&peer, self.ticks);
         self.asked_cards.disconnected(&peer, self.ticks);
@@ -81,7 +85,13 @@ impl Catalog {
         if frame.category != frames::OFFERS {
             return Ok(Vec::new());
         }
-        match frame.frame.ok_or(FrameError::Empty)? {
+        let frame = frame.frame.ok_or(FrameError::Empty)?;
+        let cost = effort::cost(&frame, self.offers.buckets().len());
+        if !self.efforts.spend(peer, cost) {
+            self.counters.refuse(Refusal::Flood);
+            return Ok(Vec::new());
+        }
+        match frame {
             Frame::Digest(digest) => self.on_digest(peer, &digest, &mut batch),
             Frame::Branches(branches) => self.on_branches(peer, &branches, &mut batch),
             Frame::Heads(heads) => self.on_heads(peer, heads, &mut batch),
@@ -90,49 +100,6 @@ impl Catalog {
             Frame::Cards(cards) => self.on_cards(peer, cards, &mut batch),
         }
         Ok(self.finish(batch))
-    }
-
-    fn on_want(&mut self, peer: PeerId, want: Want, batch: &mut Batch) {
-        let mut room = ANSWER_BYTES;
-        let wanted: BTreeMap<PeerId, (u64, u64)> = want
-            .offers
-            .iter()
-            .filter_map(|h| Some((envelope::peer_id(&h.author)?, (h.epoch, h.sequence))))
-            .collect();
-        let mut changes: Vec<SignedChange> = Vec::new();
-        for (author, position) in wanted {
-            let Some(log) = self.offers.get(&author) else {
-                continue;
-            };
-            for change in log.after(position) {
-                let Some(left) = room.checked_sub(change.encoded_len()) else {
-                    break;
-                };
-                room = left;
-                changes.push(change);
-            }
-        }
-        batch.send(peer, frames::offers(changes));
-
-        let ids: BTreeSet<ExpertId> = want
-            .cards
-            .iter()
-            .filter_map(|id| ExpertId::try_from(id.as_ref()).ok())
-            .collect();
-        let mut cards = Vec::new();
-        for id in ids {
-            match self.cards.bytes(&id) {
-                Some(bytes) => {
-                    let Some(left) = room.checked_sub(bytes.len()) else {
-                        break;
-                    };
-                    room = left;
-                    cards.push(bytes);
-                }
-                None => self.cards.wait(id, peer),
-            }
-        }
-        batch.send(peer, frames::cards(cards));
     }
 
     fn on_offers(&mut self, peer: PeerId, offers: Offers, batch: &mut Batch) {
@@ -182,12 +149,17 @@ impl Catalog {
                     batch.evicted.extend(evicted);
                     batch.touched.insert(author);
                     if solicited {
-                        self.unannounced.insert(author, peer);
+                        let knowing = self.unannounced.entry(author).or_default();
+                        knowing.insert(peer);
+                        knowing.extend(self.claimants.remove(&author).unwrap_or_default());
                     } else {
                         news.push(change);
                     }
                 }
-                Ok(Outcome::Repeat) => self.counters.repeats += 1,
+                Ok(Outcome::Repeat) => {
+                    self.counters.repeats += 1;
+                    self.efforts.spend(peer, 1);
+                }
                 Ok(Outcome::Gap) => {
                     gaps.insert(author);
                 }
@@ -210,6 +182,7 @@ impl Catalog {
                         self.asked_offers.rest(author, peer, self.ticks);
                     }
                     self.refuse(peer, refusal);
+                    self.efforts.spend(peer, REFUSED);
                     if refusal == Refusal::Replay {
                         tracing::warn!(%author, "what is kept of this author cannot be replayed; it is fetched anew");
                         self.forget(author, batch);
@@ -224,7 +197,7 @@ impl Catalog {
             self.resolve_fork(batch);
         }
         if let Some(first) = news.first() {
-            let receivers = self.some_peers(&peer, &first.signature);
+            let receivers = self.some_peers(&BTreeSet::from([peer]), &first.signature);
             for receiver in receivers {
                 batch.send(receiver, frames::offers(news.clone()));
             }
@@ -278,32 +251,36 @@ impl Catalog {
         self.unannounced.remove(&author);
     }
 
-    /// Tells others what was learned in answers. A newcomer that told every document of thousands to
-    /// every peer would tell them nothing new: many are left to the digest.
+    /// Tells some others what was learned in answers, and only those who did not say that they have
+    /// it. A newcomer that told every document of thousands would tell them nothing new: many are
+    /// left to the digest.
     pub(super) fn announce(&mut self, batch: &mut Batch) {
         let authors = std::mem::take(&mut self.unannounced);
-        let digest = (authors.len() > FEW_HEADS).then(|| frames::digest(self.offers.buckets()));
-        for peer in &self.peers {
-            let frames = match &digest {
-                Some(digest) => vec![digest.clone()],
-                None => {
-                    let news = authors.iter().filter(|(_, from)| *from != peer);
-                    let heads = news.map(|(a, _)| frames::head(a, self.offers.position(a)));
-                    frames::heads(&heads.collect::<Vec<_>>())
+        let mut told: BTreeMap<PeerId, Vec<OfferHead>> = BTreeMap::new();
+        for (author, knowing) in &authors {
+            let head = frames::head(author, self.offers.position(author));
+            for peer in self.some_peers(knowing, &author.to_bytes()) {
+                told.entry(peer).or_default().push(head.clone());
+            }
+        }
+        if authors.len() > FEW_HEADS {
+            let digest = frames::digest(self.offers.buckets());
+            let last = authors.keys().next_back().map(|author| author.to_bytes());
+            for peer in self.some_peers(&BTreeSet::new(), &last.unwrap_or_default()) {
+                if told.contains_key(&peer) {
+                    batch.send(peer, [digest.clone()]);
                 }
-            };
-            batch.send(*peer, frames);
+            }
+            return;
+        }
+        for (peer, heads) in told {
+            batch.send(peer, frames::heads(&heads));
         }
     }
 
-    /// Those to whom news from `except` are passed on; others for every `seed`.
-    fn some_peers(&self, except: &PeerId, seed: &[u8]) -> Vec<PeerId> {
-        let mut others: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|p| *p != except)
-            .copied()
-            .collect();
+    /// Those to whom news are passed on, who are not among `except`; others for every `seed`.
+    fn some_peers(&self, except: &BTreeSet<PeerId>, seed: &[u8]) -> Vec<PeerId> {
+        let mut others: Vec<PeerId> = self.peers.difference(except).copied().collect();
         if others.len() > PUSHES {
             others.sort_by_cached_key(|peer| {
                 let mut hasher = blake3::Hasher::new();
@@ -340,8 +317,14 @@ impl Catalog {
                         batch.send(waiter, frames::cards(vec![bytes.clone()]));
                     }
                 }
-                Ok(None) => self.counters.repeats += 1,
-                Err(refusal) => self.refuse(peer, refusal),
+                Ok(None) => {
+                    self.counters.repeats += 1;
+                    self.efforts.spend(peer, REFUSED);
+                }
+                Err(refusal) => {
+                    self.refuse(peer, refusal);
+                    self.efforts.spend(peer, REFUSED);
+                }
             }
         }
     }
