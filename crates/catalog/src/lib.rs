@@ -16,7 +16,9 @@ mod catalog;
 mod chunk;
 mod conduct;
 mod document;
+mod effort;
 mod envelope;
+mod evictions;
 mod frames;
 #[doc(hidden)]
 pub mod fuzz;

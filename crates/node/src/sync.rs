@@ -1,5 +1,8 @@
 //! The catalog at work: one task owns the sans-IO [`Catalog`], carries out its actions, and keeps
 //! one `Sync` stream to every connected peer.
+//!
+//! News go into a short queue; answers are made one by one, each when the one before is on its way.
+//! A stream that takes another's place ends the other at once, with all that waits in it.
 
 use std::{
     collections::HashMap,
@@ -11,7 +14,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures::{Stream, StreamExt};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::BoxFuture,
+    stream::{FuturesUnordered, PollNext, select_with_strategy},
+};
 use polymath_catalog::{Action, Catalog, FRAME_BYTES, Offer};
 use polymath_net::{Membership, Net, NetEvent};
 use polymath_proto::v1::SyncFrame;
@@ -19,12 +26,15 @@ use polymath_rpc::Clients;
 use polymath_types::{ExpertCard, Index, PeerId};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tonic::Streaming;
 
 use crate::records::{Changes, RecordStore};
 
-/// Frames on their way to one peer; a peer that reads slower loses its stream and begins anew.
+/// News on their way to one peer; a peer that reads slower loses its stream and begins anew.
 const OUTBOUND: usize = 64;
 /// Commands on their way to the catalog's task; senders wait.
 const COMMANDS: usize = 32;
@@ -44,7 +54,7 @@ enum Command {
     Started {
         peer: PeerId,
         session: u64,
-        outbound: mpsc::Sender<SyncFrame>,
+        link: Link,
     },
     Frame {
         peer: PeerId,
@@ -59,6 +69,40 @@ enum Command {
         offer: Offer,
         cards: Vec<Arc<ExpertCard>>,
     },
+}
+
+/// The keeper's end of a session; dropping it ends the session.
+#[derive(Debug)]
+struct Link {
+    news: mpsc::Sender<SyncFrame>,
+    answers: mpsc::Sender<SyncFrame>,
+    /// There are answers to be fetched, and this waits for room for one.
+    answering: bool,
+    _end: DropGuard,
+}
+
+/// A new session's two ends, and what tells that it is over.
+fn link() -> (
+    Link,
+    impl Stream<Item = SyncFrame> + use<>,
+    CancellationToken,
+) {
+    let (news, waiting) = mpsc::channel(OUTBOUND);
+    let (answers, asked_for) = mpsc::channel(1);
+    let over = CancellationToken::new();
+    let link = Link {
+        news,
+        answers,
+        answering: false,
+        _end: over.clone().drop_guard(),
+    };
+    let frames = select_with_strategy(
+        ReceiverStream::new(waiting),
+        ReceiverStream::new(asked_for),
+        |(): &mut ()| PollNext::Left,
+    );
+    let frames = frames.take_until(over.clone().cancelled_owned());
+    (link, frames, over)
 }
 
 /// Talks to the catalog's task; cheap to clone.
@@ -91,6 +135,7 @@ pub(crate) fn start(
         store: Arc::new(Mutex::new(store)),
         index,
         peers: HashMap::new(),
+        room: FuturesUnordered::new(),
         unwritten: Changes::new(),
         failing: false,
     };
@@ -110,28 +155,27 @@ impl SyncHandle {
         peer: PeerId,
         inbound: Streaming<SyncFrame>,
     ) -> impl Stream<Item = SyncFrame> + use<> {
-        let (outbound, frames) = mpsc::channel(OUTBOUND);
+        let (link, frames, over) = link();
         let this = self.clone();
         self.tasks
-            .spawn(async move { this.read(peer, outbound, inbound).await });
-        ReceiverStream::new(frames)
+            .spawn(async move { this.read(peer, link, over, inbound).await });
+        frames
     }
 
     async fn read(
         &self,
         peer: PeerId,
-        outbound: mpsc::Sender<SyncFrame>,
+        link: Link,
+        over: CancellationToken,
         mut inbound: Streaming<SyncFrame>,
     ) {
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);
-        // The keeper drops its sender to end a session; this copy only watches for that.
-        let watch = outbound.clone().downgrade();
         if self
             .commands
             .send(Command::Started {
                 peer,
                 session,
-                outbound,
+                link,
             })
             .await
             .is_err()
@@ -141,10 +185,11 @@ impl SyncHandle {
         loop {
             let next = tokio::select! {
                 next = inbound.next() => next,
+                () = over.cancelled() => None,
                 () = self.cancel.cancelled() => None,
             };
             match next {
-                Some(Ok(frame)) if watch.upgrade().is_some() => {
+                Some(Ok(frame)) => {
                     if self
                         .commands
                         .send(Command::Frame {
@@ -228,17 +273,25 @@ impl SyncHandle {
         let client = clients.catalog(peer, OPEN).await;
         let client = client.map_err(|e| e.to_string())?;
         let mut client = client.max_decoding_message_size(FRAME_BYTES);
-        let (outbound, frames) = mpsc::channel(OUTBOUND);
+        let (link, frames, over) = link();
         // The server answers with its own stream at once, before our first frame.
-        let opened = tokio::time::timeout(OPEN, client.sync(ReceiverStream::new(frames))).await;
+        let opened = tokio::time::timeout(OPEN, client.sync(frames)).await;
         let inbound = match opened {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Err(status.message().to_owned()),
             Err(_) => return Err(format!("no answer within {OPEN:?}")),
         };
-        self.read(peer, outbound, inbound).await;
+        self.read(peer, link, over, inbound).await;
         Ok(())
     }
+}
+
+/// Room for an answer on a session's way, or nothing if it is over.
+type Room = (PeerId, u64, Option<mpsc::OwnedPermit<SyncFrame>>);
+
+fn room(peer: PeerId, session: u64, answers: mpsc::Sender<SyncFrame>) -> BoxFuture<'static, Room> {
+    let permit = answers.reserve_owned();
+    async move { (peer, session, permit.await.ok()) }.boxed()
 }
 
 /// The task's state.
@@ -248,7 +301,9 @@ struct Keeper {
     store: Arc<Mutex<RecordStore>>,
     index: Arc<ArcSwap<Index>>,
     /// The newest stream of each peer.
-    peers: HashMap<PeerId, (u64, mpsc::Sender<SyncFrame>)>,
+    peers: HashMap<PeerId, (u64, Link)>,
+    /// One for each session that has answers to fetch: ready when there is room for one.
+    room: FuturesUnordered<BoxFuture<'static, Room>>,
     /// Records that are not on the disk as the catalog has them; `None` is to be removed. Bounded
     /// by their names, of which each is here once. While there is one no peer hears anything.
     unwritten: Changes,
@@ -267,6 +322,10 @@ impl Keeper {
                     Some(command) => self.obey(command),
                     None => return,
                 },
+                Some(room) = self.room.next() => {
+                    self.answer(room);
+                    continue;
+                }
                 _ = tick.tick() => self.catalog.tick(),
             };
             // One transaction for all that has come meanwhile.
@@ -285,14 +344,14 @@ impl Keeper {
             Command::Started {
                 peer,
                 session,
-                outbound,
+                link,
             } => {
                 // Dropping its sender ends the session; the peer comes again after a pause.
                 if !self.unwritten.is_empty() {
                     tracing::debug!(%peer, "no catalog stream while the store cannot be written");
                     return Vec::new();
                 }
-                if self.peers.insert(peer, (session, outbound)).is_some() {
+                if self.peers.insert(peer, (session, link)).is_some() {
                     self.catalog.peer_disconnected(peer);
                 }
                 self.catalog.peer_connected(peer)
@@ -347,9 +406,24 @@ impl Keeper {
         self.catalog.peer_disconnected(peer);
     }
 
+    /// Sends the next answer, and waits for room for the one after it. All that answers are made of
+    /// is on the disk: while it is not, no session is open.
+    fn answer(&mut self, (peer, session, permit): Room) {
+        let Some((_, link)) = self.peers.get_mut(&peer).filter(|(s, _)| *s == session) else {
+            return;
+        };
+        match permit.and_then(|permit| Some((permit, self.catalog.next_answer(&peer)?))) {
+            Some((permit, frame)) => {
+                let answers = permit.send(frame);
+                self.room.push(room(peer, session, answers));
+            }
+            None => link.answering = false,
+        }
+    }
+
     /// What must be durable before it is said comes before the saying.
     async fn carry_out(&mut self, actions: Vec<Action>) {
-        let mut sends = Vec::new();
+        let (mut sends, mut answers) = (Vec::new(), Vec::new());
         let mut index = false;
         for action in actions {
             match action {
@@ -360,6 +434,7 @@ impl Keeper {
                     self.unwritten.insert(name, None);
                 }
                 Action::Send { peer, frame } => sends.push((peer, frame)),
+                Action::Answer { peer } => answers.push(peer),
                 Action::IndexChanged => index = true,
                 _ => {}
             }
@@ -380,10 +455,18 @@ impl Keeper {
             let full = self
                 .peers
                 .get(&peer)
-                .is_some_and(|(_, out)| out.try_send(frame).is_err());
+                .is_some_and(|(_, link)| link.news.try_send(frame).is_err());
             if full {
                 tracing::debug!(%peer, "reads its catalog stream too slowly; it begins anew");
                 self.end(peer);
+            }
+        }
+        for peer in answers {
+            if let Some((session, link)) = self.peers.get_mut(&peer)
+                && !std::mem::replace(&mut link.answering, true)
+            {
+                let answers = link.answers.clone();
+                self.room.push(room(peer, *session, answers));
             }
         }
     }
