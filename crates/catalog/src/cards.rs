@@ -61,6 +61,10 @@ impl Cards {
         self.kept.get(id).map(|k| &k.card)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ExpertId, &Arc<ExpertCard>)> {
+        self.kept.iter().map(|(id, kept)| (id, &kept.card))
+    }
+
     pub(crate) fn bytes(&self, id: &ExpertId) -> Option<Bytes> {
         let card = &self.kept.get(id)?.card;
         Some(card.to_bytes().into())

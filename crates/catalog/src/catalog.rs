@@ -287,6 +287,17 @@ impl Catalog {
         self.cards.get(id).cloned()
     }
 
+    /// Every record, as all [`Action::Store`]s together have written them: for a store that must be
+    /// written anew.
+    pub fn records(&self) -> impl Iterator<Item = (String, Vec<u8>)> + '_ {
+        let offers = self.offers.iter().map(|(author, log)| {
+            let bytes = record::seal_offer(&self.mesh, log);
+            (record::offer_name(author), bytes)
+        });
+        let cards = self.cards.iter();
+        offers.chain(cards.map(|(id, card)| (record::card_name(id), record::seal_card(card))))
+    }
+
     /// What was taken and refused so far.
     pub fn counters(&self) -> &Counters {
         &self.counters

@@ -147,6 +147,7 @@ pub(crate) struct Inner {
     pub(crate) discovered: discover::Discovered,
     pub(crate) gateway: Mutex<String>,
     pub(crate) loads: Arc<loads::Loads>,
+    pub(crate) sync: sync::SyncHandle,
     /// Why peers were not reached.
     pub(crate) misses: misses::Misses,
     /// A place for each question at work.
@@ -279,6 +280,7 @@ impl Node {
             sources: sources::Sources::default(),
             gateway: Mutex::default(),
             loads,
+            sync: sync.clone(),
             misses: misses::Misses::default(),
             questions: Semaphore::new(MOST_QUESTIONS),
             begun: Instant::now(),

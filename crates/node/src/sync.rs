@@ -32,7 +32,7 @@ use tokio_util::{
 };
 use tonic::Streaming;
 
-use crate::records::{Changes, RecordStore};
+use crate::records::{Changes, RecordStore, is_damaged};
 
 /// News on their way to one peer; a peer that reads slower loses its stream and begins anew.
 const OUTBOUND: usize = 64;
@@ -112,7 +112,11 @@ pub(crate) struct SyncHandle {
     sessions: Arc<AtomicU64>,
     tasks: TaskTracker,
     cancel: CancellationToken,
+    trouble: Trouble,
 }
+
+/// Why the store cannot be written, while that is so.
+type Trouble = Arc<Mutex<Option<String>>>;
 
 /// Starts the task that owns `catalog`.
 pub(crate) fn start(
@@ -128,6 +132,7 @@ pub(crate) fn start(
         sessions: Arc::default(),
         tasks: tasks.clone(),
         cancel: cancel.clone(),
+        trouble: Trouble::default(),
     };
     index.store(catalog.index());
     let keeper = Keeper {
@@ -137,13 +142,19 @@ pub(crate) fn start(
         peers: HashMap::new(),
         room: FuturesUnordered::new(),
         unwritten: Changes::new(),
-        failing: false,
+        trouble: Arc::clone(&handle.trouble),
     };
     tasks.spawn(keeper.run(inbox, cancel.clone()));
     handle
 }
 
 impl SyncHandle {
+    /// Why the catalog's store cannot be written, while that is so: until it can, nothing is exchanged.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let trouble = self.trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Publishes what this node serves.
     pub(crate) async fn offer(&self, offer: Offer, cards: Vec<Arc<ExpertCard>>) {
         let _ = self.commands.send(Command::Offer { offer, cards }).await;
@@ -307,8 +318,8 @@ struct Keeper {
     /// Records that are not on the disk as the catalog has them; `None` is to be removed. Bounded
     /// by their names, of which each is here once. While there is one no peer hears anything.
     unwritten: Changes,
-    /// The last record could not be written.
-    failing: bool,
+    /// Why the last record could not be written.
+    trouble: Trouble,
 }
 
 impl Keeper {
@@ -480,26 +491,38 @@ impl Keeper {
         let (store, writing) = (Arc::clone(&self.store), Arc::clone(&changes));
         let task = tokio::task::spawn_blocking(move || {
             let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-            store.write(&writing)
+            let written = store.write(&writing);
+            let damaged = written.as_ref().is_err_and(is_damaged);
+            // What it holds is of no use any more, and all of it is known here: the next try begins
+            // an empty one.
+            let lost = damaged && store.set_aside().is_ok();
+            (written, lost)
         });
-        let failed = match task.await {
-            Ok(Ok(())) => None,
-            Ok(Err(e)) => Some(e.to_string()),
-            Err(e) => Some(format!("it was broken off: {e}")),
+        let (failed, lost) = match task.await {
+            Ok((Ok(()), _)) => (None, false),
+            Ok((Err(e), lost)) => (Some(e.to_string()), lost),
+            Err(e) => (Some(format!("it was broken off: {e}")), false),
         };
         if failed.is_some() {
             self.unwritten = Arc::unwrap_or_clone(changes);
         }
-        match failed {
-            Some(why) if !std::mem::replace(&mut self.failing, true) => tracing::error!(
+        if lost {
+            let all = self.catalog.records();
+            self.unwritten
+                .extend(all.map(|(name, bytes)| (name, Some(bytes.into()))));
+        }
+        let written = failed.is_none();
+        let trouble = self.trouble.lock();
+        let mut trouble = trouble.unwrap_or_else(PoisonError::into_inner);
+        match (&failed, &*trouble) {
+            (Some(why), None) => tracing::error!(
                 "the catalog is not exchanged until its store can be written: {why}"
             ),
-            None if std::mem::take(&mut self.failing) => {
-                tracing::info!("the catalog's store can be written again");
-            }
+            (None, Some(_)) => tracing::info!("the catalog's store can be written again"),
             _ => {}
         }
-        !self.failing
+        *trouble = failed;
+        written
     }
 }
 

@@ -296,3 +296,12 @@ fn what_cannot_be_replayed_here_is_fetched_anew_and_not_its_authors_fault() {
     );
     assert_eq!(node.catalog.index().peers()[&author].sequence, 2);
 }
+
+#[test]
+fn a_store_that_was_lost_can_be_written_anew_from_what_is_known() {
+    let mesh = settled();
+    for node in &mesh.nodes {
+        let records: Disk = node.catalog.records().collect();
+        assert_eq!(records, node.disk);
+    }
+}

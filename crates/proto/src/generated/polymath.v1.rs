@@ -1465,6 +1465,9 @@ pub struct StatusResponse {
     pub paused: bool,
     #[prost(message, optional, tag = "21")]
     pub limits: ::core::option::Option<Limits>,
+    /// why the catalog's store cannot be written and nothing is exchanged; empty: it can
+    #[prost(string, tag = "30")]
+    pub catalog_trouble: ::prost::alloc::string::String,
 }
 /// What the operator allows; 0: no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
