@@ -22,6 +22,7 @@ mod evictions;
 mod frames;
 #[doc(hidden)]
 pub mod fuzz;
+mod inspect;
 mod limits;
 mod log;
 mod offers;
@@ -30,6 +31,7 @@ mod refusal;
 
 pub use catalog::{Action, Catalog, CatalogConfig, FrameError, Offer, OfferError, Recovered};
 pub use document::in_sandbox;
+pub use inspect::{Damage, FileError, History, Inspected, Step, from_file, inspect, to_file};
 pub use limits::{CatalogLimits, FRAME_BYTES};
 pub use record::RecordError;
 pub use refusal::{Counters, Refusal};

@@ -6,6 +6,7 @@
 
 mod admission;
 mod anchors;
+mod catalog;
 pub mod config;
 mod control;
 mod discover;
@@ -57,12 +58,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use admission::{Bounds, Gate, Serve};
 
 pub use anchors::PUBLIC;
+pub use catalog::{import_at_rest, mesh_at_rest, records_at_rest};
 pub use control::{Control, connect};
 pub use dispatch::{Answer, failure, request_id};
 pub use home::{Home, HomeLock, Membership, MeshKey};
 pub use invites::InviteTerms;
 pub use join::{Entrance, Joined, Notice, Outcome, join, take_invite};
 pub use mesh::{create, invite_at_rest, leave, sign_anchors, view_at_rest};
+pub use polymath_catalog::{FileError, History, Inspected, Step, from_file, inspect, to_file};
 #[doc(hidden)] // for `polymath bench catalog`
 pub use records::RecordStore;
 use tonic::codec::CompressionEncoding;

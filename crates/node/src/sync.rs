@@ -19,12 +19,12 @@ use futures::{
     future::BoxFuture,
     stream::{FuturesUnordered, PollNext, select_with_strategy},
 };
-use polymath_catalog::{Action, Catalog, FRAME_BYTES, Offer};
+use polymath_catalog::{Action, Catalog, Counters, FRAME_BYTES, Offer};
 use polymath_net::{Membership, Net, NetEvent};
 use polymath_proto::v1::SyncFrame;
 use polymath_rpc::Clients;
-use polymath_types::{ExpertCard, Index, PeerId};
-use tokio::sync::{broadcast::error::RecvError, mpsc};
+use polymath_types::{ErrorKind, ExpertCard, Failure, Index, PeerId};
+use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -32,7 +32,7 @@ use tokio_util::{
 };
 use tonic::Streaming;
 
-use crate::records::{Changes, RecordStore, is_damaged};
+use crate::records::{Changes, RecordStore, Records, is_damaged};
 
 /// News on their way to one peer; a peer that reads slower loses its stream and begins anew.
 const OUTBOUND: usize = 64;
@@ -68,6 +68,11 @@ enum Command {
     Offer {
         offer: Offer,
         cards: Vec<Arc<ExpertCard>>,
+    },
+    Import {
+        frames: Vec<SyncFrame>,
+        /// What was taken and refused before, and after.
+        reply: oneshot::Sender<(Counters, Counters)>,
     },
 }
 
@@ -113,6 +118,9 @@ pub(crate) struct SyncHandle {
     tasks: TaskTracker,
     cancel: CancellationToken,
     trouble: Trouble,
+    store: Arc<Mutex<RecordStore>>,
+    /// Told whenever there is another index.
+    changed: watch::Sender<()>,
 }
 
 /// Why the store cannot be written, while that is so.
@@ -127,18 +135,22 @@ pub(crate) fn start(
     cancel: &CancellationToken,
 ) -> SyncHandle {
     let (commands, inbox) = mpsc::channel(COMMANDS);
+    let store = Arc::new(Mutex::new(store));
     let handle = SyncHandle {
         commands,
         sessions: Arc::default(),
         tasks: tasks.clone(),
         cancel: cancel.clone(),
         trouble: Trouble::default(),
+        store: Arc::clone(&store),
+        changed: watch::Sender::new(()),
     };
     index.store(catalog.index());
     let keeper = Keeper {
         catalog,
-        store: Arc::new(Mutex::new(store)),
+        store,
         index,
+        changed: handle.changed.clone(),
         peers: HashMap::new(),
         room: FuturesUnordered::new(),
         unwritten: Changes::new(),
@@ -149,6 +161,33 @@ pub(crate) fn start(
 }
 
 impl SyncHandle {
+    /// Every record, as the disk has it.
+    pub(crate) async fn records(&self) -> Result<Records, Failure> {
+        let store = Arc::clone(&self.store);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+            store.read().map_err(|e| e.to_string())
+        });
+        let read = read.await.unwrap_or_else(|e| Err(e.to_string()));
+        read.map_err(|e| {
+            let what = format!("the catalog's store cannot be read: {e}");
+            Failure::new(ErrorKind::DataLoss, what)
+        })
+    }
+
+    /// Takes what a file holds; what was taken and refused before, and after.
+    pub(crate) async fn import(&self, frames: Vec<SyncFrame>) -> Option<(Counters, Counters)> {
+        let (reply, done) = oneshot::channel();
+        let import = Command::Import { frames, reply };
+        self.commands.send(import).await.ok()?;
+        done.await.ok()
+    }
+
+    /// Told whenever there is another index.
+    pub(crate) fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     /// Why the catalog's store cannot be written, while that is so: until it can, nothing is exchanged.
     pub(crate) fn trouble(&self) -> Option<String> {
         let trouble = self.trouble.lock();
@@ -311,6 +350,7 @@ struct Keeper {
     /// Locked by the writer's thread only.
     store: Arc<Mutex<RecordStore>>,
     index: Arc<ArcSwap<Index>>,
+    changed: watch::Sender<()>,
     /// The newest stream of each peer.
     peers: HashMap<PeerId, (u64, Link)>,
     /// One for each session that has answers to fetch: ready when there is room for one.
@@ -395,6 +435,12 @@ impl Keeper {
                 }
                 Vec::new()
             }
+            Command::Import { frames, reply } => {
+                let before = self.catalog.counters().clone();
+                let actions = self.catalog.import(frames);
+                let _ = reply.send((before, self.catalog.counters().clone()));
+                actions
+            }
             Command::Offer { offer, cards } => {
                 let mut actions = Vec::new();
                 for card in cards {
@@ -454,6 +500,7 @@ impl Keeper {
         // What this node shows outlives a kill; but a full disk is no reason to answer no questions.
         if index {
             self.index.store(self.catalog.index());
+            self.changed.send_replace(());
         }
         if !written {
             // Going on would say things a restart forgets, and so contradict ourselves. What is

@@ -22,6 +22,8 @@ pub enum Format {
     ModelStore,
     /// The catalog's records on disk.
     CatalogStore,
+    /// A catalog that was exported to a file.
+    CatalogFile,
     /// The control API between the CLI and its own daemon.
     Control,
     /// An [`crate::Invite`]'s text.
@@ -69,6 +71,7 @@ impl fmt::Display for Format {
             Self::Sync => "catalog exchange",
             Self::ModelStore => "model store",
             Self::CatalogStore => "catalog store",
+            Self::CatalogFile => "exported catalog",
             Self::Control => "control API",
             Self::Invite => "invite",
             Self::Anchors => "anchor list",

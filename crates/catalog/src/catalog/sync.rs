@@ -54,6 +54,28 @@ impl Catalog {
         self.finish(batch)
     }
 
+    /// Takes frames that came in a file: as if a stranger had connected and sent them.
+    pub fn import(&mut self, frames: impl IntoIterator<Item = SyncFrame>) -> Vec<Action> {
+        let stranger = PeerId::random();
+        self.peers.insert(stranger);
+        let mut actions = Vec::new();
+        for frame in frames {
+            match self.receive(stranger, frame) {
+                Ok(more) => actions.extend(more),
+                Err(e) => {
+                    tracing::warn!("the rest of the file is left: {e}");
+                    break;
+                }
+            }
+        }
+        self.peer_disconnected(stranger);
+        actions.retain(|action| match action {
+            Action::Send { peer, .. } | Action::Answer { peer } => *peer != stranger,
+            _ => true,
+        });
+        actions
+    }
+
     /// The stream with `peer` is closed.
     pub fn peer_disconnected(&mut self, peer: PeerId) {
         self.peers.remove(&peer);

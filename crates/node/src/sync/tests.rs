@@ -52,6 +52,7 @@ fn keeper(key: &NodeKey, disk: &FaultyDisk) -> Keeper {
         catalog: Catalog::open(config(key), Vec::new()).0,
         store: Arc::new(Mutex::new(disk.store())),
         index: Arc::default(),
+        changed: watch::Sender::new(()),
         peers: HashMap::new(),
         room: FuturesUnordered::new(),
         unwritten: Changes::new(),
