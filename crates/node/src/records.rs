@@ -145,6 +145,24 @@ impl RecordStore {
         }
     }
 
+    /// Reads the store in `dir` and leaves it as it is, even if it is damaged.
+    pub(crate) fn look(dir: &Path) -> Result<Records, Failure> {
+        let path = dir.join(FILE);
+        if !path.exists() {
+            return Ok(Records::new());
+        }
+        Self::at(&path).read().map_err(|e| {
+            if !is_damaged(&e) {
+                return failure(&path, &e);
+            }
+            let what = format!(
+                "the catalog's store {} is damaged: {e}; the next start sets it aside, and peers bring what was in it",
+                path.display()
+            );
+            Failure::new(ErrorKind::DataLoss, what)
+        })
+    }
+
     fn on(open: Opener) -> Self {
         Self {
             open,
