@@ -15,7 +15,9 @@ use std::{
 
 use polymath_catalog::{Action, Catalog, CatalogConfig, CatalogLimits};
 use polymath_proto::v1::{Cards, Offers, SyncFrame, sync_frame::Frame};
-use polymath_types::{ErrorKind, Failure, Format, Index, MeshId, NodeKey, PeerId, PeerOffer};
+use polymath_types::{
+    ErrorKind, Failure, Format, Index, MeshId, NodeKey, PeerId, PeerOffer, Property,
+};
 use prost::Message;
 use serde_json::json;
 
@@ -198,7 +200,8 @@ fn opening(shelf: &impl Shelf, stored: &Records, mesh: &str) -> Result<Vec<Row>,
 fn index(index: &Arc<Index>, mesh: &str) -> Vec<Row> {
     let ids: Vec<_> = index.experts().map(|e| e.id).collect();
     let peers: Vec<PeerId> = index.peers().keys().copied().collect();
-    let (mut lookups, mut patches) = (Vec::new(), Vec::new());
+    let (mut lookups, mut properties, mut patches) = (Vec::new(), Vec::new(), Vec::new());
+    let weights: Vec<_> = index.experts().map(|e| e.card.model.weights_id()).collect();
     for round in 0..ROUNDS {
         let begun = Instant::now();
         for n in 0..LOOKUPS {
@@ -207,6 +210,13 @@ fn index(index: &Arc<Index>, mesh: &str) -> Vec<Row> {
         }
         #[allow(clippy::cast_precision_loss)]
         lookups.push(begun.elapsed().as_secs_f64() * 1e9 / LOOKUPS as f64);
+        let begun = Instant::now();
+        for n in 0..LOOKUPS {
+            let weights = weights[(n * 7919 + round) % weights.len()];
+            std::hint::black_box(index.having(Property::Weights(weights)));
+        }
+        #[allow(clippy::cast_precision_loss)]
+        properties.push(begun.elapsed().as_secs_f64() * 1e9 / LOOKUPS as f64);
         let offers: Vec<(PeerId, Arc<PeerOffer>)> = (0..PATCH)
             .map(|n| {
                 let peer = peers[(n * 7919 + round) % peers.len()];
@@ -230,6 +240,12 @@ fn index(index: &Arc<Index>, mesh: &str) -> Vec<Row> {
     };
     vec![
         row("one expert of the index", "look-up", &lookups, "ns"),
+        row(
+            "experts with the same weights",
+            "look-up",
+            &properties,
+            "ns",
+        ),
         row("ten offers change", "index published", &patches, "ms"),
     ]
 }

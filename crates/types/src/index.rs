@@ -1,13 +1,17 @@
 //! The routing index: an immutable snapshot of who serves which expert.
 
+mod lookups;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use libp2p_identity::PeerId;
+use lookups::Lookups;
+pub use lookups::Property;
 
-use crate::{ExpertCard, ExpertId, ExpertKind, Table};
+use crate::{ExpertCard, ExpertId, Table};
 
 /// A peer that serves an expert.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +58,8 @@ pub struct Index {
     peers: Table<PeerId, PeerOffer>,
     /// Who serves the experts whose cards are not known yet.
     cardless: Table<ExpertId, Vec<Replica>>,
+    /// The experts by what their cards say.
+    lookups: Lookups,
 }
 
 impl Index {
@@ -100,14 +106,24 @@ impl Index {
     pub fn set_card(&mut self, id: ExpertId, card: Arc<ExpertCard>) {
         if let Some(replicas) = self.cardless.remove(&id) {
             let replicas = Arc::unwrap_or_clone(replicas);
-            self.experts
-                .insert(id, IndexedExpert { id, card, replicas });
+            self.admit(IndexedExpert { id, card, replicas });
         }
+    }
+
+    fn admit(&mut self, expert: IndexedExpert) {
+        lookups::enter(&mut self.lookups, expert.id, &expert.card);
+        self.experts.insert(expert.id, expert);
+    }
+
+    fn dismiss(&mut self, id: &ExpertId) -> Option<Arc<IndexedExpert>> {
+        let expert = self.experts.remove(id)?;
+        lookups::leave(&mut self.lookups, id, &expert.card);
+        Some(expert)
     }
 
     /// A card is kept no longer, though offers speak of it.
     pub fn remove_card(&mut self, id: &ExpertId) {
-        if let Some(expert) = self.experts.remove(id) {
+        if let Some(expert) = self.dismiss(id) {
             self.cardless.insert(*id, expert.replicas.clone());
         }
     }
@@ -132,8 +148,7 @@ impl Index {
             }
         } else if let Some(card) = cards(&id) {
             let replicas = vec![replica];
-            self.experts
-                .insert(id, IndexedExpert { id, card, replicas });
+            self.admit(IndexedExpert { id, card, replicas });
         } else {
             self.cardless.insert(id, vec![replica]);
         }
@@ -143,7 +158,7 @@ impl Index {
         if let Some(expert) = self.experts.get_mut(id) {
             expert.replicas.retain(|r| r.peer != *peer);
             if expert.replicas.is_empty() {
-                self.experts.remove(id);
+                self.dismiss(id);
             }
         } else if let Some(replicas) = self.cardless.get_mut(id) {
             replicas.retain(|r| r.peer != *peer);
@@ -172,11 +187,6 @@ impl Index {
     /// Every expert, by id.
     pub fn experts(&self) -> impl Iterator<Item = &IndexedExpert> {
         self.experts.values()
-    }
-
-    /// Experts of one kind.
-    pub fn of_kind(&self, kind: ExpertKind) -> impl Iterator<Item = &IndexedExpert> {
-        self.experts().filter(move |e| e.card.kind == kind)
     }
 
     /// One expert.
@@ -211,7 +221,7 @@ impl Index {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{FileRef, FileRole, LabelSet, Model, Runtime, Sampling};
+    use crate::{ExpertKind, FileRef, FileRole, LabelSet, Model, Runtime, Sampling};
 
     fn card(name: &str) -> Arc<ExpertCard> {
         Arc::new(ExpertCard {
@@ -272,6 +282,36 @@ mod tests {
         assert_eq!(index, Index::build(offers, all));
         assert_eq!(before.experts().count(), 2);
         assert_eq!(before.expert(&a.id()).unwrap().replicas.len(), 2);
+    }
+
+    #[test]
+    fn experts_are_found_by_what_their_cards_say_as_long_as_somebody_offers_them() {
+        let [one, two] = std::array::from_fn(|_| PeerId::random());
+        let (a, mut b) = (card("a"), card("b").as_ref().clone());
+        b.kind = ExpertKind::Embed;
+        b.languages = vec!["es".into(), "de".into()];
+        let b = Arc::new(b);
+        let known = |id: &ExpertId| [&a, &b].into_iter().find(|k| k.id() == *id).cloned();
+        let mut index = Index::default();
+        index.set_offer(one, offer(&[&a, &b]), known);
+        index.set_offer(two, offer(&[&b]), known);
+        let mut both = [a.id(), b.id()];
+        both.sort();
+        assert_eq!(index.having(Property::Model("m")), both);
+        assert_eq!(index.having(Property::Language("es")), [b.id()]);
+        assert_eq!(index.having(Property::Kind(ExpertKind::Generate)), [a.id()]);
+        assert_eq!(index.replica_set(a.model.weights_id()).count(), 2);
+        let before = index.clone();
+        index.remove_offer(&one);
+        assert_eq!(index.having(Property::Model("m")), [b.id()]);
+        index.remove_card(&b.id());
+        assert!(index.having(Property::Model("m")).is_empty());
+        assert_eq!(index.of_kind(ExpertKind::Embed).count(), 0);
+        index.set_card(b.id(), Arc::clone(&b));
+        assert_eq!(index.having(Property::Language("de")), [b.id()]);
+        index.remove_offer(&two);
+        assert_eq!(index, Index::default());
+        assert_eq!(before.having(Property::Model("m")), both);
     }
 
     #[test]
