@@ -229,6 +229,8 @@ struct Link {
     newcomers: Allowance,
     /// When it was last told of this node, if it is behind a relay.
     told: Duration,
+    /// When it was last told what is held of itself.
+    echoed: Option<Duration>,
 }
 
 /// What this node last said of itself.
@@ -344,6 +346,7 @@ impl Live {
                 checks: Allowance::new(CHECKS_OF_ONE[0], CHECKS_OF_ONE[1]),
                 newcomers: Allowance::new(NEW_OF_ONE[0], NEW_OF_ONE[1]),
                 told: now,
+                echoed: None,
             },
         );
         self.send(peer, messages, &mut actions);
@@ -544,7 +547,13 @@ impl Live {
         status: &LiveStatus,
         actions: &mut Vec<LiveAction>,
     ) -> Result<(), LiveRefusal> {
-        self.table.wants(&author, &Order::of(status), &message)?;
+        let wanted = self.table.wants(&author, &Order::of(status), &message);
+        if wanted == Err(LiveRefusal::Stale)
+            && self.table.get(&author).is_some_and(|e| e.run != status.run)
+        {
+            self.echo(now, author, actions);
+        }
+        wanted?;
         let unknown = self.table.get(&author).is_none();
         self.check(now, from, unknown && author != from)?;
         signed::verify(&message, &author, &self.config.mesh)?;
@@ -570,6 +579,20 @@ impl Live {
             actions.push(LiveAction::Probe(author));
         }
         Ok(())
+    }
+
+    /// Two runs of `author` contradict each other: it is told what is held of it, which otherwise nobody
+    /// would.
+    fn echo(&mut self, now: Duration, author: PeerId, actions: &mut Vec<LiveAction>) {
+        let held = self.table.get(&author).map(|e| e.message.clone());
+        if let Some(link) = self.peers.get_mut(&author)
+            && link
+                .echoed
+                .is_none_or(|at| now.saturating_sub(at) >= ANSWERS)
+        {
+            link.echoed = Some(now);
+            self.send(author, held, actions);
+        }
     }
 
     /// What a witness said before does not count either once it is not heard any more.

@@ -44,6 +44,9 @@ impl Node {
             known.left_alone = self.left_alone(id, offer);
             known.reach = Some(reachability(&own, &Place::told(&offer.addresses)));
         }
+        for (id, known) in &mut known {
+            known.doubt = inner.live.doubt(id);
+        }
         for (target, miss) in &misses {
             let Ok(id) = target.parse::<PeerId>() else {
                 continue;
@@ -131,6 +134,7 @@ fn unknown(membership: Option<Membership>) -> Known<'static> {
         membership,
         experts: 0,
         left_alone: None,
+        doubt: None,
         miss: None,
         reach: None,
     }
