@@ -15,7 +15,7 @@ pub(crate) struct Target {
     pub(crate) seeds: &'static [&'static [u8]],
 }
 
-pub(crate) const TARGETS: [Target; 14] = [
+pub(crate) const TARGETS: [Target; 18] = [
     Target {
         name: "frames",
         run: polymath_rpc::fuzz::frames,
@@ -30,6 +30,28 @@ pub(crate) const TARGETS: [Target; 14] = [
         run: polymath_rpc::fuzz::lane,
         golden: &["rpc/tests/golden/call_frames_v1.bin"],
         seeds: &[&[6, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 1, 7, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 9]],
+    },
+    Target {
+        name: "server",
+        run: polymath_rpc::fuzz::server,
+        golden: &["rpc/tests/golden/call_frames_v1.bin"],
+        seeds: &[
+            b"\x01\0\0\x02\0\0\0\0\x08\x01\x02\0\0\x1b\0\0\0\x01\x0a\x19/polymath.v1.Echo/Collect\
+              \x04\0\0\x08\0\0\0\x01\0\0\0\0\x03\x0a\x01x\x84\0\0\x07\0\0\0\x01\0\0\0\0\x02\x20\x05",
+            b"\x01\0\0\x02\0\0\0\0\x08\x01\x02\0\0\x1a\0\0\0\x02\x0a\x18/polymath.v1.Echo/Repeat\
+              \x84\0\0\x0a\0\0\0\x02\0\0\0\0\x05\x0a\x01x\x18\x05\x07\0\0\x04\0\0\0\x02\0\0\0\x06",
+            b"\x01\0\0\x02\0\0\0\0\x08\x01\x02\0\0\x18\0\0\0\x03\x0a\x16/polymath.v1.Echo/Both\
+              \x04\0\0\x08\0\0\0\x03\0\0\0\0\x03\x0a\x01x\x06\0\0\x04\0\0\0\x03\0\0\0\x01",
+        ],
+    },
+    Target {
+        name: "requests",
+        run: polymath_rpc::fuzz::requests,
+        golden: &[],
+        seeds: &[
+            b"\x08\x01\x12\x04abcd\x1a\x01r\x22\x06\x08\x02\x12\x02hi\x2a\x14\x08\x05\x11\0\0\0\0\0\0\xe0\x3f\x20\x05\x28\x07\x32\x02\x0a\x0a\x32\x03\x01\x02\x03\x40\x05",
+            b"\x1a\x0e\x08\x01\x12\x04\x08\x02\x10\x03\x1a\x04\x08\x01\x10\x02",
+        ],
     },
     Target {
         name: "timeout",
@@ -60,6 +82,24 @@ pub(crate) const TARGETS: [Target; 14] = [
         run: polymath_net::fuzz::hello,
         golden: &["types/tests/golden/genesis_v1.json"],
         seeds: &[&[0, 0, 0, 1, 0, 0, 0, 2, b'{', b'}', 0, 1, b'x']],
+    },
+    Target {
+        name: "door",
+        run: polymath_net::fuzz::door,
+        golden: &[],
+        seeds: &[
+            b"\0\x22\x01\x010123456789abcdef0123456789abcdef",
+            b"\0\x65\x01\x020123456789abcdef0123456789abcdef0123456789abcdef\0\0\0\0\0\0\0\x0a\0\0\0\x01\
+              \0\x24\x08\x01\x12\x20\x36\xa0\x97\xd1\x8c\x1d\x26\x4b\x3c\x5f\x60\x71\x82\x93\xa4\xb5\xc6\xd7\xe8\xf9\x0a\x1b\x2c\x3d\x4e\x5f\x60",
+            b"\0\x22\x01\x000123456789abcdef0123456789abcdef",
+            b"\0\x02\x01\x05",
+        ],
+    },
+    Target {
+        name: "bulk_head",
+        run: polymath_net::fuzz::bulk_head,
+        golden: &[],
+        seeds: &[b"\x01\0\0\0\x04abcd\0\0\0\0\0\x01\0\0"],
     },
     Target {
         name: "whereabouts",

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
+    fs,
     io::{Read, Write},
     net::TcpStream,
+    path::Path,
     process::{Child, Stdio},
 };
 
@@ -322,6 +324,39 @@ fn memory_stays_below_the_limit_however_many_ask() {
 }
 
 #[test]
+fn memory_stays_below_the_limit_under_long_texts_of_many_callers() {
+    const LIMIT: u64 = 330 << 20;
+    let lab = Lab::with_models();
+    let args = ["--expert", "chef", "--max-memory", "330MiB"];
+    let server = lab.up_with("server", &args, &[STATIC, ONE_SLOT]).ready();
+    let askers: Vec<Node> = ["one", "two", "three"]
+        .iter()
+        .map(|name| client(&lab, name, &server, "chef"))
+        .collect();
+    // Longer than any context, and as long as a message may be: each is held until its turn comes to be
+    // refused, or turned away at once. None is answered, and nothing else suffers.
+    let text = "sea ".repeat(900_000);
+    let mut most = 0;
+    std::thread::scope(|scope| {
+        let all = askers.iter().flat_map(|asker| [asker; 8]);
+        let posts: Vec<_> = all
+            .map(|asker| scope.spawn(|| post(asker, &text)))
+            .collect();
+        eventually("all are refused", || {
+            most = most.max(server.status()["rss_bytes"].as_u64().unwrap());
+            posts.iter().all(|p| p.is_finished()).then_some(())
+        });
+        for refused in posts {
+            let (status, answer) = refused.join().unwrap();
+            assert!([400, 429, 503].contains(&status), "{status}: {answer}");
+        }
+    });
+    println!("most resident: {most}");
+    assert!(most < LIMIT, "{most}");
+    askers[0].ask(SHORT);
+}
+
+#[test]
 fn a_pull_that_would_pass_the_disk_limit_is_refused() {
     let lab = Lab::new();
     let files = std::env::var("POLYMATH_TEST_MODELS").expect("run the tests by `cargo xtask test`");
@@ -349,6 +384,54 @@ fn a_pull_that_would_pass_the_disk_limit_is_refused() {
         .env("POLYMATH_LIMITS_DISK", "1GB")
         .run()
         .ok();
+}
+
+#[test]
+fn many_pulls_at_once_never_pass_the_disk_limit() {
+    /// The language model or the embedder, not both.
+    const LIMIT: u64 = 120 << 20;
+    let lab = Lab::new();
+    let files = std::env::var("POLYMATH_TEST_MODELS").expect("run the tests by `cargo xtask test`");
+    let models = [
+        ("smollm2-135m-instruct", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ("all-minilm-l6-v2", "minilm"),
+    ];
+    let pull = |(model, from): (&'static str, &str)| {
+        let from = format!("{files}/{from}");
+        let pull = lab.cli("node", &["model", "pull", model, "--from", &from]);
+        let mut command = pull.env("POLYMATH_LIMITS_DISK", "120MiB").into_command();
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        (model, command.stderr(Stdio::null()).spawn().unwrap())
+    };
+    let pulls: Vec<_> = (0..3).flat_map(|_| models).map(pull).collect();
+    let mut most = 0;
+    let mut ended: Vec<(&str, i32)> = Vec::new();
+    for (model, mut child) in pulls {
+        let status = eventually("the pull ends", || {
+            most = most.max(bytes_below(lab.models()));
+            child.try_wait().unwrap()
+        });
+        ended.push((model, status.code().unwrap()));
+    }
+    println!("most on the disk: {most}; {ended:?}");
+    assert!(most <= LIMIT, "{most}");
+    // Whichever came first is there for all who asked for it; the other was refused to all.
+    let first = ended.iter().find(|(_, code)| *code == 0).unwrap().0;
+    for (model, code) in ended {
+        assert_eq!(code, if model == first { 0 } else { 10 }, "{model}");
+    }
+}
+
+/// Bytes of all files below a folder in which others are at work.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(found) if found.is_dir() => bytes_below(&entry.path()),
+        Ok(found) => found.len(),
+        // It was there a moment ago.
+        Err(_) => 0,
+    });
+    sizes.sum()
 }
 
 #[test]

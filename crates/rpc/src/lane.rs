@@ -22,6 +22,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use polymath_types::PeerId;
 
 pub(crate) use call::{Call, Input, LeadIn, Windows};
 pub(crate) use driver::{Driver, Role};
@@ -68,6 +69,7 @@ impl LaneError {
 /// What calls and the driver share.
 #[derive(Debug)]
 pub(crate) struct Lane {
+    peer: PeerId,
     outbox: Mutex<Outbox>,
     calls: Mutex<HashMap<CallId, Arc<Call>>>,
     /// No new calls: it is broken, going away, or there is a better one.
@@ -85,8 +87,10 @@ struct Outbox {
 }
 
 impl Lane {
-    pub(crate) fn new() -> Arc<Self> {
+    /// One to or from `peer`.
+    pub(crate) fn new(peer: PeerId) -> Arc<Self> {
         Arc::new(Self {
+            peer,
             outbox: Mutex::default(),
             calls: Mutex::default(),
             retired: AtomicBool::new(false),

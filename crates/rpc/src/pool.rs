@@ -132,7 +132,8 @@ pub(crate) struct CallerLane {
 impl CallerLane {
     /// Runs a lane over a fresh stream.
     fn begin(stream: MeshStream) -> Self {
-        let (lane, path, peer) = (Lane::new(), stream.path(), stream.peer());
+        let (path, peer) = (stream.path(), stream.peer());
+        let lane = Lane::new(peer);
         let hello = v1::Hello {
             version: Format::Wire.current(),
         };

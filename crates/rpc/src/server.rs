@@ -79,7 +79,7 @@ pub async fn serve(
         };
         let peer = caller.peer;
         let answerer = Answerer::new(caller, &routes, &admission, &tasks, &cancel, place);
-        let driver = Driver::new(Lane::new(), stream, answerer);
+        let driver = Driver::new(Lane::new(peer), stream, answerer);
         tasks.spawn(async move {
             if let Err(why) = driver.await {
                 tracing::trace!(%peer, "a peer's calls ended: {why}");
@@ -102,7 +102,7 @@ pub enum ServeError {
 }
 
 /// The answering side of a lane.
-struct Answerer {
+pub(crate) struct Answerer {
     caller: Caller,
     routes: Routes,
     admission: Admission,
@@ -114,7 +114,7 @@ struct Answerer {
 }
 
 impl Answerer {
-    fn new(
+    pub(crate) fn new(
         caller: Caller,
         routes: &Routes,
         admission: &Admission,

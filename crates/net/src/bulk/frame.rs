@@ -2,14 +2,16 @@
 //! the body. Numbers are big-endian. The stream's other direction carries the verdict of who takes a plain
 //! transfer ([`TAKEN`], or a reset), or the answer to a call, framed in the same way as a plain transfer.
 
+use std::io;
+
 use bytes::{BufMut, Bytes, BytesMut};
-use quinn::{ReadExactError, RecvStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::{error::TransferError, limits::MAX_HEADER};
 
 /// What a transfer asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// To be told when it is taken.
     Plain = 0,
     /// Another transfer.
@@ -43,36 +45,32 @@ pub(super) fn check_header(header: &Bytes) -> Result<u32, TransferError> {
 
 /// Why a head cannot be read.
 #[derive(Debug)]
-pub(super) enum HeadError {
+pub(crate) enum HeadError {
     TooLong {
         length: u64,
     },
     /// No kind of transfer has this number.
     Kind(u8),
-    Read(ReadExactError),
+    Read(io::Error),
 }
 
-impl From<ReadExactError> for HeadError {
-    fn from(error: ReadExactError) -> Self {
+impl From<io::Error> for HeadError {
+    fn from(error: io::Error) -> Self {
         Self::Read(error)
     }
 }
 
 /// Reads the kind, a header of at most `limit` bytes, and the body's length.
-pub(super) async fn read_head(
-    stream: &mut RecvStream,
+pub(crate) async fn read_head(
+    stream: &mut (impl AsyncRead + Unpin),
     limit: usize,
 ) -> Result<(Kind, Bytes, u64), HeadError> {
-    let mut kind = [0];
-    stream.read_exact(&mut kind).await?;
-    let kind = match kind {
-        [0] => Kind::Plain,
-        [1] => Kind::Call,
-        [other] => return Err(HeadError::Kind(other)),
+    let kind = match stream.read_u8().await? {
+        0 => Kind::Plain,
+        1 => Kind::Call,
+        other => return Err(HeadError::Kind(other)),
     };
-    let mut size = [0; 4];
-    stream.read_exact(&mut size).await?;
-    let size = u32::from_be_bytes(size);
+    let size = stream.read_u32().await?;
     if size as usize > limit.min(MAX_HEADER) {
         return Err(HeadError::TooLong {
             length: size.into(),
@@ -80,7 +78,6 @@ pub(super) async fn read_head(
     }
     let mut header = vec![0; size as usize];
     stream.read_exact(&mut header).await?;
-    let mut length = [0; 8];
-    stream.read_exact(&mut length).await?;
-    Ok((kind, header.into(), u64::from_be_bytes(length)))
+    let length = stream.read_u64().await?;
+    Ok((kind, header.into(), length))
 }

@@ -93,7 +93,7 @@ impl Default for BulkLimits {
 }
 
 /// Longest header the wire allows, bytes.
-pub(super) const MAX_HEADER: usize = 64 * 1024;
+pub(crate) const MAX_HEADER: usize = 64 * 1024;
 /// A peer that answers nothing for this long is gone.
 pub(super) const SILENCE: Duration = Duration::from_secs(30);
 /// A connection that waits is kept alive this often, far below [`SILENCE`]: a reader may take its time.

@@ -291,11 +291,12 @@ impl BulkReceiver {
                 let error = ended(&format!("began a transfer of the unknown kind {number}"));
                 return Err((MALFORMED, error));
             }
-            Ok(Err(HeadError::Read(ReadExactError::FinishedEarly(_)))) => {
-                return Err((NOT_AS_SAID, ended("ended a transfer within its header")));
-            }
-            Ok(Err(HeadError::Read(ReadExactError::ReadError(error)))) => {
-                return Err((GIVEN_UP, broken(inner, error)));
+            Ok(Err(HeadError::Read(error))) => {
+                return Err(match error.downcast::<ReadError>() {
+                    Ok(error) => (GIVEN_UP, broken(inner, error)),
+                    // The stream ended.
+                    Err(_) => (NOT_AS_SAID, ended("ended a transfer within its header")),
+                });
             }
         };
         let limit = limits.body_bytes;

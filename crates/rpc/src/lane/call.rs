@@ -105,7 +105,7 @@ impl Call {
                 arrived: VecDeque::new(),
                 unread: 0,
                 window: windows.theirs,
-                widened: Widened::default(),
+                widened: Widened::nothing(lane.peer),
                 taken: 0,
                 head: None,
                 begun: false,

@@ -69,13 +69,13 @@ impl Role for Taker {
 type Ended = JoinHandle<Result<(), LaneError>>;
 
 fn caller(pipe: DuplexStream) -> (Arc<Lane>, Ended) {
-    let lane = Lane::new();
+    let lane = Lane::new(PeerId::random());
     let driver = Driver::new(Arc::clone(&lane), pipe, Caller { idle: NEVER });
     (lane, tokio::spawn(driver))
 }
 
 fn impatient(pipe: DuplexStream) -> (Arc<Lane>, Ended) {
-    let lane = Lane::new();
+    let lane = Lane::new(PeerId::random());
     let driver = Driver::with(LITTLE, Arc::clone(&lane), pipe, Caller { idle: IDLE });
     (lane, tokio::spawn(driver))
 }
@@ -84,7 +84,7 @@ type Taken = mpsc::Receiver<(String, Arc<Call>)>;
 
 fn taker(pipe: DuplexStream) -> (Arc<Lane>, Ended, Taken) {
     let (sender, calls) = mpsc::channel(1024);
-    let lane = Lane::new();
+    let lane = Lane::new(PeerId::random());
     let driver = Driver::new(Arc::clone(&lane), pipe, Taker(sender));
     (lane, tokio::spawn(driver), calls)
 }
@@ -454,7 +454,7 @@ async fn refusals_for_a_peer_that_reads_nothing_do_not_pile_up() {
         }
     }
     let (mut a, b) = duplex(4096);
-    let lane = Lane::new();
+    let lane = Lane::new(PeerId::random());
     let driver = Driver::with(LITTLE, Arc::clone(&lane), b, Refuser);
     let ended = tokio::spawn(driver);
     let mut wire = BytesMut::new();
@@ -467,7 +467,7 @@ async fn refusals_for_a_peer_that_reads_nothing_do_not_pile_up() {
 
     // One that reads late gets all.
     let (a, b) = duplex(4096);
-    let lane = Lane::new();
+    let lane = Lane::new(PeerId::random());
     let _driver = tokio::spawn(Driver::new(Arc::clone(&lane), b, Refuser));
     let (mut read, mut write) = tokio::io::split(a);
     let writing = tokio::spawn(async move { write.write_all(&wire).await });

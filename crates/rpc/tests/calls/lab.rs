@@ -8,7 +8,7 @@ use polymath_rpc::{Admission, Channel, Clients};
 use polymath_types::{Genesis, LoadReport, NodeKey};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, service::RoutesBuilder};
+use tonic::{Request, codec::CompressionEncoding, service::RoutesBuilder};
 
 use crate::probe::Probe;
 
@@ -43,6 +43,7 @@ impl Lab {
         let mut routes = RoutesBuilder::default();
         routes.add_service(
             EchoServer::new(probe.clone())
+                .accept_compressed(CompressionEncoding::Gzip)
                 .max_decoding_message_size(LARGEST)
                 .max_encoding_message_size(LARGEST),
         );

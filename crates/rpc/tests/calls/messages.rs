@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use polymath_proto::v1::{Payload, echo_client::EchoClient};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request};
+use tonic::{Code, Request, codec::CompressionEncoding};
 
 use crate::lab::{BOTH, Lab, SOON, asks, payload, soon, until};
 
@@ -132,6 +132,26 @@ async fn a_message_over_the_limit_is_refused_and_the_next_call_is_not() {
         let huge = Request::new(payload(&vec![0; 9 << 20]));
         let refused = soon("a reply", bold.unary(huge)).await.unwrap_err();
         assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
+        guest.is_served().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_packed_arrives_whole_and_a_bomb_bursts_at_the_limit() {
+    let lab = Lab::start().await;
+    for transport in BOTH {
+        let guest = lab.guest(transport).await;
+        let channel = guest.clients.channel(guest.server, SOON).await.unwrap();
+        let mut client = EchoClient::new(channel)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_encoding_message_size(1 << 30);
+        let text = bytes(100 << 10);
+        let reply = soon("a reply", client.unary(payload(&text))).await.unwrap();
+        assert_eq!(reply.into_inner().data, text);
+        // 64 MiB in some 64 KiB.
+        let bomb = payload(&vec![0; 64 << 20]);
+        let refused = soon("a reply", client.unary(bomb)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
         guest.is_served().await;
     }
 }
