@@ -215,6 +215,13 @@ pub struct LiveCounters {
 }
 
 impl LiveCounters {
+    /// All refusals but those of what was known already.
+    pub fn refusals(&self) -> u64 {
+        let told = |why: &LiveRefusal| !matches!(why, LiveRefusal::Repeat | LiveRefusal::Stale);
+        let refused = self.refused.iter().filter(|(why, _)| told(why));
+        refused.map(|(_, n)| n).sum()
+    }
+
     /// Refusals for one reason.
     pub fn refused(&self, why: LiveRefusal) -> u64 {
         self.refused.get(&why).copied().unwrap_or(0)

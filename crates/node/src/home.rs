@@ -14,6 +14,7 @@
 //!                  anchors, remembered addresses, the ledger of invites
 //! ```
 
+mod identity;
 mod private_folder;
 
 use std::{
@@ -23,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use identity::IdentityView;
 use polymath_types::{
     Access, ErrorKind, Failure, Format, Genesis, Invite, MeshId, MeshSecret, NodeKey,
 };

@@ -45,6 +45,7 @@ use polymath_engine::{Engine, EngineConfig, MemoryLimit};
 use polymath_net::{Door, Multiaddr, Net, NetConfig, NetLimits, Role, is_dialable};
 use polymath_proto::v1::{
     catalog_server::CatalogServer, expert_server::ExpertServer, files_server::FilesServer,
+    live_server::LiveServer,
 };
 use polymath_router::{Router, RouterConfig};
 use polymath_rpc::{Admission, Clients, MAX_MESSAGE};
@@ -60,7 +61,7 @@ use admission::{Bounds, Gate, Serve};
 pub use anchors::PUBLIC;
 pub use control::{Control, connect};
 pub use dispatch::{Answer, failure, request_id};
-pub use home::{Home, HomeLock, Membership, MeshKey};
+pub use home::{Home, HomeLock, IdentityView, Membership, MeshKey};
 pub use invites::InviteTerms;
 pub use join::{Entrance, Joined, Notice, Outcome, join, take_invite};
 pub use mesh::{create, invite_at_rest, leave, sign_anchors, view_at_rest};
@@ -418,7 +419,8 @@ impl Node {
                 .max_decoding_message_size(FRAME_BYTES),
         );
         routes.add_service(
-            LiveServer::new(serve::LiveService { live }).max_decoding_message_size(LIVE_FRAME_BYTES),
+            LiveServer::new(serve::LiveService { live })
+                .max_decoding_message_size(LIVE_FRAME_BYTES),
         );
         routes.add_service(FilesServer::new(files));
         let (net, cancel) = (inner.net.clone(), inner.cancel.clone());

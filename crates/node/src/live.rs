@@ -4,17 +4,14 @@
 //! A stream of its own, not frames among the catalog's: those wait for the disk, and for each other.
 
 mod streams;
-mod watch;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -114,7 +111,10 @@ impl Doubt {
                     .to_owned()
             }
             Self::Silent(since) => {
-                format!("has been silent for {} s longer than it may", since.as_secs())
+                format!(
+                    "has been silent for {} s longer than it may",
+                    since.as_secs()
+                )
             }
         }
     }
@@ -205,8 +205,7 @@ impl LiveHandle {
         self.tasks
             .spawn(keeper.run(inbox, load, self.cancel.clone()));
         let (this, net, clients) = (self.clone(), net.clone(), clients.clone());
-        self.tasks
-            .spawn(this.clone().follow(net.clone(), clients));
+        self.tasks.spawn(this.clone().follow(net.clone(), clients));
         self.tasks.spawn(this.watch(net, wanted));
     }
 
