@@ -5,7 +5,6 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -124,7 +123,11 @@ fn of_two_homes_with_one_identity_the_later_started_stops_and_the_other_goes_on(
     lab.cli("twin", &["identity", "import", file])
         .run()
         .fails(8, &["has an identity already"]);
-    let shown = lab.cli("twin", &["identity", "show", "--json"]).run().ok().json();
+    let shown = lab
+        .cli("twin", &["identity", "show", "--json"])
+        .run()
+        .ok()
+        .json();
     assert_eq!(shown["peer"], nodes[2].peer());
     lab.join("twin", &nodes[0]);
     // Started in a later second, or by chance the other would stop.
@@ -162,7 +165,7 @@ fn a_home_that_has_forgotten_how_often_it_ran_is_believed_again() {
     let node = lab.up("n2", &args);
     polymath_testkit::eventually("it is back, above what others held", || {
         let shown = node.cli(&["identity", "show", "--json"]).run().ok().json();
-        (shown["incarnation"].as_u64()? > 3).then_some(())
+        (shown["incarnation"].as_u64()? > 2).then_some(())
     });
     for other in &nodes {
         polymath_testkit::eventually("it is believed", || {
@@ -196,5 +199,4 @@ fn a_killed_or_frozen_node_among_many_is_out_of_routing_on_every_other() {
         frozen.signal("CONT");
         frozen.kill();
     }
-    let _ = Command::new("true").stdin(Stdio::null()).status();
 }

@@ -9,7 +9,7 @@ mod tests;
 mod watch;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
@@ -82,6 +82,8 @@ struct Shared {
     begun: Instant,
     views: Mutex<HashMap<PeerId, View>>,
     counters: Mutex<LiveCounters>,
+    /// Peers with which a stream stands.
+    streams: Mutex<HashSet<PeerId>>,
     twice: watched::Sender<bool>,
 }
 
@@ -171,6 +173,7 @@ pub(crate) fn open(
         begun: Instant::now(),
         views: Mutex::default(),
         counters: Mutex::default(),
+        streams: Mutex::default(),
         twice: watched::Sender::new(false),
     });
     let handle = LiveHandle {
@@ -221,6 +224,16 @@ impl LiveHandle {
         }
     }
 
+    /// Peers that left or were lost, while what they last said is good.
+    pub(crate) fn gone(&self) -> Vec<PeerId> {
+        let now = self.shared.begun.elapsed();
+        let views = self.shared.views();
+        let gone = views
+            .iter()
+            .filter(|(_, v)| v.standing != Standing::Alive && v.fresh_until > now);
+        gone.map(|(peer, _)| *peer).collect()
+    }
+
     /// The load that `peer` last told everybody, while that is good.
     pub(crate) fn load(&self, peer: &PeerId) -> Option<LoadReport> {
         let view = *self.shared.views().get(peer)?;
@@ -256,6 +269,10 @@ impl LiveHandle {
 impl Shared {
     fn views(&self) -> MutexGuard<'_, HashMap<PeerId, View>> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashSet<PeerId>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, peer: PeerId, view: View) {
@@ -319,6 +336,7 @@ impl Keeper {
                 outbound,
             } => {
                 self.peers.insert(peer, (session, outbound));
+                self.shared.streams().insert(peer);
                 self.live.peer_connected(now, peer, relayed)
             }
             Command::Frame {
@@ -354,6 +372,7 @@ impl Keeper {
 
     fn end(&mut self, peer: &PeerId) {
         self.peers.remove(peer);
+        self.shared.streams().remove(peer);
         self.live.peer_disconnected(peer);
     }
 

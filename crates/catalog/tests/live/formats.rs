@@ -52,5 +52,8 @@ fn the_frame_is_what_version_1_wrote() {
     let kept = LiveFrame::decode(kept.as_slice()).unwrap();
     let _ = live.receive(now, peer, kept).unwrap();
     let view = live.view(now, &author.peer_id()).unwrap();
-    assert_eq!((view.standing, view.load.queue_depth), (Standing::Suspended, 100));
+    assert_eq!(
+        (view.standing, view.load.queue_depth),
+        (Standing::Suspended, 100)
+    );
 }

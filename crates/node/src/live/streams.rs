@@ -1,6 +1,12 @@
-//! The streams: one with every connected member, opened by the one of the two with the smaller id.
+//! The streams: one with every connected member, opened by the one of the two with the smaller id; where it
+//! does not, by the other. So also a node hears from a peer that has its stream with another run of the same
+//! identity, and takes this one for it.
 
-use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt};
 use polymath_catalog::live::LIVE_FRAME_BYTES;
@@ -87,6 +93,8 @@ impl LiveHandle {
         let mut events = net.events();
         let mut open: HashMap<PeerId, tokio::task::JoinHandle<()>> = HashMap::new();
         let mut look = tokio::time::interval(LOOK);
+        // Whom the last look has found without a stream.
+        let mut without: HashSet<PeerId> = HashSet::new();
         loop {
             let looking = tokio::select! {
                 () = self.cancel.cancelled() => return,
@@ -112,8 +120,20 @@ impl LiveHandle {
             if looking {
                 open.retain(|_, task| !task.is_finished());
                 let members = net.peers().into_iter();
-                for p in members.filter(|p| p.membership == Membership::Member) {
-                    self.open(p.peer, &mut open, &net, &clients);
+                let members: Vec<PeerId> = members
+                    .filter(|p| p.membership == Membership::Member)
+                    .map(|p| p.peer)
+                    .collect();
+                let before = std::mem::take(&mut without);
+                for peer in members {
+                    if net.local_peer() < peer {
+                        self.open(peer, &mut open, &net, &clients);
+                    } else if !self.shared.streams().contains(&peer) {
+                        without.insert(peer);
+                        if before.contains(&peer) {
+                            self.spawn(peer, &mut open, &net, &clients);
+                        }
+                    }
                 }
             }
         }
@@ -126,8 +146,20 @@ impl LiveHandle {
         net: &Net,
         clients: &Clients,
     ) {
+        if net.local_peer() < peer {
+            self.spawn(peer, open, net, clients);
+        }
+    }
+
+    fn spawn(
+        &self,
+        peer: PeerId,
+        open: &mut HashMap<PeerId, tokio::task::JoinHandle<()>>,
+        net: &Net,
+        clients: &Clients,
+    ) {
         let under_way = open.get(&peer).is_some_and(|task| !task.is_finished());
-        if net.local_peer() < peer && !under_way {
+        if !under_way {
             let (this, net, clients) = (self.clone(), net.clone(), clients.clone());
             let task = self
                 .tasks
