@@ -294,6 +294,9 @@ impl Side {
         for action in actions {
             match action {
                 Action::Send { frame, .. } => frames.push(frame),
+                Action::Answer { peer } => {
+                    frames.extend(std::iter::from_fn(|| self.catalog.next_answer(&peer)));
+                }
                 Action::Store { name, bytes } => {
                     self.stored.insert(name, bytes);
                 }

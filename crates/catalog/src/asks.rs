@@ -2,13 +2,14 @@
 //!
 //! Claims cost nothing. So that a peer that claims much and delivers nothing keeps no one else
 //! from being asked, whoever holds most gives way when the table is full, and questions that are
-//! out to a peer that left others unanswered may be put to its betters.
+//! out to a peer that left others unanswered may be put to its betters; each time it does so again
+//! that counts twice as long. And whoever the question is about may always be asked itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use polymath_types::PeerId;
 
-use crate::limits::{ASK_TICKS, DOUBT_TICKS, DOUBTED_PEERS};
+use crate::limits::{ASK_TICKS, DOUBT_TICKS, DOUBTED_PEERS, LONGEST_DOUBT_TICKS};
 
 #[derive(Debug)]
 struct Open {
@@ -25,8 +26,16 @@ pub(crate) struct Asks<K> {
     by_peer: BTreeMap<PeerId, BTreeSet<K>>,
     /// Peers that left a question unanswered, and until which tick that counts. It outlasts the
     /// connection, else a new one would wipe it out.
-    doubted: BTreeMap<PeerId, u64>,
+    doubted: BTreeMap<PeerId, Doubt>,
     limit: usize,
+    tick: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    until: u64,
+    /// How long it lasts, ticks.
+    lasts: u64,
 }
 
 impl<K: Ord + Copy> Asks<K> {
@@ -36,12 +45,19 @@ impl<K: Ord + Copy> Asks<K> {
             by_peer: BTreeMap::new(),
             doubted: BTreeMap::new(),
             limit,
+            tick: 0,
         }
     }
 
-    /// Whether `peer` may be asked about `subject` at `tick`; if so, it counts as asked.
-    pub(crate) fn ask(&mut self, subject: K, peer: PeerId, tick: u64) -> bool {
+    /// Whether `peer` may be asked about `subject` at `tick`; if so, it counts as asked. `own`: the
+    /// subject is the peer's own.
+    pub(crate) fn ask(&mut self, subject: K, peer: PeerId, own: bool, tick: u64) -> bool {
+        self.tick = tick;
         match self.open.get(&subject) {
+            Some(open) if own && open.owed && open.peer != peer => {
+                self.close(&subject);
+                self.insert(subject, peer, tick, true)
+            }
             Some(open) if self.is_doubted(&peer) || !self.is_doubted(&open.peer) => false,
             Some(_) => {
                 self.close(&subject);
@@ -71,6 +87,11 @@ impl<K: Ord + Copy> Asks<K> {
             .is_some_and(|open| open.owed && open.peer == *peer)
     }
 
+    /// Whether someone was asked about `subject`, or it rests.
+    pub(crate) fn is_open(&self, subject: &K) -> bool {
+        self.open.contains_key(subject)
+    }
+
     /// Whether no answer is expected.
     pub(crate) fn is_idle(&self) -> bool {
         self.open.values().all(|open| !open.owed)
@@ -90,28 +111,35 @@ impl<K: Ord + Copy> Asks<K> {
 
     /// `peer` will answer nothing more.
     pub(crate) fn disconnected(&mut self, peer: &PeerId, tick: u64) {
-        for subject in self.by_peer.remove(peer).unwrap_or_default() {
-            if self.open.remove(&subject).is_some_and(|open| open.owed) {
-                self.doubt(*peer, tick);
-            }
+        self.tick = tick;
+        let subjects = self.by_peer.remove(peer).unwrap_or_default();
+        let open = subjects.iter().filter_map(|s| self.open.remove(s));
+        let owed = open.filter(|open| open.owed).count();
+        if owed > 0 {
+            self.doubt(*peer, tick);
         }
     }
 
     /// Gives up on what has waited too long.
     pub(crate) fn expire(&mut self, tick: u64) {
-        self.doubted.retain(|_, until| *until > tick);
+        self.tick = tick;
+        // For as long again as it lasted it is remembered that there was one.
+        self.doubted
+            .retain(|_, doubt| doubt.until.saturating_add(doubt.lasts) > tick);
         let late: Vec<(K, PeerId, bool)> = self
             .open
             .iter()
             .filter(|(_, open)| tick.saturating_sub(open.since) >= ASK_TICKS)
             .map(|(subject, open)| (*subject, open.peer, open.owed))
             .collect();
+        let mut failed = BTreeSet::new();
         for (subject, peer, owed) in late {
             self.close(&subject);
             if owed {
-                self.doubt(peer, tick);
+                failed.insert(peer);
             }
         }
+        failed.into_iter().for_each(|peer| self.doubt(peer, tick));
     }
 
     fn insert(&mut self, subject: K, peer: PeerId, since: u64, owed: bool) -> bool {
@@ -142,17 +170,22 @@ impl<K: Ord + Copy> Asks<K> {
     }
 
     fn is_doubted(&self, peer: &PeerId) -> bool {
-        self.doubted.contains_key(peer)
+        self.doubted
+            .get(peer)
+            .is_some_and(|doubt| doubt.until > self.tick)
     }
 
     fn doubt(&mut self, peer: PeerId, tick: u64) {
-        if self.doubted.len() >= DOUBTED_PEERS && !self.is_doubted(&peer) {
-            let soonest = self.doubted.iter().min_by_key(|(_, until)| **until);
+        let before = self.doubted.get(&peer).map_or(0, |doubt| doubt.lasts);
+        if self.doubted.len() >= DOUBTED_PEERS && before == 0 {
+            let soonest = self.doubted.iter().min_by_key(|(_, doubt)| doubt.until);
             if let Some(soonest) = soonest.map(|(p, _)| *p) {
                 self.doubted.remove(&soonest);
             }
         }
-        self.doubted.insert(peer, tick + DOUBT_TICKS);
+        let lasts = (before * 2).clamp(DOUBT_TICKS, LONGEST_DOUBT_TICKS);
+        let until = tick.saturating_add(lasts);
+        self.doubted.insert(peer, Doubt { until, lasts });
     }
 }
 
@@ -172,7 +205,7 @@ mod tests {
         let [greedy, second, third] = peers();
         let mut asks = Asks::new(12);
         let granted = |asks: &mut Asks<u32>, subjects: std::ops::Range<u32>, peer| {
-            subjects.filter(|s| asks.ask(*s, peer, 1)).count()
+            subjects.filter(|s| asks.ask(*s, peer, false, 1)).count()
         };
         assert_eq!(granted(&mut asks, 0..100, greedy), 12);
         assert_eq!(granted(&mut asks, 100..200, second), 6);
@@ -185,15 +218,15 @@ mod tests {
     fn who_left_questions_unanswered_holds_none_against_others() {
         let [liar, honest, other] = peers();
         let mut asks = Asks::new(4);
-        assert!(asks.ask(7, liar, 1));
-        assert!(!asks.ask(7, honest, 1));
+        assert!(asks.ask(7, liar, false, 1));
+        assert!(!asks.ask(7, honest, false, 1));
         asks.expire(1 + ASK_TICKS);
         // Again first, also over a new connection.
         asks.disconnected(&liar, 3);
-        assert!(asks.ask(7, liar, 3));
-        assert!(asks.ask(7, honest, 3));
-        assert!(!asks.ask(7, liar, 3));
-        assert!(!asks.ask(7, other, 3));
+        assert!(asks.ask(7, liar, false, 3));
+        assert!(asks.ask(7, honest, false, 3));
+        assert!(!asks.ask(7, liar, false, 3));
+        assert!(!asks.ask(7, other, false, 3));
         assert!(asks.is_asked(&7, &honest));
     }
 
@@ -201,23 +234,70 @@ mod tests {
     fn a_subject_that_rests_is_no_ones_debt() {
         let [honest, other] = peers();
         let mut asks = Asks::new(4);
-        assert!(asks.ask(7, honest, 1));
+        assert!(asks.ask(7, honest, false, 1));
         asks.rest(7, honest, 1);
-        assert!(!asks.ask(7, other, 1) && !asks.is_asked(&7, &honest));
+        assert!(!asks.ask(7, other, false, 1) && !asks.is_asked(&7, &honest));
         asks.expire(1 + ASK_TICKS);
         assert!(!asks.is_doubted(&honest));
-        assert!(asks.ask(7, other, 3));
+        assert!(asks.ask(7, other, false, 3));
     }
 
     #[test]
     fn doubts_are_bounded_and_pass() {
         let mut asks = Asks::new(4);
         for (tick, peer) in peers::<{ DOUBTED_PEERS + 10 }>().into_iter().enumerate() {
-            asks.ask(7, peer, tick as u64);
+            asks.ask(7, peer, false, tick as u64);
             asks.disconnected(&peer, tick as u64);
         }
         assert_eq!(asks.doubted.len(), DOUBTED_PEERS);
         asks.expire(u64::MAX);
         assert!(asks.doubted.is_empty() && asks.by_peer.is_empty());
+    }
+
+    #[test]
+    fn a_subject_itself_is_asked_whoever_holds_the_question() {
+        let [liar, author, other] = peers();
+        let mut asks = Asks::new(1);
+        assert!(asks.ask(7, liar, false, 1));
+        assert!(!asks.ask(7, other, false, 1));
+        assert!(asks.ask(7, author, true, 1));
+        assert!(!asks.ask(7, liar, false, 1) && asks.is_asked(&7, &author));
+        // Even if it went away in the middle of an earlier answer.
+        asks.disconnected(&author, 1);
+        assert!(asks.ask(7, liar, false, 2));
+        assert!(asks.ask(7, author, true, 2));
+    }
+
+    #[test]
+    fn a_dozen_that_take_turns_do_not_keep_the_others_out() {
+        let liars = peers::<11>();
+        let [honest] = peers();
+        let mut asks = Asks::new(16);
+        let mut answered = 0;
+        for tick in 1..1000 {
+            asks.expire(tick);
+            // They are always first.
+            liars.iter().for_each(|liar| {
+                asks.ask(7, *liar, false, tick);
+            });
+            if asks.ask(7, honest, false, tick) {
+                answered += 1;
+                asks.close(&7);
+            }
+        }
+        assert!(answered > 800, "{answered}");
+    }
+
+    #[test]
+    fn many_questions_that_one_left_open_are_one_doubt() {
+        let [slow] = peers();
+        let mut asks = Asks::new(100);
+        (0..100).for_each(|n| {
+            asks.ask(n, slow, false, 1);
+        });
+        asks.expire(1 + ASK_TICKS);
+        assert!(asks.is_doubted(&slow));
+        asks.expire(1 + ASK_TICKS + DOUBT_TICKS);
+        assert!(!asks.is_doubted(&slow));
     }
 }

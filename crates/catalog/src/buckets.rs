@@ -98,6 +98,16 @@ impl Buckets {
         }
     }
 
+    /// Puts many into one leaf, which takes a stranger millions of keys.
+    #[cfg(test)]
+    pub(crate) fn crowd(&mut self, number: usize, authors: usize) {
+        let mut members: Vec<_> = (0..authors).map(|_| (PeerId::random(), (1, 1))).collect();
+        members.sort_unstable();
+        self.len += authors;
+        self.leaves[number].members = members;
+        self.leaves[number].sum_up();
+    }
+
     /// Documents known.
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -2,23 +2,42 @@
 //!
 //! A card is wanted while an offer speaks of it, and kept while that is so or while this node
 //! hosts it. A card nobody asked for is never taken, so strangers fill nothing but what their own
-//! offers may name.
+//! offers may name; and of a full table each peer's part is bounded.
+
+mod missing;
+mod room;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use missing::Missing;
+
 use polymath_types::{ExpertCard, ExpertId, PeerId};
 use prost::bytes::Bytes;
 
-use crate::{CatalogLimits, Refusal, limits::CARD_WAITERS};
+use crate::{CatalogLimits, Refusal, evictions::Evictions, limits::CARD_WAITERS};
 
 #[derive(Debug)]
 struct Kept {
     card: Arc<ExpertCard>,
     /// Of its canonical bytes, which are made anew whenever a peer wants them.
     size: usize,
+    /// The peer that brought it; unknown after a restart, and of this node's own.
+    by: Option<PeerId>,
+    /// The tick in which it came.
+    since: u64,
+}
+
+/// A card that was new here.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) id: ExpertId,
+    /// Peers that asked for it while it was on its way.
+    pub(crate) waiting: BTreeSet<PeerId>,
+    /// Cards that gave way to it.
+    pub(crate) evicted: Vec<ExpertId>,
 }
 
 #[derive(Debug, Default)]
@@ -29,13 +48,21 @@ pub(crate) struct Cards {
     own: BTreeSet<ExpertId>,
     /// How many offers speak of it.
     references: BTreeMap<ExpertId, u32>,
+    /// Those that offers speak of and that are not here.
+    missing: Missing,
     /// Peers that asked for a card we do not have yet.
     waiters: BTreeMap<ExpertId, BTreeSet<PeerId>>,
+    evictions: Evictions,
+    tick: u64,
 }
 
 impl Cards {
     pub(crate) fn get(&self, id: &ExpertId) -> Option<&Arc<ExpertCard>> {
         self.kept.get(id).map(|k| &k.card)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ExpertId, &Arc<ExpertCard>)> {
+        self.kept.iter().map(|(id, kept)| (id, &kept.card))
     }
 
     pub(crate) fn bytes(&self, id: &ExpertId) -> Option<Bytes> {
@@ -51,22 +78,30 @@ impl Cards {
         self.references.contains_key(id)
     }
 
+    /// Time has passed.
+    pub(crate) fn begin_tick(&mut self, tick: u64) {
+        self.tick = tick;
+        self.evictions.begin_tick();
+    }
+
     /// Cards that offers speak of and that are not here.
-    pub(crate) fn missing(&self) -> impl Iterator<Item = &ExpertId> {
-        self.references
-            .keys()
-            .filter(|id| !self.kept.contains_key(id))
+    pub(crate) fn missing(&mut self) -> &mut Missing {
+        &mut self.missing
     }
 
     pub(crate) fn reference(&mut self, added: &[ExpertId], removed: &[ExpertId]) {
         for id in added {
             *self.references.entry(*id).or_default() += 1;
+            if !self.kept.contains_key(id) {
+                self.missing.insert(*id, self.tick);
+            }
         }
         for id in removed {
             if let Some(count) = self.references.get_mut(id) {
                 *count -= 1;
                 if *count == 0 {
                     self.references.remove(id);
+                    self.missing.remove(id);
                     self.waiters.remove(id);
                 }
             }
@@ -79,7 +114,7 @@ impl Cards {
         self.own.insert(id);
         let new = !self.kept.contains_key(&id);
         if new {
-            self.insert(id, card);
+            self.insert(id, card, None);
         }
         new
     }
@@ -102,17 +137,19 @@ impl Cards {
     ) -> bool {
         let fits = self.has_room(card.to_bytes().len(), limits);
         if fits {
-            self.insert(id, Arc::new(card));
+            self.insert(id, Arc::new(card), None);
         }
         fits
     }
 
-    /// Takes a card from a peer: its id if it is new, and those who wait for it.
+    /// Takes a card from a peer whose own offer names the experts `own`.
     pub(crate) fn take(
         &mut self,
         bytes: &[u8],
+        from: PeerId,
+        own: &[ExpertId],
         limits: &CatalogLimits,
-    ) -> Result<Option<(ExpertId, BTreeSet<PeerId>)>, Refusal> {
+    ) -> Result<Option<Taken>, Refusal> {
         let card = ExpertCard::from_bytes(bytes).map_err(|e| match e {
             polymath_types::CardError::Version(_) => Refusal::Version,
             _ => Refusal::Card,
@@ -124,11 +161,13 @@ impl Cards {
         if !self.is_referenced(&id) {
             return Err(Refusal::CardUnwanted);
         }
-        if !self.has_room(bytes.len(), limits) {
-            return Err(Refusal::CardsFull);
-        }
-        self.insert(id, Arc::new(card));
-        Ok(Some((id, self.waiters.remove(&id).unwrap_or_default())))
+        let evicted = self.make_room(bytes.len(), from, own.contains(&id), limits)?;
+        self.insert(id, Arc::new(card), Some(from));
+        Ok(Some(Taken {
+            id,
+            waiting: self.waiters.remove(&id).unwrap_or_default(),
+            evicted,
+        }))
     }
 
     /// Remembers that `peer` asked for a card that is on its way to us.
@@ -156,17 +195,29 @@ impl Cards {
             .filter(|id| !self.own.contains(id) && !self.is_referenced(id))
             .copied()
             .collect();
-        for id in &unused {
-            if let Some(kept) = self.kept.remove(id) {
-                self.bytes -= kept.size;
-            }
-        }
+        unused.iter().for_each(|id| self.remove(id));
         unused
     }
 
-    fn insert(&mut self, id: ExpertId, card: Arc<ExpertCard>) {
+    fn insert(&mut self, id: ExpertId, card: Arc<ExpertCard>, by: Option<PeerId>) {
         let size = card.to_bytes().len();
         self.bytes += size;
-        self.kept.insert(id, Kept { card, size });
+        self.missing.remove(&id);
+        let since = self.tick;
+        self.kept.insert(
+            id,
+            Kept {
+                card,
+                size,
+                by,
+                since,
+            },
+        );
+    }
+
+    fn remove(&mut self, id: &ExpertId) {
+        if let Some(kept) = self.kept.remove(id) {
+            self.bytes -= kept.size;
+        }
     }
 }

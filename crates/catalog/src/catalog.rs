@@ -1,5 +1,6 @@
 //! The state machine: what the node does with its own offer, and what it does for others.
 
+mod answers;
 mod compare;
 mod own;
 mod sync;
@@ -9,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use answers::Answers;
 use own::Forks;
 pub use own::{Offer, OfferError};
 use polymath_proto::v1::SyncFrame;
@@ -21,6 +23,7 @@ use crate::{
     asks::Asks,
     cards::Cards,
     conduct::Conducts,
+    effort::Efforts,
     offers::Offers,
     record::{self, Record},
 };
@@ -47,6 +50,11 @@ pub enum Action {
         peer: PeerId,
         /// At most [`FRAME_BYTES`] encoded.
         frame: SyncFrame,
+    },
+    /// There is something to be fetched with [`Catalog::next_answer`] for a connected peer.
+    Answer {
+        /// For whom.
+        peer: PeerId,
     },
     /// Write a record durably, replacing the one of that name.
     Store {
@@ -117,10 +125,15 @@ pub struct Catalog {
     cards: Cards,
     peers: BTreeSet<PeerId>,
     conducts: Conducts,
+    efforts: Efforts,
+    answers: Answers,
     asked_offers: Asks<PeerId>,
     asked_cards: Asks<ExpertId>,
-    /// Authors of whom something came in answers, by whom, and other peers were not told yet.
-    unannounced: BTreeMap<PeerId, PeerId>,
+    /// Authors of whom something came in answers that other peers were not told yet, and which peers
+    /// know it.
+    unannounced: BTreeMap<PeerId, BTreeSet<PeerId>>,
+    /// Which peers said that they have what another one was asked for, by author.
+    claimants: BTreeMap<PeerId, BTreeSet<PeerId>>,
     forks: Forks,
     ticks: u64,
     index: Arc<Index>,
@@ -143,9 +156,12 @@ impl Catalog {
             cards: Cards::default(),
             peers: BTreeSet::new(),
             conducts: Conducts::default(),
+            efforts: Efforts::default(),
+            answers: Answers::default(),
             asked_offers: Asks::new(limits.authors),
             asked_cards: Asks::new(limits.cards),
             unannounced: BTreeMap::new(),
+            claimants: BTreeMap::new(),
             forks: Forks::default(),
             ticks: 0,
             index: Arc::default(),
@@ -160,6 +176,15 @@ impl Catalog {
                 Err(problem) => recovered.problems.push((name, problem)),
             }
         }
+        // Ticks go on where the last run's ended, so that what was seen in both compares.
+        catalog.ticks = match catalog.offers.last_seen() {
+            0 => 0,
+            last => last.saturating_add(1),
+        };
+        catalog.offers.begin_tick(catalog.ticks);
+        catalog.conducts.begin_tick(catalog.ticks);
+        catalog.cards.begin_tick(catalog.ticks);
+        catalog.efforts.begin_tick(catalog.ticks);
         recovered.offers = catalog.offers.iter().count();
         recovered.cards = catalog.cards.len();
         let index = Arc::make_mut(&mut catalog.index);
@@ -224,12 +249,16 @@ impl Catalog {
     /// questions that went unanswered to others, lets every author change its offer again, and
     /// drops cards no one needs.
     pub fn tick(&mut self) -> Vec<Action> {
-        self.ticks += 1;
+        self.ticks = self.ticks.saturating_add(1);
         self.offers.begin_tick(self.ticks);
         self.conducts.begin_tick(self.ticks);
+        self.cards.begin_tick(self.ticks);
+        self.efforts.begin_tick(self.ticks);
+        self.claimants.clear();
         self.asked_offers.expire(self.ticks);
         self.asked_cards.expire(self.ticks);
         let mut batch = Batch::default();
+        batch.answers.extend(self.answers.begin_tick());
         self.forks.rolled = false;
         if self.forks.due {
             self.resolve_fork(&mut batch);
@@ -239,6 +268,7 @@ impl Catalog {
             self.compare_with(*peer, &mut batch);
         }
         self.ask_missing_cards(&mut batch);
+        batch.noted.extend(self.offers.note_seen());
         let unused = self.cards.collect();
         let mut actions = self.finish(batch);
         actions.extend(unused.iter().map(|id| Action::Remove {
@@ -257,6 +287,17 @@ impl Catalog {
         self.cards.get(id).cloned()
     }
 
+    /// Every record, as all [`Action::Store`]s together have written them: for a store that must be
+    /// written anew.
+    pub fn records(&self) -> impl Iterator<Item = (String, Vec<u8>)> + '_ {
+        let offers = self.offers.iter().map(|(author, log)| {
+            let bytes = record::seal_offer(&self.mesh, log);
+            (record::offer_name(author), bytes)
+        });
+        let cards = self.cards.iter();
+        offers.chain(cards.map(|(id, card)| (record::card_name(id), record::seal_card(card))))
+    }
+
     /// What was taken and refused so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -270,7 +311,11 @@ impl Catalog {
             .filter(|(id, _)| self.cards.is_referenced(id))
             .collect();
         let authors = batch.evicted.union(&batch.touched);
-        if cards.is_empty() && batch.evicted.is_empty() && batch.touched.is_empty() {
+        if cards.is_empty()
+            && batch.evicted.is_empty()
+            && batch.touched.is_empty()
+            && batch.lost_cards.is_empty()
+        {
             return false;
         }
         // Readers hold the one before: what differs is copied, the rest shared.
@@ -282,6 +327,9 @@ impl Catalog {
                 }),
                 None => index.remove_offer(author),
             }
+        }
+        for id in &batch.lost_cards {
+            index.remove_card(id);
         }
         for (id, card) in cards {
             index.set_card(*id, Arc::clone(card));
@@ -299,11 +347,14 @@ impl Catalog {
                 name: record::offer_name(author),
             })
             .collect();
+        actions.extend(batch.lost_cards.iter().map(|id| Action::Remove {
+            name: record::card_name(id),
+        }));
         actions.extend(batch.stores);
-        for author in batch.touched {
-            if let Some(log) = self.offers.get(&author) {
+        for author in batch.touched.union(&batch.noted) {
+            if let Some(log) = self.offers.get(author) {
                 actions.push(Action::Store {
-                    name: record::offer_name(&author),
+                    name: record::offer_name(author),
                     bytes: record::seal_offer(&self.mesh, log),
                 });
             }
@@ -312,6 +363,8 @@ impl Catalog {
             actions.push(Action::IndexChanged);
         }
         actions.extend(batch.sends);
+        let answers = batch.answers.into_iter();
+        actions.extend(answers.map(|peer| Action::Answer { peer }));
         actions
     }
 }
@@ -322,11 +375,17 @@ struct Batch {
     stores: Vec<Action>,
     /// Authors whose record must be written anew, as their offer has changed.
     touched: BTreeSet<PeerId>,
+    /// Authors whose record must be written anew though their offer is the same.
+    noted: BTreeSet<PeerId>,
     /// Authors whose record must go; those that came back since are among the touched too.
     evicted: BTreeSet<PeerId>,
+    /// Cards that gave way to others.
+    lost_cards: Vec<ExpertId>,
     /// Cards that are new here.
     cards: Vec<(ExpertId, Arc<ExpertCard>)>,
     sends: Vec<Action>,
+    /// Peers for whom there is more to fetch.
+    answers: BTreeSet<PeerId>,
 }
 
 impl Batch {

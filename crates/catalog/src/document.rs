@@ -125,11 +125,12 @@ impl Document {
         Self(Automerge::new().with_actor(ActorId::from(actor(author, epoch))))
     }
 
-    /// Rebuilds a document from changes that were accepted one by one before.
+    /// Rebuilds a document from changes that were accepted one by one before, and led to `head`.
     pub(crate) fn replay(
         author: &PeerId,
         epoch: u64,
         changes: &[SignedChange],
+        head: Head,
     ) -> Result<Self, Refusal> {
         sandbox(|| {
             let mut document = Self::new(author, epoch);
@@ -141,6 +142,9 @@ impl Document {
                 .0
                 .apply_changes(parsed)
                 .map_err(|_| Refusal::Document)?;
+            if document.0.get_heads() != [ChangeHash(head.hash)] {
+                return Err(Refusal::Document);
+            }
             Ok(document)
         })
     }

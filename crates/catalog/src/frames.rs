@@ -1,5 +1,7 @@
 //! Packing of what is sent into frames of bounded size.
 
+use std::collections::BTreeSet;
+
 use polymath_proto::v1::{
     Branch, Branches, Cards, Digest, Heads, OfferHead, Offers, SignedChange, SyncFrame, Want,
     sync_frame::Frame,
@@ -65,22 +67,43 @@ pub(crate) fn branches(buckets: &Buckets, numbers: &[usize]) -> Option<SyncFrame
     (!branches.is_empty()).then(|| frame(Frame::Branches(Branches { branches })))
 }
 
+/// As many of these leaves as fit one frame, or one that does not; and the others.
+pub(crate) fn first_page(
+    buckets: &Buckets,
+    numbers: &BTreeSet<usize>,
+) -> (Vec<usize>, BTreeSet<usize>) {
+    let (mut now, mut heads) = (Vec::new(), 0);
+    for number in numbers {
+        heads += buckets.leaf(*number).len();
+        if heads > HEADS_PAGE && !now.is_empty() {
+            break;
+        }
+        now.push(*number);
+    }
+    let later = numbers.iter().skip(now.len()).copied().collect();
+    (now, later)
+}
+
 /// All that is known of these leaves, each leaf in one frame. Of a leaf with more documents than a
-/// frame holds (a stranger can make one) the rest is left to whoever knows more of it to ask for.
+/// frame holds (a stranger can make one) the rest follows as news.
 pub(crate) fn leaves(buckets: &Buckets, numbers: &[usize]) -> Vec<SyncFrame> {
     let mut frames = Vec::new();
     let mut page = Heads::default();
+    let mut rest = Vec::new();
     for number in numbers {
-        let members = buckets.leaf(*number).iter().take(HEADS_PAGE);
+        let leaf = buckets.leaf(*number);
+        let (members, more) = leaf.split_at(leaf.len().min(HEADS_PAGE));
+        rest.extend(more.iter().map(|(a, p)| head(a, *p)));
         if page.heads.len() + members.len() > HEADS_PAGE {
             frames.push(frame(Frame::Heads(std::mem::take(&mut page))));
         }
-        page.heads.extend(members.map(|(a, p)| head(a, *p)));
+        page.heads.extend(members.iter().map(|(a, p)| head(a, *p)));
         page.leaves.extend(u32::try_from(*number));
     }
     if !page.leaves.is_empty() {
         frames.push(frame(Frame::Heads(page)));
     }
+    frames.extend(heads(&rest));
     frames
 }
 
@@ -114,6 +137,16 @@ pub(crate) fn want(offers: Vec<OfferHead>, cards: &[ExpertId]) -> Vec<SyncFrame>
     offers.chain(cards).map(|w| frame(Frame::Want(w))).collect()
 }
 
+/// What a change takes of a frame.
+pub(crate) fn change_room(change: &SignedChange) -> usize {
+    change.encoded_len() + PER_ENTRY
+}
+
+/// What a card takes of a frame.
+pub(crate) fn card_room(card: &Bytes) -> usize {
+    card.len() + PER_ENTRY
+}
+
 /// Changes, in order.
 pub(crate) fn offers(changes: Vec<SignedChange>) -> Vec<SyncFrame> {
     pack(changes, SignedChange::encoded_len, |changes| {
@@ -145,4 +178,25 @@ fn pack<T>(
         frames.push(frame(wrap(batch)));
     }
     frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_crowded_leaf_nothing_is_left_out() {
+        let mut buckets = Buckets::default();
+        buckets.crowd(7, 2 * HEADS_PAGE + 5);
+        let frames = leaves(&buckets, &[6, 7, 8]);
+        let mut told = std::collections::BTreeSet::new();
+        for frame in frames {
+            assert!(frame.encoded_len() <= FRAME_BYTES);
+            if let Some(Frame::Heads(heads)) = frame.frame {
+                assert!(heads.heads.len() <= HEADS_PAGE);
+                told.extend(heads.heads.into_iter().map(|h| h.author));
+            }
+        }
+        assert_eq!(told.len(), 2 * HEADS_PAGE + 5);
+    }
 }

@@ -63,6 +63,7 @@ pub fn sync_frame(bytes: &[u8]) {
     let peer = PeerId::random();
     let _ = catalog.peer_connected(peer);
     let _ = catalog.receive(peer, frame);
+    while catalog.next_answer(&peer).is_some() {}
     let _ = catalog.tick();
     catalog.peer_disconnected(peer);
 }

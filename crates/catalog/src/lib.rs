@@ -16,10 +16,13 @@ mod catalog;
 mod chunk;
 mod conduct;
 mod document;
+mod effort;
 mod envelope;
+mod evictions;
 mod frames;
 #[doc(hidden)]
 pub mod fuzz;
+mod inspect;
 mod limits;
 pub mod live;
 mod log;
@@ -29,6 +32,7 @@ mod refusal;
 
 pub use catalog::{Action, Catalog, CatalogConfig, FrameError, Offer, OfferError, Recovered};
 pub use document::in_sandbox;
+pub use inspect::{Damage, FileError, History, Inspected, Step, from_file, inspect, to_file};
 pub use limits::{CatalogLimits, FRAME_BYTES};
 pub use record::RecordError;
 pub use refusal::{Counters, Refusal};

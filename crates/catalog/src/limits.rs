@@ -11,10 +11,18 @@ pub(crate) const FEW_HEADS: usize = 40;
 /// r = 1 - exp(-5 r)) at once, and the next digests the rest; more would only bring it to the same
 /// peers more often.
 pub(crate) const PUSHES: usize = 5;
+/// Peers remembered to have said that they know what another one was asked for.
+pub(crate) const CLAIMANTS: usize = 64;
 /// Entries of each kind in one `Want`.
 pub(crate) const WANT_ENTRIES: usize = 2048;
-/// What one `Want` is answered with at most; whoever needs more asks again after the next digest.
+/// What a peer is answered with in one tick at most; the rest follows in the next ones.
 pub(crate) const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// Peers that may be owed all of both tables at once; if more are connected each has its part.
+pub(crate) const OWED_SHARES: usize = 8;
+/// What a peer may cost without bringing anything new, in about a microsecond each: without a pause,
+/// and a tick in the long run.
+pub(crate) const EFFORT_BURST: u32 = 65_536;
+pub(crate) const EFFORT_A_TICK: u32 = 8192;
 /// Proven faults after which a peer's stream is closed, and no other one of it is listened to.
 pub(crate) const STRIKES: u32 = 32;
 /// Different changes signed by an author that no offer can contain, after which its offer is dropped.
@@ -27,6 +35,8 @@ pub(crate) const CONDUCTS: usize = 1024;
 pub(crate) const ASK_TICKS: u64 = 2;
 /// Ticks for which a question that is out to a peer that left one unanswered may be put to others.
 pub(crate) const DOUBT_TICKS: u64 = 20;
+/// The same for one that does so again and again: each time twice as long, up to this.
+pub(crate) const LONGEST_DOUBT_TICKS: u64 = 64 * DOUBT_TICKS;
 /// Such peers remembered, connected or not.
 pub(crate) const DOUBTED_PEERS: usize = 1024;
 /// Times the record of an author may be written without a pause: a node's start changes its offer
@@ -36,11 +46,17 @@ pub(crate) const CHANGE_BURST: u32 = 32;
 pub(crate) const CHANGES_A_TICK: u32 = 4;
 /// What one peer may bring of a full table: the whole divided by this.
 pub(crate) const SHARES: u128 = 16;
-/// Authors that give way in one tick at most, to all and to what one peer brings.
+/// Authors, or cards, that give way in one tick at most, out of each pot and to what one peer brings.
 pub(crate) const EVICTIONS: usize = 64;
 pub(crate) const EVICTIONS_A_PEER: usize = 8;
 /// Ticks for which an author that gave way is asked for only if its offer has changed since.
 pub(crate) const FORGOTTEN_TICKS: u64 = 120;
+/// Ticks after which the record of an author that is connected says anew when it was seen.
+pub(crate) const NOTED_TICKS: u64 = 120;
+/// Such records written a tick.
+pub(crate) const NOTES_A_TICK: usize = 16;
+/// Missing cards asked for in one tick, of others than those whose own offers name them.
+pub(crate) const MISSING_A_TICK: usize = 4096;
 /// Peers remembered as waiting for one card that is itself still on its way.
 pub(crate) const CARD_WAITERS: usize = 32;
 /// Documents kept live; a live one costs about 20 KB, all others are kept as signed changes.

@@ -18,6 +18,7 @@ use crate::{
     buckets::{Buckets, Position},
     document::{Document, Head, View, check_continuity},
     envelope,
+    evictions::Evictions,
     limits::{CHANGE_BURST, CHANGES_A_TICK, HOT_DOCUMENTS},
     log::Log,
 };
@@ -32,8 +33,10 @@ pub(crate) struct Author {
     offer: Arc<PeerOffer>,
     /// The peer that brought it; unknown after a restart.
     introducer: Option<PeerId>,
-    /// The tick in which it was last connected or changed; none since the start.
+    /// The tick in which it was last connected or changed, as far as that is known.
     seen: Option<u64>,
+    /// The tick of which its record on the disk says that it was seen.
+    noted: u64,
     /// How often its record may be written before the next tick, as of tick `counted`.
     writes: u32,
     counted: u64,
@@ -50,10 +53,23 @@ impl Author {
             head,
             introducer: None,
             seen: None,
+            noted: 0,
             writes: CHANGE_BURST,
             counted: 0,
             equivocated: false,
         }
+    }
+
+    /// The same author, last seen in tick `seen` of an earlier run; 0 is not known.
+    pub(crate) fn last_seen(mut self, seen: u64) -> Self {
+        self.seen = (seen > 0).then_some(seen);
+        self.noted = seen;
+        self
+    }
+
+    /// When it was last seen; 0 is not known.
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen.unwrap_or(0)
     }
 
     /// Writes left at `tick`.
@@ -131,8 +147,8 @@ pub(crate) struct Offers {
     hot: Vec<(PeerId, u64, Document)>,
     connected: BTreeSet<PeerId>,
     tick: u64,
-    /// How many gave way in this tick to what each peer brought.
-    evictions: BTreeMap<PeerId, usize>,
+    /// How many gave way in this tick, to whom.
+    evictions: Evictions,
     forgotten: BTreeMap<PeerId, room::Forgotten>,
 }
 
@@ -244,6 +260,16 @@ impl Offers {
         let kept = log.filter(|_| same_epoch);
         let kept_epoch = kept.is_some();
         let replaced = log.filter(|_| !same_epoch).map_or(0, Author::bytes);
+        // Before what is counted over the whole history: of an author that signed two, an honest peer
+        // may hold the other one, in which this change is not too much.
+        let expected = check_continuity(
+            &change.change,
+            &author,
+            epoch,
+            sequence,
+            kept.map(Author::head),
+            limits,
+        )?;
         if kept.map_or(0, Author::bytes) + change.change.len() > limits.document_bytes {
             return Err(Refusal::TooMuch);
         }
@@ -256,21 +282,14 @@ impl Offers {
             },
             bytes: (self.bytes - replaced + change.change.len()).saturating_sub(limits.offer_bytes),
         };
-        let going = self.room_for(lack, &author, &from, me, limits)?;
-        let expected = check_continuity(
-            &change.change,
-            &author,
-            epoch,
-            sequence,
-            kept.map(Author::head),
-            limits,
-        )?;
-        let document = self.document(&author, epoch)?;
+        let (going, pot) = self.room_for(lack, &author, &from, me, limits)?;
+        // What cannot be replayed was damaged here: it is not the author who signed poison.
+        let document = self.document(&author, epoch).map_err(|_| Refusal::Replay)?;
         match document.with_change(&change.change, expected, limits) {
             Ok((changed, view, head)) => {
                 let gone: Vec<Author> = going
                     .iter()
-                    .filter_map(|a| self.evict(a, from, limits))
+                    .filter_map(|a| self.evict(a, from, pot, limits))
                     .collect();
                 let (added, mut removed) =
                     self.commit(author, from, epoch, changed, change, head, view);
@@ -329,7 +348,7 @@ impl Offers {
             return Ok(self.hot.remove(at).2);
         }
         match self.get(author).filter(|l| l.epoch() == epoch) {
-            Some(log) => Document::replay(author, epoch, &log.log.changes()),
+            Some(log) => Document::replay(author, epoch, &log.log.changes(), log.head),
             None => Ok(Document::new(author, epoch)),
         }
     }
@@ -364,6 +383,7 @@ impl Offers {
         log.introducer
             .get_or_insert(if met { author } else { from });
         log.seen = Some(self.tick);
+        log.noted = self.tick;
         if log.epoch() != epoch {
             self.bytes -= log.bytes();
             log.log = Log::default();

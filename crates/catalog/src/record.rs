@@ -65,6 +65,9 @@ struct OfferRecord {
     addresses: Vec<String>,
     #[prost(bytes = "bytes", repeated, tag = "7")]
     experts: Vec<Bytes>,
+    /// The tick in which the author was last seen, counted on from run to run; 0 is not known.
+    #[prost(uint64, tag = "8")]
+    seen: u64,
 }
 
 pub(crate) enum Record {
@@ -126,6 +129,7 @@ pub(crate) fn seal_offer(mesh: &MeshId, author: &Author) -> Vec<u8> {
         experts: experts
             .map(|e| Bytes::copy_from_slice(e.as_bytes()))
             .collect(),
+        seen: author.seen(),
         ..OfferRecord::default()
     };
     let parts = [
@@ -178,5 +182,6 @@ fn offer(author: PeerId, record: OfferRecord) -> Option<Author> {
             .map(|e| ExpertId::try_from(e.as_ref()).ok())
             .collect::<Option<_>>()?,
     };
-    in_order.then(|| Author::new(epoch, Log::new(record.changes), head, view))
+    in_order
+        .then(|| Author::new(epoch, Log::new(record.changes), head, view).last_seen(record.seen))
 }

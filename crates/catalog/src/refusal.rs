@@ -22,6 +22,8 @@ pub enum Refusal {
     Continuity,
     /// Automerge panicked on it.
     Panicked,
+    /// What is kept of its author cannot be replayed here; it is fetched anew.
+    Replay,
     /// Automerge refused it.
     Document,
     /// The document it leads to is not an offer.
@@ -40,6 +42,8 @@ pub enum Refusal {
     CardsFull,
     /// As many peers are connected as may be.
     PeersFull,
+    /// The peer has cost more than it may without bringing anything new.
+    Flood,
     /// Sums that are no digest.
     Digest,
     /// Its author signed poison again and again, or the peer passed such things on; for a while
@@ -59,6 +63,7 @@ impl Refusal {
             Self::Chunk => "chunk",
             Self::Continuity => "continuity",
             Self::Panicked => "panicked",
+            Self::Replay => "replay",
             Self::Document => "document",
             Self::Schema => "schema",
             Self::Rate => "rate",
@@ -68,6 +73,7 @@ impl Refusal {
             Self::CardUnwanted => "card-unwanted",
             Self::CardsFull => "cards-full",
             Self::PeersFull => "peers-full",
+            Self::Flood => "flood",
             Self::Digest => "digest",
             Self::Banned => "banned",
         }
@@ -78,7 +84,7 @@ impl Refusal {
     pub(crate) const fn is_authors_own(self) -> bool {
         !matches!(
             self,
-            Self::Version | Self::Size | Self::Author | Self::Signature
+            Self::Version | Self::Size | Self::Author | Self::Signature | Self::Replay
         )
     }
 
@@ -99,11 +105,13 @@ impl Refusal {
             Self::Version
                 | Self::Equivocation
                 | Self::Continuity
+                | Self::Replay
                 | Self::Rate
                 | Self::Full
                 | Self::CardUnwanted
                 | Self::CardsFull
                 | Self::PeersFull
+                | Self::Flood
                 // What one node has seen of an author another has not.
                 | Self::Banned
         )

@@ -65,6 +65,11 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         verb: MeshVerb,
     },
+    /// Look at, verify and carry what is known of the mesh's peers and their experts
+    Catalog {
+        #[command(subcommand)]
+        verb: CatalogVerb,
+    },
     /// Show the running node
     Status,
     /// Show the peers the running node knows: how each is connected, and why it is not used if not
@@ -236,6 +241,38 @@ pub(crate) struct Join {
     /// It is understood what others can see in an open mesh
     #[arg(long)]
     pub(crate) accept_public: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CatalogVerb {
+    /// List the peers whose offers are known
+    Ls {
+        /// Go on with what changes, until interrupted; the node must run
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Show what a peer offers
+    Show {
+        /// Its id, or the end of it
+        peer: String,
+    },
+    /// Show how a peer's offer came about, change by change
+    History {
+        /// Its id, or the end of it
+        peer: String,
+    },
+    /// Verify every record of the store from its bytes: signatures, order, and what they say
+    Verify,
+    /// Write all that is known into one file, for another member of the mesh
+    Export {
+        /// The file; it must not be there
+        file: PathBuf,
+    },
+    /// Take what such a file holds; all of it is verified as if a stranger had sent it
+    Import {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

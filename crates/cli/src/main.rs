@@ -3,6 +3,7 @@
 mod args;
 mod ask;
 mod bench;
+mod catalog;
 mod config;
 mod daemon;
 mod demo;
@@ -77,6 +78,7 @@ async fn run(session: Session, verb: Verb) -> Result<(), Failure> {
         Verb::Ask(ask) => ask::run(session, ask).await,
         Verb::Join(join) => join::run(session, join).await,
         Verb::Mesh { verb } => mesh::run(session, verb).await,
+        Verb::Catalog { verb } => catalog::run(session, verb).await,
         Verb::Status => views::status(session).await,
         Verb::Peers(peers) => peers::run(session, peers).await,
         Verb::Doctor(doctor) => doctor::run(session, doctor).await,

@@ -43,7 +43,7 @@ pub(crate) fn status_json(s: &v1::StatusResponse) -> Value {
         "counters": s.counters.iter().collect::<std::collections::BTreeMap<_, _>>(),
         "load": { "queue_depth": load.queue_depth, "active": load.active, "free_slots": load.free_slots,
             "service_ms": load.service_ms, "resident_experts": load.resident_experts },
-        "serve": s.serve, "paused": s.paused,
+        "serve": s.serve, "paused": s.paused, "catalog_trouble": s.catalog_trouble,
         "limits": {
             "memory": limit(limits.memory), "models": limits.models, "concurrent": limit(limits.concurrent.into()),
             "upload": limit(limits.upload), "disk": limit(limits.disk),
@@ -200,10 +200,18 @@ pub(crate) async fn status(session: Session) -> Result<(), Failure> {
         let serves = answers_no_peer(&s).map(|whom| ("serves", whom.to_owned()));
         let limits = limits(&s).map(|all| ("limits", all));
         let refused = refused(&s).map(|what| ("refused", what));
+        let why = Some(&s.catalog_trouble).filter(|why| !why.is_empty());
+        let catalog = why.map(|why| {
+            (
+                "catalog",
+                format!("its store cannot be written, and nothing is exchanged: {why}"),
+            )
+        });
         rows.iter()
             .chain(&serves)
             .chain(&limits)
             .chain(&refused)
+            .chain(&catalog)
             .map(|(k, v)| format!("{k:<10} {v}"))
             .collect::<Vec<_>>()
             .join("\n")

@@ -256,6 +256,46 @@ impl control_server::Control for Service {
         Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
     }
 
+    type CatalogRecordsStream =
+        Pin<Box<dyn Stream<Item = Result<v1::CatalogRecord, Status>> + Send>>;
+
+    async fn catalog_records(
+        &self,
+        request: Request<v1::CatalogRequest>,
+    ) -> Result<Response<Self::CatalogRecordsStream>, Status> {
+        self.owner()?;
+        check(request.get_ref().version)?;
+        let records = self.node.catalog_records().await;
+        let records = records.map_err(|f| rpc::status(&f))?.into_iter();
+        let records = records.map(|(name, bytes)| {
+            let bytes = bytes.into();
+            Ok(v1::CatalogRecord { name, bytes })
+        });
+        Ok(Response::new(futures::stream::iter(records).boxed()))
+    }
+
+    type CatalogWatchStream = Pin<Box<dyn Stream<Item = Result<v1::CatalogEvent, Status>> + Send>>;
+
+    async fn catalog_watch(
+        &self,
+        request: Request<v1::CatalogRequest>,
+    ) -> Result<Response<Self::CatalogWatchStream>, Status> {
+        self.owner()?;
+        check(request.get_ref().version)?;
+        let events = self.node.watch_catalog();
+        Ok(Response::new(ReceiverStream::new(events).map(Ok).boxed()))
+    }
+
+    async fn catalog_import(
+        &self,
+        request: Request<v1::CatalogImportRequest>,
+    ) -> Result<Response<v1::CatalogImportResponse>, Status> {
+        self.owner()?;
+        check(request.get_ref().version)?;
+        let taken = self.node.import_catalog(request.into_inner().frames).await;
+        Ok(Response::new(taken.map_err(|f| rpc::status(&f))?))
+    }
+
     async fn pause(
         &self,
         request: Request<v1::PauseRequest>,

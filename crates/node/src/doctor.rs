@@ -329,6 +329,8 @@ pub struct Network {
     pub client: bool,
     /// How long it has been running.
     pub uptime: Duration,
+    /// Why the catalog's store cannot be written, if so.
+    pub catalog: Option<String>,
 }
 
 /// A member's refusal to let this node into its closed mesh.

@@ -6,6 +6,7 @@
 
 mod admission;
 mod anchors;
+mod catalog;
 pub mod config;
 mod control;
 mod discover;
@@ -59,12 +60,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use admission::{Bounds, Gate, Serve};
 
 pub use anchors::PUBLIC;
+pub use catalog::{import_at_rest, mesh_at_rest, records_at_rest};
 pub use control::{Control, connect};
 pub use dispatch::{Answer, failure, request_id};
 pub use home::{Home, HomeLock, IdentityView, Membership, MeshKey};
 pub use invites::InviteTerms;
 pub use join::{Entrance, Joined, Notice, Outcome, join, take_invite};
 pub use mesh::{create, invite_at_rest, leave, sign_anchors, view_at_rest};
+pub use polymath_catalog::{FileError, History, Inspected, Step, from_file, inspect, to_file};
 #[doc(hidden)] // for `polymath bench catalog`
 pub use records::RecordStore;
 use tonic::codec::CompressionEncoding;
@@ -152,6 +155,7 @@ pub(crate) struct Inner {
     pub(crate) gateway: Mutex<String>,
     pub(crate) loads: Arc<loads::Loads>,
     pub(crate) live: live::LiveHandle,
+    pub(crate) sync: sync::SyncHandle,
     /// Why peers were not reached.
     pub(crate) misses: misses::Misses,
     /// A place for each question at work.
@@ -293,6 +297,7 @@ impl Node {
             gateway: Mutex::default(),
             loads,
             live,
+            sync: sync.clone(),
             misses: misses::Misses::default(),
             questions: Semaphore::new(MOST_QUESTIONS),
             begun: Instant::now(),

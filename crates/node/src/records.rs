@@ -35,6 +35,10 @@ const CACHE_BYTES: usize = 4 << 20;
 pub(crate) type Changes = BTreeMap<String, Option<Arc<[u8]>>>;
 /// By name, as they were stored.
 pub(crate) type Records = Vec<(String, Vec<u8>)>;
+/// A file smaller than this is left as it is.
+const SMALL: u64 = 8 << 20;
+/// A file this many times larger than what is in it is made smaller when it is opened.
+const SLACK: u64 = 4;
 type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 
 /// An open store.
@@ -42,6 +46,8 @@ pub struct RecordStore {
     open: Opener,
     /// None after a failure: what the file holds is then known only when it is opened anew.
     database: Option<Database>,
+    /// Moves what the disk holds out of the way.
+    aside: Option<Box<dyn Fn() -> io::Result<()> + Send>>,
     /// Where to mark that others were met, and what is this node's own; nothing once that is done.
     met: Option<(PathBuf, String)>,
 }
@@ -62,17 +68,14 @@ impl RecordStore {
     pub fn open(dir: &Path) -> Result<(Self, Records), Failure> {
         create_folder(dir).map_err(|e| io_failure("create", dir, &e))?;
         let path = dir.join(FILE);
-        let mut store = Self::on(opener(path.clone()));
+        let mut store = Self::at(&path);
         let mut records = match store.read() {
             Ok(records) => records,
             Err(e) if is_damaged(&e) => {
-                let aside = path.with_extension("damaged");
-                tracing::warn!(
-                    "the catalog's store is damaged and starts empty: {e}; it was moved to {}",
-                    aside.display()
-                );
-                fs::rename(&path, &aside).map_err(|e| io_failure("move", &path, &e))?;
-                store = Self::on(opener(path.clone()));
+                tracing::warn!("the catalog's store is damaged and starts empty: {e}");
+                store
+                    .set_aside()
+                    .map_err(|e| io_failure("move", &path, &e))?;
                 store.read().map_err(|e| failure(&path, &e))?
             }
             Err(e) => return Err(failure(&path, &e)),
@@ -96,13 +99,57 @@ impl RecordStore {
             let _ = fs::remove_file(dir.join(name));
         }
         records.extend(moved);
+        store.compact(&path, &records);
         Ok((store, records))
+    }
+
+    fn at(path: &Path) -> Self {
+        let mut store = Self::on(opener(path.to_owned()));
+        let path = path.to_owned();
+        store.aside = Some(Box::new(move || {
+            let aside = path.with_extension("damaged");
+            tracing::warn!("the damaged store was moved to {}", aside.display());
+            fs::rename(&path, aside)
+        }));
+        store
+    }
+
+    /// Begins an empty store; what the damaged one holds is kept beside it.
+    pub(crate) fn set_aside(&mut self) -> io::Result<()> {
+        self.database = None;
+        self.aside.as_ref().map_or(Ok(()), |aside| aside())
+    }
+
+    /// Gives back the room that a flood once took, if that is most of the file. What fails is left to
+    /// the next start.
+    fn compact(&mut self, path: &Path, records: &Records) {
+        let held: usize = records.iter().map(|(n, b)| n.len() + b.len()).sum();
+        let before = fs::metadata(path).map_or(0, |m| m.len());
+        if before < SMALL || before / SLACK < held as u64 {
+            return;
+        }
+        let opened = self.database().map(|_| ());
+        let compacted = opened.and_then(|()| match &mut self.database {
+            Some(database) => Ok(database.compact()?),
+            None => Ok(false),
+        });
+        match compacted {
+            Ok(_) => {
+                let after = fs::metadata(path).map_or(0, |m| m.len());
+                tracing::info!("the catalog's store was made smaller: {before} bytes, now {after}");
+            }
+            Err(e) => {
+                self.database = None;
+                tracing::warn!("the catalog's store could not be made smaller: {e}");
+            }
+        }
     }
 
     fn on(open: Opener) -> Self {
         Self {
             open,
             database: None,
+            aside: None,
             met: None,
         }
     }
@@ -224,7 +271,7 @@ fn database(disk: impl StorageBackend) -> Result<Database, DatabaseError> {
     })
 }
 
-fn is_damaged(e: &redb::Error) -> bool {
+pub(crate) fn is_damaged(e: &redb::Error) -> bool {
     match e {
         redb::Error::Corrupted(_) => true,
         redb::Error::Io(e) => {

@@ -1,5 +1,8 @@
 //! The catalog at work: one task owns the sans-IO [`Catalog`], carries out its actions, and keeps
 //! one `Sync` stream to every connected peer.
+//!
+//! News go into a short queue; answers are made one by one, each when the one before is on its way.
+//! A stream that takes another's place ends the other at once, with all that waits in it.
 
 use std::{
     collections::HashMap,
@@ -11,20 +14,27 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures::{Stream, StreamExt};
-use polymath_catalog::{Action, Catalog, FRAME_BYTES, Offer};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::BoxFuture,
+    stream::{FuturesUnordered, PollNext, select_with_strategy},
+};
+use polymath_catalog::{Action, Catalog, Counters, FRAME_BYTES, Offer};
 use polymath_net::{Membership, Net, NetEvent};
 use polymath_proto::v1::SyncFrame;
 use polymath_rpc::Clients;
-use polymath_types::{ExpertCard, Index, PeerId};
-use tokio::sync::{broadcast::error::RecvError, mpsc};
+use polymath_types::{ErrorKind, ExpertCard, Failure, Index, PeerId};
+use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tonic::Streaming;
 
-use crate::records::{Changes, RecordStore};
+use crate::records::{Changes, RecordStore, Records, is_damaged};
 
-/// Frames on their way to one peer; a peer that reads slower loses its stream and begins anew.
+/// News on their way to one peer; a peer that reads slower loses its stream and begins anew.
 const OUTBOUND: usize = 64;
 /// Commands on their way to the catalog's task; senders wait.
 const COMMANDS: usize = 32;
@@ -44,7 +54,7 @@ enum Command {
     Started {
         peer: PeerId,
         session: u64,
-        outbound: mpsc::Sender<SyncFrame>,
+        link: Link,
     },
     Frame {
         peer: PeerId,
@@ -59,6 +69,45 @@ enum Command {
         offer: Offer,
         cards: Vec<Arc<ExpertCard>>,
     },
+    Import {
+        frames: Vec<SyncFrame>,
+        /// What was taken and refused before, and after.
+        reply: oneshot::Sender<(Counters, Counters)>,
+    },
+}
+
+/// The keeper's end of a session; dropping it ends the session.
+#[derive(Debug)]
+struct Link {
+    news: mpsc::Sender<SyncFrame>,
+    answers: mpsc::Sender<SyncFrame>,
+    /// There are answers to be fetched, and this waits for room for one.
+    answering: bool,
+    _end: DropGuard,
+}
+
+/// A new session's two ends, and what tells that it is over.
+fn link() -> (
+    Link,
+    impl Stream<Item = SyncFrame> + use<>,
+    CancellationToken,
+) {
+    let (news, waiting) = mpsc::channel(OUTBOUND);
+    let (answers, asked_for) = mpsc::channel(1);
+    let over = CancellationToken::new();
+    let link = Link {
+        news,
+        answers,
+        answering: false,
+        _end: over.clone().drop_guard(),
+    };
+    let frames = select_with_strategy(
+        ReceiverStream::new(waiting),
+        ReceiverStream::new(asked_for),
+        |(): &mut ()| PollNext::Left,
+    );
+    let frames = frames.take_until(over.clone().cancelled_owned());
+    (link, frames, over)
 }
 
 /// Talks to the catalog's task; cheap to clone.
@@ -68,7 +117,14 @@ pub(crate) struct SyncHandle {
     sessions: Arc<AtomicU64>,
     tasks: TaskTracker,
     cancel: CancellationToken,
+    trouble: Trouble,
+    store: Arc<Mutex<RecordStore>>,
+    /// Told whenever there is another index.
+    changed: watch::Sender<()>,
 }
+
+/// Why the store cannot be written, while that is so.
+type Trouble = Arc<Mutex<Option<String>>>;
 
 /// Starts the task that owns `catalog`.
 pub(crate) fn start(
@@ -79,26 +135,65 @@ pub(crate) fn start(
     cancel: &CancellationToken,
 ) -> SyncHandle {
     let (commands, inbox) = mpsc::channel(COMMANDS);
+    let store = Arc::new(Mutex::new(store));
     let handle = SyncHandle {
         commands,
         sessions: Arc::default(),
         tasks: tasks.clone(),
         cancel: cancel.clone(),
+        trouble: Trouble::default(),
+        store: Arc::clone(&store),
+        changed: watch::Sender::new(()),
     };
     index.store(catalog.index());
     let keeper = Keeper {
         catalog,
-        store: Arc::new(Mutex::new(store)),
+        store,
         index,
+        changed: handle.changed.clone(),
         peers: HashMap::new(),
+        room: FuturesUnordered::new(),
         unwritten: Changes::new(),
-        failing: false,
+        trouble: Arc::clone(&handle.trouble),
     };
     tasks.spawn(keeper.run(inbox, cancel.clone()));
     handle
 }
 
 impl SyncHandle {
+    /// Every record, as the disk has it.
+    pub(crate) async fn records(&self) -> Result<Records, Failure> {
+        let store = Arc::clone(&self.store);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+            store.read().map_err(|e| e.to_string())
+        });
+        let read = read.await.unwrap_or_else(|e| Err(e.to_string()));
+        read.map_err(|e| {
+            let what = format!("the catalog's store cannot be read: {e}");
+            Failure::new(ErrorKind::DataLoss, what)
+        })
+    }
+
+    /// Takes what a file holds; what was taken and refused before, and after.
+    pub(crate) async fn import(&self, frames: Vec<SyncFrame>) -> Option<(Counters, Counters)> {
+        let (reply, done) = oneshot::channel();
+        let import = Command::Import { frames, reply };
+        self.commands.send(import).await.ok()?;
+        done.await.ok()
+    }
+
+    /// Told whenever there is another index.
+    pub(crate) fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Why the catalog's store cannot be written, while that is so: until it can, nothing is exchanged.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let trouble = self.trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Publishes what this node serves.
     pub(crate) async fn offer(&self, offer: Offer, cards: Vec<Arc<ExpertCard>>) {
         let _ = self.commands.send(Command::Offer { offer, cards }).await;
@@ -110,28 +205,27 @@ impl SyncHandle {
         peer: PeerId,
         inbound: Streaming<SyncFrame>,
     ) -> impl Stream<Item = SyncFrame> + use<> {
-        let (outbound, frames) = mpsc::channel(OUTBOUND);
+        let (link, frames, over) = link();
         let this = self.clone();
         self.tasks
-            .spawn(async move { this.read(peer, outbound, inbound).await });
-        ReceiverStream::new(frames)
+            .spawn(async move { this.read(peer, link, over, inbound).await });
+        frames
     }
 
     async fn read(
         &self,
         peer: PeerId,
-        outbound: mpsc::Sender<SyncFrame>,
+        link: Link,
+        over: CancellationToken,
         mut inbound: Streaming<SyncFrame>,
     ) {
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);
-        // The keeper drops its sender to end a session; this copy only watches for that.
-        let watch = outbound.clone().downgrade();
         if self
             .commands
             .send(Command::Started {
                 peer,
                 session,
-                outbound,
+                link,
             })
             .await
             .is_err()
@@ -141,10 +235,11 @@ impl SyncHandle {
         loop {
             let next = tokio::select! {
                 next = inbound.next() => next,
+                () = over.cancelled() => None,
                 () = self.cancel.cancelled() => None,
             };
             match next {
-                Some(Ok(frame)) if watch.upgrade().is_some() => {
+                Some(Ok(frame)) => {
                     if self
                         .commands
                         .send(Command::Frame {
@@ -228,17 +323,25 @@ impl SyncHandle {
         let client = clients.catalog(peer, OPEN).await;
         let client = client.map_err(|e| e.to_string())?;
         let mut client = client.max_decoding_message_size(FRAME_BYTES);
-        let (outbound, frames) = mpsc::channel(OUTBOUND);
+        let (link, frames, over) = link();
         // The server answers with its own stream at once, before our first frame.
-        let opened = tokio::time::timeout(OPEN, client.sync(ReceiverStream::new(frames))).await;
+        let opened = tokio::time::timeout(OPEN, client.sync(frames)).await;
         let inbound = match opened {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Err(status.message().to_owned()),
             Err(_) => return Err(format!("no answer within {OPEN:?}")),
         };
-        self.read(peer, outbound, inbound).await;
+        self.read(peer, link, over, inbound).await;
         Ok(())
     }
+}
+
+/// Room for an answer on a session's way, or nothing if it is over.
+type Room = (PeerId, u64, Option<mpsc::OwnedPermit<SyncFrame>>);
+
+fn room(peer: PeerId, session: u64, answers: mpsc::Sender<SyncFrame>) -> BoxFuture<'static, Room> {
+    let permit = answers.reserve_owned();
+    async move { (peer, session, permit.await.ok()) }.boxed()
 }
 
 /// The task's state.
@@ -247,13 +350,16 @@ struct Keeper {
     /// Locked by the writer's thread only.
     store: Arc<Mutex<RecordStore>>,
     index: Arc<ArcSwap<Index>>,
+    changed: watch::Sender<()>,
     /// The newest stream of each peer.
-    peers: HashMap<PeerId, (u64, mpsc::Sender<SyncFrame>)>,
+    peers: HashMap<PeerId, (u64, Link)>,
+    /// One for each session that has answers to fetch: ready when there is room for one.
+    room: FuturesUnordered<BoxFuture<'static, Room>>,
     /// Records that are not on the disk as the catalog has them; `None` is to be removed. Bounded
     /// by their names, of which each is here once. While there is one no peer hears anything.
     unwritten: Changes,
-    /// The last record could not be written.
-    failing: bool,
+    /// Why the last record could not be written.
+    trouble: Trouble,
 }
 
 impl Keeper {
@@ -267,6 +373,10 @@ impl Keeper {
                     Some(command) => self.obey(command),
                     None => return,
                 },
+                Some(room) = self.room.next() => {
+                    self.answer(room);
+                    continue;
+                }
                 _ = tick.tick() => self.catalog.tick(),
             };
             // One transaction for all that has come meanwhile.
@@ -285,14 +395,14 @@ impl Keeper {
             Command::Started {
                 peer,
                 session,
-                outbound,
+                link,
             } => {
                 // Dropping its sender ends the session; the peer comes again after a pause.
                 if !self.unwritten.is_empty() {
                     tracing::debug!(%peer, "no catalog stream while the store cannot be written");
                     return Vec::new();
                 }
-                if self.peers.insert(peer, (session, outbound)).is_some() {
+                if self.peers.insert(peer, (session, link)).is_some() {
                     self.catalog.peer_disconnected(peer);
                 }
                 self.catalog.peer_connected(peer)
@@ -325,6 +435,12 @@ impl Keeper {
                 }
                 Vec::new()
             }
+            Command::Import { frames, reply } => {
+                let before = self.catalog.counters().clone();
+                let actions = self.catalog.import(frames);
+                let _ = reply.send((before, self.catalog.counters().clone()));
+                actions
+            }
             Command::Offer { offer, cards } => {
                 let mut actions = Vec::new();
                 for card in cards {
@@ -347,9 +463,24 @@ impl Keeper {
         self.catalog.peer_disconnected(peer);
     }
 
+    /// Sends the next answer, and waits for room for the one after it. All that answers are made of
+    /// is on the disk: while it is not, no session is open.
+    fn answer(&mut self, (peer, session, permit): Room) {
+        let Some((_, link)) = self.peers.get_mut(&peer).filter(|(s, _)| *s == session) else {
+            return;
+        };
+        match permit.and_then(|permit| Some((permit, self.catalog.next_answer(&peer)?))) {
+            Some((permit, frame)) => {
+                let answers = permit.send(frame);
+                self.room.push(room(peer, session, answers));
+            }
+            None => link.answering = false,
+        }
+    }
+
     /// What must be durable before it is said comes before the saying.
     async fn carry_out(&mut self, actions: Vec<Action>) {
-        let mut sends = Vec::new();
+        let (mut sends, mut answers) = (Vec::new(), Vec::new());
         let mut index = false;
         for action in actions {
             match action {
@@ -360,6 +491,7 @@ impl Keeper {
                     self.unwritten.insert(name, None);
                 }
                 Action::Send { peer, frame } => sends.push((peer, frame)),
+                Action::Answer { peer } => answers.push(peer),
                 Action::IndexChanged => index = true,
                 _ => {}
             }
@@ -368,6 +500,7 @@ impl Keeper {
         // What this node shows outlives a kill; but a full disk is no reason to answer no questions.
         if index {
             self.index.store(self.catalog.index());
+            self.changed.send_replace(());
         }
         if !written {
             // Going on would say things a restart forgets, and so contradict ourselves. What is
@@ -380,10 +513,18 @@ impl Keeper {
             let full = self
                 .peers
                 .get(&peer)
-                .is_some_and(|(_, out)| out.try_send(frame).is_err());
+                .is_some_and(|(_, link)| link.news.try_send(frame).is_err());
             if full {
                 tracing::debug!(%peer, "reads its catalog stream too slowly; it begins anew");
                 self.end(peer);
+            }
+        }
+        for peer in answers {
+            if let Some((session, link)) = self.peers.get_mut(&peer)
+                && !std::mem::replace(&mut link.answering, true)
+            {
+                let answers = link.answers.clone();
+                self.room.push(room(peer, *session, answers));
             }
         }
     }
@@ -397,26 +538,38 @@ impl Keeper {
         let (store, writing) = (Arc::clone(&self.store), Arc::clone(&changes));
         let task = tokio::task::spawn_blocking(move || {
             let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-            store.write(&writing)
+            let written = store.write(&writing);
+            let damaged = written.as_ref().is_err_and(is_damaged);
+            // What it holds is of no use any more, and all of it is known here: the next try begins
+            // an empty one.
+            let lost = damaged && store.set_aside().is_ok();
+            (written, lost)
         });
-        let failed = match task.await {
-            Ok(Ok(())) => None,
-            Ok(Err(e)) => Some(e.to_string()),
-            Err(e) => Some(format!("it was broken off: {e}")),
+        let (failed, lost) = match task.await {
+            Ok((Ok(()), _)) => (None, false),
+            Ok((Err(e), lost)) => (Some(e.to_string()), lost),
+            Err(e) => (Some(format!("it was broken off: {e}")), false),
         };
         if failed.is_some() {
             self.unwritten = Arc::unwrap_or_clone(changes);
         }
-        match failed {
-            Some(why) if !std::mem::replace(&mut self.failing, true) => tracing::error!(
+        if lost {
+            let all = self.catalog.records();
+            self.unwritten
+                .extend(all.map(|(name, bytes)| (name, Some(bytes.into()))));
+        }
+        let written = failed.is_none();
+        let trouble = self.trouble.lock();
+        let mut trouble = trouble.unwrap_or_else(PoisonError::into_inner);
+        match (&failed, &*trouble) {
+            (Some(why), None) => tracing::error!(
                 "the catalog is not exchanged until its store can be written: {why}"
             ),
-            None if std::mem::take(&mut self.failing) => {
-                tracing::info!("the catalog's store can be written again");
-            }
+            (None, Some(_)) => tracing::info!("the catalog's store can be written again"),
             _ => {}
         }
-        !self.failing
+        *trouble = failed;
+        written
     }
 }
 

@@ -110,6 +110,7 @@ impl Node {
             serve: inner.config.serve.clone(),
             paused: self.is_paused(),
             limits: Some(self.limits()),
+            catalog_trouble: inner.sync.trouble().unwrap_or_default(),
         }
     }
 

@@ -105,6 +105,13 @@ impl Index {
         }
     }
 
+    /// A card is kept no longer, though offers speak of it.
+    pub fn remove_card(&mut self, id: &ExpertId) {
+        if let Some(expert) = self.experts.remove(id) {
+            self.cardless.insert(*id, expert.replicas.clone());
+        }
+    }
+
     fn enlist(
         &mut self,
         id: ExpertId,

@@ -24,6 +24,8 @@ pub enum Format {
     ModelStore,
     /// The catalog's records on disk.
     CatalogStore,
+    /// A catalog that was exported to a file.
+    CatalogFile,
     /// The control API between the CLI and its own daemon.
     Control,
     /// An [`crate::Invite`]'s text.
@@ -72,6 +74,7 @@ impl fmt::Display for Format {
             Self::Live => "exchange of fast state",
             Self::ModelStore => "model store",
             Self::CatalogStore => "catalog store",
+            Self::CatalogFile => "exported catalog",
             Self::Control => "control API",
             Self::Invite => "invite",
             Self::Anchors => "anchor list",

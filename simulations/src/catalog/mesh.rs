@@ -319,25 +319,32 @@ impl Mesh {
     fn perform(&mut self, n: usize, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Send { peer, frame } => {
-                    let Some(to) = self.places.get(&peer).copied() else {
-                        continue;
-                    };
-                    let Some(opening) = self.nodes[n].links.get(&to).copied() else {
-                        continue;
-                    };
-                    self.nodes[n].sent += frame.encoded_len() as u64;
-                    let event = Event::Deliver {
-                        from: n,
-                        to,
-                        opening,
-                        frame,
-                    };
-                    self.queue.after(links::one_way(self.chance, n, to), event);
+                Action::Send { peer, frame } => self.send(n, peer, frame),
+                Action::Answer { peer } => {
+                    while let Some(frame) = self.nodes[n].catalog.next_answer(&peer) {
+                        self.send(n, peer, frame);
+                    }
                 }
                 Action::IndexChanged => self.nodes[n].index_changed = true,
                 _ => {}
             }
         }
+    }
+
+    fn send(&mut self, n: usize, peer: PeerId, frame: SyncFrame) {
+        let Some(to) = self.places.get(&peer).copied() else {
+            return;
+        };
+        let Some(opening) = self.nodes[n].links.get(&to).copied() else {
+            return;
+        };
+        self.nodes[n].sent += frame.encoded_len() as u64;
+        let event = Event::Deliver {
+            from: n,
+            to,
+            opening,
+            frame,
+        };
+        self.queue.after(links::one_way(self.chance, n, to), event);
     }
 }

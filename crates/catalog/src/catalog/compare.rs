@@ -15,7 +15,7 @@ use crate::{
     Refusal,
     buckets::{BRANCHES, LEAVES_A_BRANCH, Position},
     envelope, frames,
-    limits::{FEW_HEADS, HEADS_PAGE},
+    limits::{CLAIMANTS, FEW_HEADS, HEADS_PAGE},
 };
 
 impl Catalog {
@@ -51,7 +51,7 @@ impl Catalog {
         }
         leaves.sort_unstable();
         leaves.dedup();
-        batch.send(peer, frames::leaves(self.offers.buckets(), &leaves));
+        self.owe_leaves(peer, leaves, batch);
     }
 
     pub(super) fn on_heads(&mut self, peer: PeerId, told: Heads, batch: &mut Batch) {
@@ -63,7 +63,9 @@ impl Catalog {
         let mut theirs = BTreeMap::new();
         let mut behind = Vec::new();
         // A new author for whom there is no room would be asked for in vain at every digest.
-        let mut room = self.offers.room_for_new(&peer, &self.me, &self.limits);
+        let mut room = self
+            .offers
+            .room_for_new(&peer, false, &self.me, &self.limits);
         for head in heads.into_iter().take(HEADS_PAGE) {
             if self.is_out(&peer) {
                 return;
@@ -111,12 +113,26 @@ impl Catalog {
             }
             // What an author says of itself shows at least that it is there.
             let gone = author != peer && self.offers.is_forgotten(&author, claimed);
-            if *room == 0 || gone {
+            let itself = author == peer
+                && self
+                    .offers
+                    .room_for_new(&peer, true, &self.me, &self.limits)
+                    > 0;
+            if (*room == 0 && !itself) || gone {
                 return false;
             }
         }
-        let asked = self.asked_offers.ask(author, peer, self.ticks);
-        *room -= usize::from(asked && new);
+        let asked = self
+            .asked_offers
+            .ask(author, peer, author == peer, self.ticks);
+        if !asked && self.asked_offers.is_open(&author) {
+            // Once the answer is here, this one need not be told of it.
+            let claimants = self.claimants.entry(author).or_default();
+            if claimants.len() < CLAIMANTS {
+                claimants.insert(peer);
+            }
+        }
+        *room = room.saturating_sub(usize::from(asked && new));
         asked
     }
 }

@@ -3,19 +3,27 @@
 //! News that a peer pushes are pushed on at once, to some. What was asked for is announced when all
 //! of it has come, since most others have it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use polymath_proto::v1::{Cards, Offers, SignedChange, SyncFrame, Want, sync_frame::Frame};
+use polymath_proto::v1::{Cards, OfferHead, Offers, SyncFrame, sync_frame::Frame};
 use polymath_types::{ExpertId, Format, PeerId};
 use prost::Message as _;
 
 use super::{Action, Batch, Catalog, FrameError};
 use crate::{
-    FRAME_BYTES, Refusal, envelope, frames,
-    limits::{ANSWER_BYTES, FEW_HEADS, PUSHES, WANT_ENTRIES},
+    FRAME_BYTES, Refusal,
+    cards::Taken,
+    effort, envelope, frames,
+    limits::{FEW_HEADS, MISSING_A_TICK, PUSHES, WANT_ENTRIES},
     offers::Outcome,
     record,
 };
+
+/// What a change or a card costs its sender that was looked at in vain.
+const REFUSED: u32 = 32;
 
 impl Catalog {
     /// A `Sync` stream with `peer` is open: starts anti-entropy with it.
@@ -33,6 +41,9 @@ impl Catalog {
         }
         self.peers.insert(peer);
         self.offers.met(peer);
+        if let Some(own) = self.offers.get(&peer) {
+            self.cards.missing().hurry(&own.offer().experts);
+        }
         let mut batch = Batch::default();
         self.compare_with(peer, &mut batch);
         // Our own last change, too: if the peer holds another one, our storage was lost or put
@@ -43,9 +54,32 @@ impl Catalog {
         self.finish(batch)
     }
 
+    /// Takes frames that came in a file: as if a stranger had connected and sent them.
+    pub fn import(&mut self, frames: impl IntoIterator<Item = SyncFrame>) -> Vec<Action> {
+        let stranger = PeerId::random();
+        self.peers.insert(stranger);
+        let mut actions = Vec::new();
+        for frame in frames {
+            match self.receive(stranger, frame) {
+                Ok(more) => actions.extend(more),
+                Err(e) => {
+                    tracing::warn!("the rest of the file is left: {e}");
+                    break;
+                }
+            }
+        }
+        self.peer_disconnected(stranger);
+        actions.retain(|action| match action {
+            Action::Send { peer, .. } | Action::Answer { peer } => *peer != stranger,
+            _ => true,
+        });
+        actions
+    }
+
     /// The stream with `peer` is closed.
     pub fn peer_disconnected(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
+        self.answers.forget(&peer);
         self.offers.parted(&peer);
         self.asked_offers.disconnected(&peer, self.ticks);
         self.asked_cards.disconnected(&peer, self.ticks);
@@ -73,7 +107,13 @@ impl Catalog {
         if frame.category != frames::OFFERS {
             return Ok(Vec::new());
         }
-        match frame.frame.ok_or(FrameError::Empty)? {
+        let frame = frame.frame.ok_or(FrameError::Empty)?;
+        let cost = effort::cost(&frame, self.offers.buckets().len());
+        if !self.efforts.spend(peer, cost) {
+            self.counters.refuse(Refusal::Flood);
+            return Ok(Vec::new());
+        }
+        match frame {
             Frame::Digest(digest) => self.on_digest(peer, &digest, &mut batch),
             Frame::Branches(branches) => self.on_branches(peer, &branches, &mut batch),
             Frame::Heads(heads) => self.on_heads(peer, heads, &mut batch),
@@ -82,49 +122,6 @@ impl Catalog {
             Frame::Cards(cards) => self.on_cards(peer, cards, &mut batch),
         }
         Ok(self.finish(batch))
-    }
-
-    fn on_want(&mut self, peer: PeerId, want: Want, batch: &mut Batch) {
-        let mut room = ANSWER_BYTES;
-        let wanted: BTreeMap<PeerId, (u64, u64)> = want
-            .offers
-            .iter()
-            .filter_map(|h| Some((envelope::peer_id(&h.author)?, (h.epoch, h.sequence))))
-            .collect();
-        let mut changes: Vec<SignedChange> = Vec::new();
-        for (author, position) in wanted {
-            let Some(log) = self.offers.get(&author) else {
-                continue;
-            };
-            for change in log.after(position) {
-                let Some(left) = room.checked_sub(change.encoded_len()) else {
-                    break;
-                };
-                room = left;
-                changes.push(change);
-            }
-        }
-        batch.send(peer, frames::offers(changes));
-
-        let ids: BTreeSet<ExpertId> = want
-            .cards
-            .iter()
-            .filter_map(|id| ExpertId::try_from(id.as_ref()).ok())
-            .collect();
-        let mut cards = Vec::new();
-        for id in ids {
-            match self.cards.bytes(&id) {
-                Some(bytes) => {
-                    let Some(left) = room.checked_sub(bytes.len()) else {
-                        break;
-                    };
-                    room = left;
-                    cards.push(bytes);
-                }
-                None => self.cards.wait(id, peer),
-            }
-        }
-        batch.send(peer, frames::cards(cards));
     }
 
     fn on_offers(&mut self, peer: PeerId, offers: Offers, batch: &mut Batch) {
@@ -174,12 +171,17 @@ impl Catalog {
                     batch.evicted.extend(evicted);
                     batch.touched.insert(author);
                     if solicited {
-                        self.unannounced.insert(author, peer);
+                        let knowing = self.unannounced.entry(author).or_default();
+                        knowing.insert(peer);
+                        knowing.extend(self.claimants.remove(&author).unwrap_or_default());
                     } else {
                         news.push(change);
                     }
                 }
-                Ok(Outcome::Repeat) => self.counters.repeats += 1,
+                Ok(Outcome::Repeat) => {
+                    self.counters.repeats += 1;
+                    self.efforts.spend(peer, 1);
+                }
                 Ok(Outcome::Gap) => {
                     gaps.insert(author);
                 }
@@ -202,6 +204,11 @@ impl Catalog {
                         self.asked_offers.rest(author, peer, self.ticks);
                     }
                     self.refuse(peer, refusal);
+                    self.efforts.spend(peer, REFUSED);
+                    if refusal == Refusal::Replay {
+                        tracing::warn!(%author, "what is kept of this author cannot be replayed; it is fetched anew");
+                        self.forget(author, batch);
+                    }
                     if refusal.is_poison() && self.conducts.poison(author, &change.signature) {
                         self.ban(author, batch);
                     }
@@ -212,14 +219,17 @@ impl Catalog {
             self.resolve_fork(batch);
         }
         if let Some(first) = news.first() {
-            let receivers = self.some_peers(&peer, &first.signature);
+            let receivers = self.some_peers(&BTreeSet::from([peer]), &first.signature);
             for receiver in receivers {
                 batch.send(receiver, frames::offers(news.clone()));
             }
         }
         let behind = gaps
             .into_iter()
-            .filter(|author| self.asked_offers.ask(*author, peer, self.ticks))
+            .filter(|author| {
+                self.asked_offers
+                    .ask(*author, peer, *author == peer, self.ticks)
+            })
             .map(|author| frames::head(&author, self.offers.position(&author)))
             .collect();
         let cards: BTreeSet<ExpertId> = batch
@@ -229,12 +239,19 @@ impl Catalog {
             .flat_map(|log| &log.offer().experts)
             .copied()
             .collect();
-        let missing: Vec<ExpertId> = cards
-            .into_iter()
-            .filter(|id| {
-                self.cards.get(id).is_none() && self.asked_cards.ask(*id, peer, self.ticks)
-            })
-            .collect();
+        let own = batch.touched.contains(&peer);
+        let mut missing = Vec::new();
+        let mut room = self.cards.room_for_new(&peer, own, &self.limits);
+        for id in cards {
+            if room > 0
+                && self.cards.missing().may_ask(&id, &peer)
+                && self.asked_cards.ask(id, peer, own, self.ticks)
+            {
+                self.cards.missing().asked(&id, self.ticks);
+                missing.push(id);
+                room -= 1;
+            }
+        }
         batch.send(peer, frames::want(behind, &missing));
         if self.asked_offers.is_idle() {
             self.announce(batch);
@@ -244,6 +261,10 @@ impl Catalog {
     /// Drops the offer of an author that signs poison again and again.
     fn ban(&mut self, author: PeerId, batch: &mut Batch) {
         tracing::warn!(%author, "this author signs changes that no offer can contain; it is ignored for a while");
+        self.forget(author, batch);
+    }
+
+    fn forget(&mut self, author: PeerId, batch: &mut Batch) {
         if let Some(gone) = self.offers.remove(&author) {
             self.cards.reference(&[], &gone.offer().experts);
             batch.evicted.insert(author);
@@ -252,32 +273,36 @@ impl Catalog {
         self.unannounced.remove(&author);
     }
 
-    /// Tells others what was learned in answers. A newcomer that told every document of thousands to
-    /// every peer would tell them nothing new: many are left to the digest.
+    /// Tells some others what was learned in answers, and only those who did not say that they have
+    /// it. A newcomer that told every document of thousands would tell them nothing new: many are
+    /// left to the digest.
     pub(super) fn announce(&mut self, batch: &mut Batch) {
         let authors = std::mem::take(&mut self.unannounced);
-        let digest = (authors.len() > FEW_HEADS).then(|| frames::digest(self.offers.buckets()));
-        for peer in &self.peers {
-            let frames = match &digest {
-                Some(digest) => vec![digest.clone()],
-                None => {
-                    let news = authors.iter().filter(|(_, from)| *from != peer);
-                    let heads = news.map(|(a, _)| frames::head(a, self.offers.position(a)));
-                    frames::heads(&heads.collect::<Vec<_>>())
+        let mut told: BTreeMap<PeerId, Vec<OfferHead>> = BTreeMap::new();
+        for (author, knowing) in &authors {
+            let head = frames::head(author, self.offers.position(author));
+            for peer in self.some_peers(knowing, &author.to_bytes()) {
+                told.entry(peer).or_default().push(head.clone());
+            }
+        }
+        if authors.len() > FEW_HEADS {
+            let digest = frames::digest(self.offers.buckets());
+            let last = authors.keys().next_back().map(|author| author.to_bytes());
+            for peer in self.some_peers(&BTreeSet::new(), &last.unwrap_or_default()) {
+                if told.contains_key(&peer) {
+                    batch.send(peer, [digest.clone()]);
                 }
-            };
-            batch.send(*peer, frames);
+            }
+            return;
+        }
+        for (peer, heads) in told {
+            batch.send(peer, frames::heads(&heads));
         }
     }
 
-    /// Those to whom news from `except` are passed on; others for every `seed`.
-    fn some_peers(&self, except: &PeerId, seed: &[u8]) -> Vec<PeerId> {
-        let mut others: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|p| *p != except)
-            .copied()
-            .collect();
+    /// Those to whom news are passed on, who are not among `except`; others for every `seed`.
+    fn some_peers(&self, except: &BTreeSet<PeerId>, seed: &[u8]) -> Vec<PeerId> {
+        let mut others: Vec<PeerId> = self.peers.difference(except).copied().collect();
         if others.len() > PUSHES {
             others.sort_by_cached_key(|peer| {
                 let mut hasher = blake3::Hasher::new();
@@ -290,12 +315,20 @@ impl Catalog {
     }
 
     fn on_cards(&mut self, peer: PeerId, cards: Cards, batch: &mut Batch) {
+        let own = self.offers.get(&peer).map(|log| Arc::clone(log.offer()));
+        let own = own.as_ref().map_or(&[][..], |offer| &offer.experts);
         for bytes in cards.cards {
             if self.is_out(&peer) {
                 break;
             }
-            match self.cards.take(&bytes, &self.limits) {
-                Ok(Some((id, waiting))) => {
+            match self.cards.take(&bytes, peer, own, &self.limits) {
+                Ok(Some(Taken {
+                    id,
+                    waiting,
+                    evicted,
+                })) => {
+                    self.counters.evicted += evicted.len() as u64;
+                    batch.lost_cards.extend(evicted);
                     self.counters.cards += 1;
                     self.asked_cards.close(&id);
                     if let Some(card) = self.cards.get(&id) {
@@ -306,37 +339,54 @@ impl Catalog {
                         batch.send(waiter, frames::cards(vec![bytes.clone()]));
                     }
                 }
-                Ok(None) => self.counters.repeats += 1,
-                Err(refusal) => self.refuse(peer, refusal),
+                Ok(None) => {
+                    self.counters.repeats += 1;
+                    self.efforts.spend(peer, REFUSED);
+                }
+                Err(refusal) => {
+                    self.refuse(peer, refusal);
+                    self.efforts.spend(peer, REFUSED);
+                }
             }
         }
     }
 
-    /// Cards that no one brought yet: asked of their authors and, every other time, of any peer.
+    /// Cards that no one brought yet: asked of those whose own offers name them and, every other
+    /// time and of all others, of any peer.
     pub(super) fn ask_missing_cards(&mut self, batch: &mut Batch) {
-        if self.peers.is_empty() {
+        if self.peers.is_empty() || self.cards.missing().is_empty() {
             return;
         }
-        let missing: BTreeSet<ExpertId> = self.cards.missing().copied().collect();
-        if missing.is_empty() {
-            return;
-        }
-        let mut asks: BTreeMap<PeerId, Vec<ExpertId>> = BTreeMap::new();
         let peers: Vec<PeerId> = self.peers.iter().copied().collect();
-        for (author, log) in self.offers.iter() {
-            let experts = log.offer().experts.iter().filter(|id| missing.contains(id));
-            for (at, id) in experts.enumerate() {
-                let turn = self.ticks as usize / 2 + at;
-                let author_turn = self.ticks.is_multiple_of(2) && self.peers.contains(author);
-                let peer = if author_turn {
-                    *author
-                } else {
-                    peers[turn % peers.len()]
-                };
-                let questions = asks.entry(peer).or_default();
-                if questions.len() < WANT_ENTRIES && self.asked_cards.ask(*id, peer, self.ticks) {
-                    questions.push(*id);
+        let mut asks: BTreeMap<PeerId, Vec<ExpertId>> = BTreeMap::new();
+        for peer in &peers {
+            let Some(own) = self.offers.get(peer).map(|log| Arc::clone(log.offer())) else {
+                continue;
+            };
+            let mut room = self.cards.room_for_new(peer, true, &self.limits);
+            for id in &own.experts {
+                if room > 0
+                    && self.cards.missing().is_due(id, peer, self.ticks)
+                    && self.asked_cards.ask(*id, *peer, true, self.ticks)
+                {
+                    self.cards.missing().asked(id, self.ticks);
+                    asks.entry(*peer).or_default().push(*id);
+                    room -= 1;
                 }
+            }
+        }
+        for (id, tries) in self.cards.missing().due(self.ticks, MISSING_A_TICK) {
+            // Another peer each time, and not the same one for all.
+            let turn = usize::from(id.as_bytes()[0]).saturating_add(tries as usize);
+            let peer = peers[turn % peers.len()];
+            let questions = asks.entry(peer).or_default();
+            let room = self.cards.room_for_new(&peer, false, &self.limits);
+            if questions.len() < room.min(WANT_ENTRIES)
+                && self.cards.missing().may_ask(&id, &peer)
+                && self.asked_cards.ask(id, peer, false, self.ticks)
+            {
+                self.cards.missing().asked(&id, self.ticks);
+                questions.push(id);
             }
         }
         for (peer, cards) in asks {

@@ -13,7 +13,8 @@ use super::{Author, Offers};
 use crate::{
     CatalogLimits, Refusal,
     buckets::Position,
-    limits::{EVICTIONS, EVICTIONS_A_PEER, FORGOTTEN_TICKS, SHARES},
+    evictions::Pot,
+    limits::{FORGOTTEN_TICKS, NOTED_TICKS, NOTES_A_TICK, SHARES},
 };
 
 /// How far the document of an author that gave way was known, and when it did.
@@ -50,25 +51,51 @@ impl Offers {
     /// Time has passed.
     pub(crate) fn begin_tick(&mut self, tick: u64) {
         self.tick = tick;
-        self.evictions.clear();
+        self.evictions.begin_tick();
         self.forgotten
             .retain(|_, gone| tick.saturating_sub(gone.tick) < FORGOTTEN_TICKS);
     }
 
-    /// How many new authors `introducer` may bring at present.
+    /// Connected authors whose records say that they were last seen long ago. They are to be written
+    /// anew, some in each tick: after a restart those who are always there must not look like
+    /// those who never came back.
+    pub(crate) fn note_seen(&mut self) -> Vec<PeerId> {
+        let tick = self.tick;
+        let mut noted = Vec::new();
+        for peer in &self.connected {
+            if noted.len() == NOTES_A_TICK {
+                break;
+            }
+            if let Some(author) = self.authors.get_mut(peer)
+                && tick.saturating_sub(author.noted) >= NOTED_TICKS
+            {
+                (author.seen, author.noted) = (Some(tick), tick);
+                noted.push(*peer);
+            }
+        }
+        noted
+    }
+
+    /// The last tick in which anyone was seen.
+    pub(crate) fn last_seen(&self) -> u64 {
+        self.authors.values().map(Author::seen).max().unwrap_or(0)
+    }
+
+    /// How many new authors `introducer` may bring at present; or whether it may bring itself.
     pub(crate) fn room_for_new(
         &self,
         introducer: &PeerId,
+        itself: bool,
         me: &PeerId,
         limits: &CatalogLimits,
     ) -> usize {
         let free = limits.authors.saturating_sub(self.authors.len());
-        let left = self.evictions_left(introducer);
-        if free > 0 || left == 0 {
+        if free > 0 || self.evictions.left_of(introducer) == 0 {
             return free;
         }
-        let candidates = self.candidates(introducer, introducer, me, limits);
-        candidates.len().min(left)
+        let (candidates, pot) = self.candidates(introducer, introducer, me, limits);
+        let pot = if itself { Pot::Itself } else { pot };
+        candidates.len().min(self.evictions.left(introducer, pot))
     }
 
     /// Whether the author gave way lately and `position` brings nothing new of it. Others still
@@ -87,21 +114,23 @@ impl Offers {
         introducer: &PeerId,
         me: &PeerId,
         limits: &CatalogLimits,
-    ) -> Result<Vec<PeerId>, Refusal> {
+    ) -> Result<(Vec<PeerId>, Pot), Refusal> {
         let (mut going, mut freed) = (Vec::new(), 0);
         if lack.authors == 0 && lack.bytes == 0 {
-            return Ok(going);
+            return Ok((going, Pot::Others));
         }
-        let left = self.evictions_left(introducer);
-        if left == 0 {
+        if self.evictions.left_of(introducer) == 0 {
             return Err(Refusal::Full);
         }
-        let candidates = self.candidates(author, introducer, me, limits);
+        let (candidates, pot) = self.candidates(author, introducer, me, limits);
+        let itself = author == introducer && self.connected.contains(author);
+        let pot = if itself { Pot::Itself } else { pot };
+        let left = self.evictions.left(introducer, pot);
         for candidate in candidates.into_iter().take(left) {
             freed += self.document_bytes(&candidate);
             going.push(candidate);
             if going.len() >= lack.authors && freed >= lack.bytes {
-                return Ok(going);
+                return Ok((going, pot));
             }
         }
         Err(Refusal::Full)
@@ -112,10 +141,11 @@ impl Offers {
         &mut self,
         author: &PeerId,
         introducer: PeerId,
+        pot: Pot,
         limits: &CatalogLimits,
     ) -> Option<Author> {
         let gone = self.remove(author)?;
-        *self.evictions.entry(introducer).or_default() += 1;
+        self.evictions.count(introducer, pot);
         if self.forgotten.len() >= limits.authors {
             let first = self.forgotten.iter().min_by_key(|(_, f)| f.tick);
             if let Some(first) = first.map(|(a, _)| *a) {
@@ -133,22 +163,15 @@ impl Offers {
         }
     }
 
-    fn evictions_left(&self, introducer: &PeerId) -> usize {
-        let all: usize = self.evictions.values().sum();
-        let own = self.evictions.get(introducer).copied().unwrap_or(0);
-        EVICTIONS
-            .saturating_sub(all)
-            .min(EVICTIONS_A_PEER.saturating_sub(own))
-    }
-
-    /// Who may give way to `author`, brought by `introducer`; the first to go comes first.
+    /// Who may give way to `author`, brought by `introducer`; the first to go comes first. And what
+    /// that counts against.
     fn candidates(
         &self,
         author: &PeerId,
         introducer: &PeerId,
         me: &PeerId,
         limits: &CatalogLimits,
-    ) -> Vec<PeerId> {
+    ) -> (Vec<PeerId>, Pot) {
         let may_go: Vec<(&PeerId, &Author)> = self
             .authors
             .iter()
@@ -172,7 +195,8 @@ impl Offers {
             .filter(|(_, log)| log.seen != Some(self.tick))
             .map(|(peer, log)| (log.introducer, log.seen, *peer))
             .collect();
-        let from = if parts.get(introducer).is_some_and(|p| size(p) >= share) {
+        let over = parts.get(introducer).is_some_and(|p| size(p) >= share);
+        let from = if over {
             Some(*introducer)
         } else {
             parts
@@ -184,6 +208,7 @@ impl Offers {
         };
         may_go.retain(|(by, ..)| from.is_none() || *by == from);
         may_go.sort_unstable_by_key(|(_, seen, peer)| (*seen, *peer));
-        may_go.into_iter().map(|(.., peer)| peer).collect()
+        let pot = if over { Pot::Own } else { Pot::Others };
+        (may_go.into_iter().map(|(.., peer)| peer).collect(), pot)
     }
 }

@@ -191,3 +191,18 @@ fn a_history_that_swells_behind_a_small_offer_is_cut_off() {
     assert!(bytes < limits.document_bytes + 4096, "{bytes}");
     assert!(node.catalog.counters().refused(Refusal::TooMuch) > 0);
 }
+
+#[test]
+fn whoever_holds_the_other_half_of_a_fork_is_not_blamed_for_its_size() {
+    let scene = scene();
+    let mut node = scene.victim();
+    let (large, small) = (history(&scene, 6, 20_000), history(&scene, 7, 19_000));
+    node.receive(scene.hostile.peer_id(), offers(large));
+    let honest = key(60).peer_id();
+    node.connect_to(honest);
+    // Too much on top of what we hold, but not of what this peer holds.
+    node.receive(honest, offers(vec![small[6].clone()]));
+    let counters = node.catalog.counters();
+    assert_eq!(counters.refused(Refusal::TooMuch), 0);
+    assert_eq!(counters.refused(Refusal::Continuity), 1);
+}

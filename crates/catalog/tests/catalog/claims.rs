@@ -101,3 +101,73 @@ fn an_author_that_could_sign_nothing_is_its_claimants_fault() {
     assert!((1..100).contains(&refused), "{refused}");
     assert!(node.catalog.receive(liar, claim(vec![keyless])).is_err());
 }
+
+#[test]
+fn what_was_asked_for_is_told_only_to_those_who_did_not_claim_it_and_not_to_all_of_them() {
+    let mut node = Node::fresh(1);
+    let change = crate::driver::introduced(7);
+    let author = stranger(7).peer_id();
+    let peers: Vec<_> = (20..60).map(|n| key(n).peer_id()).collect();
+    for peer in &peers {
+        node.connect_to(*peer);
+    }
+    let claim = || claim(vec![head(&author, 1, 1)]);
+    // All but the last twenty have it.
+    let (knowing, others) = peers.split_at(20);
+    let asked: usize = knowing
+        .iter()
+        .map(|p| wanted(&node.receive(*p, claim())).len())
+        .sum();
+    assert_eq!(asked, 1);
+    let sent = node.receive(knowing[0], crate::driver::offers(vec![change]));
+    assert!(node.catalog.index().peers().contains_key(&author));
+    assert!((1..=5).contains(&sent.len()), "{} were told", sent.len());
+    assert!(sent.iter().all(|(to, _)| others.contains(to)));
+}
+
+#[test]
+fn what_costs_its_sender_nothing_is_done_only_so_often() {
+    use polymath_proto::v1::{Digest, Heads, sync_frame::Frame};
+    let mut mesh = Mesh::of(2);
+    mesh.offer(0, &["chef"]);
+    mesh.offer(1, &["poet"]);
+    mesh.connect(0, 1);
+    mesh.settle();
+    let node = &mut mesh.nodes[0];
+    let (flooder, author) = (key(66).peer_id(), key(2).peer_id());
+    node.connect_to(flooder);
+    let known = node.receive(
+        flooder,
+        crate::driver::frame(Frame::Want(polymath_proto::v1::Want {
+            offers: vec![head(&author, 0, 0)],
+            cards: Vec::new(),
+        })),
+    );
+    let repeat = crate::driver::offers(crate::driver::changes(&known));
+    let sums = vec![0; 2048].into();
+    let digest = crate::driver::frame(Frame::Digest(Digest { sums }));
+    let all = crate::driver::frame(Frame::Heads(Heads {
+        all: true,
+        ..Heads::default()
+    }));
+    for flood in [digest, all, repeat] {
+        let mut answered = 0;
+        for _ in 0..100_000 {
+            let before = node.catalog.counters().refused(Refusal::Flood);
+            node.receive(flooder, flood.clone());
+            if node.catalog.counters().refused(Refusal::Flood) > before {
+                break;
+            }
+            answered += 1;
+        }
+        assert!(answered < 100_000, "all were looked at");
+        for _ in 0..10 {
+            // It is no fault, and over after a while.
+            let actions = node.catalog.tick();
+            node.perform(actions);
+        }
+    }
+    mesh.offer(1, &["baker"]);
+    mesh.settle();
+    assert!(mesh.nodes[0].expert_names().contains("baker"));
+}

@@ -111,6 +111,13 @@ impl Node {
                     );
                     sent.push((peer, SyncFrame::decode(bytes.as_slice()).unwrap()));
                 }
+                Action::Answer { peer } => {
+                    assert!(self.links.contains(&peer), "an answer for nobody");
+                    while let Some(frame) = self.catalog.next_answer(&peer) {
+                        assert!(frame.encoded_len() <= FRAME_BYTES);
+                        sent.push((peer, frame));
+                    }
+                }
                 _ => {}
             }
         }
@@ -130,7 +137,7 @@ impl Node {
         // Two calls' actions: each is in order by itself.
         let (sends, rest): (Vec<_>, Vec<_>) = actions
             .into_iter()
-            .partition(|a| matches!(a, Action::Send { .. }));
+            .partition(|a| matches!(a, Action::Send { .. } | Action::Answer { .. }));
         let mut sent = self.perform(rest);
         sent.extend(self.perform(sends));
         sent

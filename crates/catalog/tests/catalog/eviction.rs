@@ -1,9 +1,12 @@
 //! A full table: who gives way to whom, and what is then forgotten everywhere.
 
 use polymath_catalog::{CatalogLimits, Refusal};
+use polymath_proto::v1::{Cards, sync_frame::Frame};
 use polymath_types::PeerId;
 
-use crate::driver::{Disk, Node, claim, head, introduced, key, offers, stranger, wanted};
+use crate::driver::{
+    Disk, Node, card, changes, claim, frame, head, introduced, key, offers, stranger, wanted,
+};
 
 const AUTHORS: usize = 64;
 /// What one peer may bring of a full table.
@@ -142,4 +145,94 @@ fn bytes_that_one_connection_filled_are_given_back_too() {
     tick(&mut node);
     bring(&mut node, honest, 1000..1002);
     assert_eq!(known(&node, 1000..1002), 2);
+}
+
+#[test]
+fn eight_identities_do_not_use_up_what_gives_way_in_a_tick() {
+    let (mut node, _, honest) = node(limits());
+    let flooders: Vec<PeerId> = (70..78).map(|n| key(n).peer_id()).collect();
+    for (n, flooder) in (0..).zip(&flooders) {
+        node.connect_to(*flooder);
+        bring(&mut node, *flooder, n * 8..n * 8 + 8);
+    }
+    assert_eq!(known(&node, 0..64), AUTHORS);
+    for round in 1..4 {
+        tick(&mut node);
+        for (n, flooder) in (0..).zip(&flooders) {
+            let first = round * 1000 + n * 20;
+            bring(&mut node, *flooder, first..first + 20);
+        }
+    }
+    bring(&mut node, honest, 9000..9002);
+    assert_eq!(known(&node, 9000..9002), 2);
+    let newcomer = stranger(9500).peer_id();
+    node.connect_to(newcomer);
+    bring(&mut node, newcomer, 9500..9501);
+    assert_eq!(known(&node, 9500..9501), 1);
+}
+
+#[test]
+fn who_was_there_all_along_is_not_the_first_to_go_after_a_restart() {
+    let (mut node, flooder, honest) = node(limits());
+    bring(&mut node, flooder, 0..64);
+    // Among equals the one with the smallest id would go first.
+    let steady = (0..64).min_by_key(|n| stranger(*n).peer_id()).unwrap();
+    node.connect_to(stranger(steady).peer_id());
+    for _ in 0..130 {
+        tick(&mut node);
+    }
+    for _ in 0..2 {
+        // What is known of it outlasts a second restart too.
+        node.restart(limits());
+    }
+    node.connect_to(honest);
+    bring(&mut node, honest, 1000..1003);
+    assert_eq!(known(&node, 1000..1003), 3);
+    assert_eq!(known(&node, steady..steady + 1), 1);
+}
+
+/// An author with experts of these names, as `from` brings it: its change, then the cards.
+fn bring_experts(node: &mut Node, from: PeerId, author: u16, names: &[String]) {
+    let mut writer = Node::open(stranger(author), CatalogLimits::default(), Disk::new()).0;
+    writer.connect_to(key(250).peer_id());
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let change = changes(&writer.offer(&names)).remove(0);
+    node.receive(from, offers(vec![change]));
+    let cards = names.iter().map(|n| card(n).to_bytes().into()).collect();
+    node.receive(from, frame(Frame::Cards(Cards { cards })));
+}
+
+fn names(of: &str, count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{of}-{n}")).collect()
+}
+
+#[test]
+fn cards_that_a_few_authors_fill_the_table_with_give_way_to_those_of_others() {
+    let limits = CatalogLimits {
+        cards: 64,
+        ..CatalogLimits::default()
+    };
+    let (mut node, flooder, honest) = node(limits.clone());
+    bring_experts(&mut node, honest, 1000, &names("first", 2));
+    bring_experts(&mut node, flooder, 0, &names("flood", 60));
+    bring_experts(&mut node, flooder, 1, &names("more", 60));
+    tick(&mut node);
+    assert_eq!(node.expert_names().len(), 64);
+    bring_experts(&mut node, honest, 1001, &names("second", 2));
+    let known = node.expert_names();
+    for name in names("first", 2).iter().chain(&names("second", 2)) {
+        assert!(known.contains(name), "{name}");
+    }
+    assert_eq!(known.len(), 64);
+    // The records went with them, and what is gone is not asked of whoever brought too much.
+    let cards = |node: &Node| node.disk.keys().filter(|n| n.starts_with("card-")).count();
+    assert_eq!(cards(&node), 64);
+    for _ in 0..10 {
+        tick(&mut node);
+        bring_experts(&mut node, flooder, 2, &names("again", 60));
+    }
+    let known = node.expert_names();
+    assert!(names("second", 2).iter().all(|n| known.contains(n)));
+    let recovered = node.restart(limits);
+    assert_eq!((recovered.cards, recovered.problems.len()), (64, 0));
 }

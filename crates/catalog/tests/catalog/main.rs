@@ -10,6 +10,7 @@ mod driver;
 mod eviction;
 mod formats;
 mod hostile;
+mod inspecting;
 mod mutations;
 mod rate;
 mod restart;

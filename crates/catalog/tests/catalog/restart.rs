@@ -266,3 +266,42 @@ fn two_nodes_with_one_key_do_not_drive_each_other_on() {
     let epoch = mesh.index(1).peers()[&twin.id()].epoch;
     assert!(epoch <= 4, "epoch {epoch}");
 }
+
+#[test]
+fn what_cannot_be_replayed_here_is_fetched_anew_and_not_its_authors_fault() {
+    let scene = crate::scene::scene();
+    let mut node = scene.attack(vec![scene.first.clone()]);
+    let author = scene.hostile.peer_id();
+    let name = format!("offer-{author}");
+    // A change that was altered and a checksum that is right: a fault of this machine.
+    let record = node.disk.get_mut(&name).unwrap();
+    let change = &scene.first.change;
+    let at = record
+        .windows(change.len())
+        .position(|w| w == change.as_ref());
+    record[at.unwrap() + change.len() / 2] ^= 1;
+    let sum = *blake3::hash(&record[40..]).as_bytes();
+    record[8..40].copy_from_slice(&sum);
+    let recovered = node.restart(CatalogLimits::default());
+    assert!(recovered.problems.is_empty());
+    for _ in 0..20 {
+        node.connect_to(author);
+        node.receive(author, offers(vec![scene.second.clone()]));
+    }
+    assert_eq!(node.catalog.counters().refused(Refusal::Replay), 1);
+    assert!(!node.catalog.index().peers().contains_key(&author));
+    node.receive(
+        author,
+        offers(vec![scene.first.clone(), scene.second.clone()]),
+    );
+    assert_eq!(node.catalog.index().peers()[&author].sequence, 2);
+}
+
+#[test]
+fn a_store_that_was_lost_can_be_written_anew_from_what_is_known() {
+    let mesh = settled();
+    for node in &mesh.nodes {
+        let records: Disk = node.catalog.records().collect();
+        assert_eq!(records, node.disk);
+    }
+}

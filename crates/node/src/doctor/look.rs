@@ -219,6 +219,7 @@ impl Node {
             offers,
             founded_here: !membership.joined,
             uptime: self.elapsed(),
+            catalog: inner.sync.trouble(),
         }
     }
 

@@ -30,12 +30,22 @@ pub(super) fn examine(network: &Network) -> Vec<Finding> {
         address(network),
         ipv6(network),
     ];
+    findings.extend(network.catalog.as_deref().map(catalog));
     findings.extend(listening(network));
     findings.extend(network.report.transports.iter().map(|t| nat(network, t)));
     if !network.client {
         findings.extend([dial_back(network), upnp(network), relay(network)]);
     }
     findings
+}
+
+/// What this node knows must outlast it before others hear of it.
+fn catalog(trouble: &str) -> Finding {
+    let found = format!(
+        "the catalog's store cannot be written, and nothing is exchanged with peers: {trouble}"
+    );
+    let fix = "make room or repair the disk under the home; it is tried again every 30 s";
+    Finding::new(Area::Disk, State::Failing, found, fix).of("catalog")
 }
 
 /// What is still on its way, in words: worth waiting for.

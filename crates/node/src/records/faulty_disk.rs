@@ -72,12 +72,27 @@ pub(crate) struct FaultyDisk(Arc<Mutex<Inner>>);
 impl FaultyDisk {
     pub(crate) fn store(&self) -> RecordStore {
         let disk = self.clone();
-        RecordStore::on(Box::new(move || database(disk.clone())))
+        let mut store = RecordStore::on(Box::new(move || database(disk.clone())));
+        let disk = self.clone();
+        store.aside = Some(Box::new(move || {
+            let mut inner = disk.0.lock().unwrap();
+            (inner.durable, inner.seen) = Default::default();
+            inner.unsynced.clear();
+            Ok(())
+        }));
+        store
     }
 
     /// After so many more writes, syncs and resizes every one of them fails; `None`: never.
     pub(crate) fn fail_after(&self, operations: Option<usize>) {
         self.0.lock().unwrap().left = operations;
+    }
+
+    /// Bytes in the middle of what is there are others now.
+    pub(crate) fn damage(&self) {
+        let mut inner = self.0.lock().unwrap();
+        let len = inner.seen.len();
+        inner.seen[64..len / 2].fill(0x5a);
     }
 
     /// The power is gone: of what was not synced `keeps` tells which sectors survive. The disk

@@ -173,3 +173,24 @@ fn a_store_is_for_its_owner_alone_and_needs_a_folder() {
     fs::write(&file, "").unwrap();
     assert!(RecordStore::open(&file.join("catalog")).is_err());
 }
+
+#[test]
+fn a_file_that_a_flood_made_large_is_small_again_after_the_next_start() {
+    let home = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..2000).map(|n| format!("offer-{n}")).collect();
+    let all = |bytes: Option<Arc<[u8]>>| -> Changes {
+        names.iter().map(|n| (n.clone(), bytes.clone())).collect()
+    };
+    let size = || fs::metadata(home.path().join(FILE)).unwrap().len();
+    let (mut store, _) = RecordStore::open(home.path()).unwrap();
+    store.write(&all(Some(vec![7; 10_000].into()))).unwrap();
+    let mut few = all(None);
+    let kept = few.first_entry().unwrap().remove_entry().0;
+    store.write(&few).unwrap();
+    drop(store);
+    let flooded = size();
+    drop(RecordStore::open(home.path()).unwrap());
+    assert!(size() < flooded / 4, "{flooded} bytes, then {}", size());
+    let (_, records) = RecordStore::open(home.path()).unwrap();
+    assert_eq!(records, [(kept, vec![7; 10_000])]);
+}

@@ -10,6 +10,8 @@ use proptest::{
 use super::*;
 use crate::records::faulty_disk::FaultyDisk;
 
+type Frames = futures::stream::BoxStream<'static, SyncFrame>;
+
 struct Scene {
     keeper: Keeper,
     disk: FaultyDisk,
@@ -50,9 +52,11 @@ fn keeper(key: &NodeKey, disk: &FaultyDisk) -> Keeper {
         catalog: Catalog::open(config(key), Vec::new()).0,
         store: Arc::new(Mutex::new(disk.store())),
         index: Arc::default(),
+        changed: watch::Sender::new(()),
         peers: HashMap::new(),
+        room: FuturesUnordered::new(),
         unwritten: Changes::new(),
-        failing: false,
+        trouble: Trouble::default(),
     }
 }
 
@@ -68,15 +72,15 @@ impl Scene {
     }
 
     /// Opens a session; what the keeper says to the peer.
-    async fn connect(&mut self) -> mpsc::Receiver<SyncFrame> {
-        let (outbound, frames) = mpsc::channel(OUTBOUND);
+    async fn connect(&mut self) -> Frames {
+        let (link, frames, _) = link();
         let started = Command::Started {
             peer: self.peer,
             session: 1,
-            outbound,
+            link,
         };
         self.obey(started).await;
-        frames
+        frames.boxed()
     }
 
     async fn offer(&mut self, agent: &str) {
@@ -96,12 +100,13 @@ impl Scene {
 }
 
 /// All that was said, and whether the session is over.
-fn said(frames: &mut mpsc::Receiver<SyncFrame>) -> (Vec<Frame>, bool) {
+fn said(frames: &mut Frames) -> (Vec<Frame>, bool) {
     let mut all = Vec::new();
     loop {
-        match frames.try_recv() {
-            Ok(frame) => all.extend(frame.frame),
-            Err(e) => return (all, e == mpsc::error::TryRecvError::Disconnected),
+        match frames.next().now_or_never() {
+            Some(Some(frame)) => all.extend(frame.frame),
+            Some(None) => return (all, true),
+            None => return (all, false),
         }
     }
 }
@@ -178,7 +183,7 @@ async fn an_author_that_loses_power_anywhere_never_contradicts_itself() {
             };
             witness.receive(me, frame).unwrap();
         }
-        refused += usize::from(scene.keeper.failing);
+        refused += usize::from(scene.keeper.trouble.lock().unwrap().is_some());
         witness.peer_disconnected(me);
         let _ = witness.tick();
         let share = below(5);
@@ -202,4 +207,128 @@ async fn an_author_that_loses_power_anywhere_never_contradicts_itself() {
     }
     println!("{heard} frames heard, the store failed in {refused} lives");
     assert!(heard > 100 && refused > 20);
+}
+
+/// Cards large enough that all of them are more frames than a session's queue holds.
+fn large_cards(count: usize) -> Vec<Arc<ExpertCard>> {
+    let card = |n| ExpertCard {
+        version: 1,
+        name: format!("expert-{n}"),
+        kind: polymath_types::ExpertKind::Generate,
+        model: polymath_types::Model {
+            name: "tiny".into(),
+            runtime: polymath_types::Runtime::Trigram,
+            files: Vec::new(),
+            adapter: None,
+            context_length: 128,
+            dimensions: 0,
+            licence: "MIT".into(),
+        },
+        system: Some("x".repeat(16_000)),
+        sampling: Default::default(),
+        description: String::new(),
+        examples: Vec::new(),
+        languages: Vec::new(),
+        labels: polymath_types::LabelSet::None,
+    };
+    (0..count).map(|n| Arc::new(card(n))).collect()
+}
+
+/// A question for all of these.
+fn want(cards: &[Arc<ExpertCard>]) -> SyncFrame {
+    let ids = cards.iter().map(|c| c.id().as_bytes().to_vec().into());
+    SyncFrame {
+        version: 2,
+        category: 0,
+        frame: Some(Frame::Want(polymath_proto::v1::Want {
+            offers: Vec::new(),
+            cards: ids.collect(),
+        })),
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_any_size_waits_for_its_reader_and_ends_no_session() {
+    let mut scene = scene();
+    scene.disk.fail_after(None);
+    let cards = large_cards(1500);
+    let stored = scene.keeper.catalog.set_cards(cards.clone()).unwrap();
+    scene.keeper.carry_out(stored).await;
+    let mut frames = scene.connect().await;
+    said(&mut frames);
+    let (peer, session) = (scene.peer, 1);
+    for _ in 0..20 {
+        let frame = want(&cards);
+        let asked = Command::Frame {
+            peer,
+            session,
+            frame,
+        };
+        scene.obey(asked).await;
+    }
+    // Made when there is room: one frame is on its way, however much was asked for.
+    while let Some(Some(room)) = scene.keeper.room.next().now_or_never() {
+        scene.keeper.answer(room);
+    }
+    let mut heard = 0;
+    let mut count = |frames: &mut Frames| {
+        let (said, over) = said(frames);
+        assert!(!over);
+        let cards = said.iter().map(|f| match f {
+            Frame::Cards(c) => c.cards.len(),
+            _ => 0,
+        });
+        heard += cards.sum::<usize>();
+        (said.len(), heard)
+    };
+    assert_eq!(count(&mut frames).0, 1);
+    for _ in 0..3 {
+        while let Some(Some(room)) = scene.keeper.room.next().now_or_never() {
+            scene.keeper.answer(room);
+            count(&mut frames);
+            // Else the runtime takes this for a task that never rests.
+            tokio::task::yield_now().await;
+        }
+        scene.tick().await;
+    }
+    assert_eq!(count(&mut frames).1, cards.len());
+}
+
+#[tokio::test]
+async fn of_many_sessions_of_one_peer_only_the_last_one_holds_anything() {
+    let mut scene = scene();
+    scene.disk.fail_after(None);
+    let mut earlier = Vec::new();
+    for _ in 0..20 {
+        earlier.push(scene.connect().await);
+        scene.offer(&format!("version {}", earlier.len())).await;
+    }
+    let mut last = earlier.pop().unwrap();
+    for frames in &mut earlier {
+        assert_eq!(said(frames), (Vec::new(), true));
+    }
+    let (news, over) = said(&mut last);
+    assert!(!over && !news.is_empty());
+}
+
+#[tokio::test]
+async fn a_store_that_is_damaged_while_it_is_open_is_written_anew() {
+    let mut scene = scene();
+    scene.disk.fail_after(None);
+    scene.offer("one").await;
+    // An error of the disk, after which the file is no store any more.
+    scene.disk.fail_after(Some(0));
+    scene.offer("two").await;
+    assert!(scene.keeper.trouble.lock().unwrap().is_some());
+    scene.disk.fail_after(None);
+    scene.disk.damage();
+    for _ in 0..3 {
+        scene.tick().await;
+    }
+    assert_eq!(*scene.keeper.trouble.lock().unwrap(), None);
+    let records = scene.keeper.store.lock().unwrap().read().unwrap();
+    let (again, recovered) = Catalog::open(config(&scene.key), records);
+    assert!(recovered.problems.is_empty(), "{recovered:?}");
+    assert_eq!(again.index(), scene.keeper.catalog.index());
+    assert!(!scene.connect().await.next().now_or_never().is_none());
 }

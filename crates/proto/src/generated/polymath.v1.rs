@@ -1214,6 +1214,85 @@ pub mod catalog_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CatalogRequest {
+    /// types::Format::Control
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CatalogRecord {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub bytes: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CatalogEvent {
+    #[prost(oneof = "catalog_event::Event", tags = "1, 2, 3")]
+    pub event: ::core::option::Option<catalog_event::Event>,
+}
+/// Nested message and enum types in `CatalogEvent`.
+pub mod catalog_event {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Event {
+        /// new, or another one than before
+        #[prost(message, tag = "1")]
+        Offer(super::CatalogOffer),
+        /// PeerId
+        #[prost(string, tag = "2")]
+        Gone(::prost::alloc::string::String),
+        /// all that was known is told; changes follow
+        #[prost(bool, tag = "3")]
+        Complete(bool),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CatalogOffer {
+    #[prost(string, tag = "1")]
+    pub peer: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+    #[prost(string, tag = "4")]
+    pub agent: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "5")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "6")]
+    pub experts: ::prost::alloc::vec::Vec<CatalogExpert>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CatalogExpert {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// empty while its card is not known
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CatalogImportRequest {
+    /// types::Format::Control
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub frames: ::prost::alloc::vec::Vec<SyncFrame>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CatalogImportResponse {
+    /// taken
+    #[prost(uint64, tag = "1")]
+    pub changes: u64,
+    /// taken
+    #[prost(uint64, tag = "2")]
+    pub cards: u64,
+    /// known before
+    #[prost(uint64, tag = "3")]
+    pub repeats: u64,
+    /// by reason
+    #[prost(map = "string, uint64", tag = "4")]
+    pub refused: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AskRequest {
     /// types::Format::Control
@@ -1465,6 +1544,9 @@ pub struct StatusResponse {
     pub paused: bool,
     #[prost(message, optional, tag = "21")]
     pub limits: ::core::option::Option<Limits>,
+    /// why the catalog's store cannot be written and nothing is exchanged; empty: it can
+    #[prost(string, tag = "30")]
+    pub catalog_trouble: ::prost::alloc::string::String,
 }
 /// What the operator allows; 0: no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2107,6 +2189,81 @@ pub mod control_client {
                 .insert(GrpcMethod::new("polymath.v1.Control", "Shutdown"));
             self.inner.unary(req, path, codec).await
         }
+        /// Every record of the catalog's store, as the disk has it.
+        pub async fn catalog_records(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CatalogRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::CatalogRecord>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/CatalogRecords",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "CatalogRecords"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Every offer that is known, then what changes, until the caller has enough.
+        pub async fn catalog_watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CatalogRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::CatalogEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/CatalogWatch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "CatalogWatch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Takes what a file holds, as if a stranger had sent it.
+        pub async fn catalog_import(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CatalogImportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CatalogImportResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/CatalogImport",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "CatalogImport"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2180,6 +2337,42 @@ pub mod control_server {
             request: tonic::Request<super::ShutdownRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ShutdownResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the CatalogRecords method.
+        type CatalogRecordsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::CatalogRecord, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Every record of the catalog's store, as the disk has it.
+        async fn catalog_records(
+            &self,
+            request: tonic::Request<super::CatalogRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::CatalogRecordsStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the CatalogWatch method.
+        type CatalogWatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::CatalogEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Every offer that is known, then what changes, until the caller has enough.
+        async fn catalog_watch(
+            &self,
+            request: tonic::Request<super::CatalogRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::CatalogWatchStream>,
+            tonic::Status,
+        >;
+        /// Takes what a file holds, as if a stranger had sent it.
+        async fn catalog_import(
+            &self,
+            request: tonic::Request<super::CatalogImportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CatalogImportResponse>,
             tonic::Status,
         >;
     }
@@ -2682,6 +2875,143 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ShutdownSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/CatalogRecords" => {
+                    #[allow(non_camel_case_types)]
+                    struct CatalogRecordsSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::CatalogRequest>
+                    for CatalogRecordsSvc<T> {
+                        type Response = super::CatalogRecord;
+                        type ResponseStream = T::CatalogRecordsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CatalogRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::catalog_records(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CatalogRecordsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/CatalogWatch" => {
+                    #[allow(non_camel_case_types)]
+                    struct CatalogWatchSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::CatalogRequest>
+                    for CatalogWatchSvc<T> {
+                        type Response = super::CatalogEvent;
+                        type ResponseStream = T::CatalogWatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CatalogRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::catalog_watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CatalogWatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/CatalogImport" => {
+                    #[allow(non_camel_case_types)]
+                    struct CatalogImportSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::CatalogImportRequest>
+                    for CatalogImportSvc<T> {
+                        type Response = super::CatalogImportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CatalogImportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::catalog_import(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CatalogImportSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,0 +1,98 @@
+//! What peers cost us that bring nothing new.
+//!
+//! Digests, heads, questions and repeats are no faults, but whoever sends them without end would have
+//! this node compare, look up and answer without end. Each costs its sender some of what it has, and
+//! more comes with each tick; a peer that has nothing left is not listened to until then.
+
+use std::collections::BTreeMap;
+
+use polymath_proto::v1::sync_frame::Frame;
+use polymath_types::PeerId;
+
+use crate::limits::{CONDUCTS, EFFORT_A_TICK, EFFORT_BURST};
+
+/// What the peers have left. It outlasts their connections, else a new one would fill it up.
+#[derive(Debug, Default)]
+pub(crate) struct Efforts {
+    /// What is left, and as of which tick.
+    of: BTreeMap<PeerId, (u32, u64)>,
+    tick: u64,
+}
+
+/// What it costs to handle a frame, in about a microsecond each; `known` documents are compared.
+pub(crate) fn cost(frame: &Frame, known: usize) -> u32 {
+    let cost = match frame {
+        Frame::Digest(_) => 64,
+        Frame::Branches(branches) => 16 + 16 * branches.branches.len(),
+        Frame::Heads(heads) => {
+            let compared = if heads.all { known / 16 } else { 0 };
+            1 + heads.heads.len() / 4 + heads.leaves.len() / 4 + compared
+        }
+        Frame::Want(want) => 1 + (want.offers.len() + want.cards.len()) / 4,
+        // What is new in them is what they are for; repeats are counted one by one.
+        Frame::Offers(_) | Frame::Cards(_) => 1,
+    };
+    u32::try_from(cost).unwrap_or(u32::MAX)
+}
+
+impl Efforts {
+    /// Time has passed.
+    pub(crate) fn begin_tick(&mut self, tick: u64) {
+        self.tick = tick;
+        // Whoever would be full by now is as good as unknown.
+        let full = u64::from(EFFORT_BURST / EFFORT_A_TICK) + 1;
+        self.of
+            .retain(|_, (_, as_of)| tick.saturating_sub(*as_of) < full);
+    }
+
+    /// Takes `cost` of what `peer` has; false, and nothing left, if that is not enough.
+    pub(crate) fn spend(&mut self, peer: PeerId, cost: u32) -> bool {
+        let left = self.left(&peer);
+        if self.of.len() >= CONDUCTS && !self.of.contains_key(&peer) {
+            let fullest = self.of.iter().max_by_key(|(_, (left, _))| *left);
+            if let Some(fullest) = fullest.map(|(peer, _)| *peer) {
+                self.of.remove(&fullest);
+            }
+        }
+        self.of.insert(peer, (left.saturating_sub(cost), self.tick));
+        left >= cost
+    }
+
+    fn left(&self, peer: &PeerId) -> u32 {
+        let Some((left, as_of)) = self.of.get(peer) else {
+            return EFFORT_BURST;
+        };
+        let ticks = u32::try_from(self.tick.saturating_sub(*as_of)).unwrap_or(u32::MAX);
+        let more = ticks.saturating_mul(EFFORT_A_TICK);
+        left.saturating_add(more).min(EFFORT_BURST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_nothing_left_has_some_again_with_time() {
+        let (busy, other) = (PeerId::random(), PeerId::random());
+        let mut efforts = Efforts::default();
+        while efforts.spend(busy, 1000) {}
+        assert!(!efforts.spend(busy, 1) && efforts.spend(other, 1));
+        efforts.begin_tick(1);
+        assert!(efforts.spend(busy, EFFORT_A_TICK) && !efforts.spend(busy, 1));
+        efforts.begin_tick(1000);
+        assert!(efforts.of.is_empty());
+    }
+
+    #[test]
+    fn those_who_are_remembered_are_bounded_and_the_poorest_stay() {
+        let poor = PeerId::random();
+        let mut efforts = Efforts::default();
+        while efforts.spend(poor, 1000) {}
+        (0..2 * CONDUCTS).for_each(|_| {
+            efforts.spend(PeerId::random(), 1);
+        });
+        assert_eq!(efforts.of.len(), CONDUCTS);
+        assert!(!efforts.spend(poor, 1));
+    }
+}

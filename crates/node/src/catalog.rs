@@ -1,0 +1,176 @@
+//! What a person may see of the catalog, and carry from node to node.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use polymath_catalog::{Action, Catalog, CatalogConfig, Counters};
+use polymath_proto::v1::{self, SyncFrame, catalog_event::Event};
+use polymath_types::{ErrorKind, Failure, Index, MeshId, PeerId, PeerOffer};
+use tokio::sync::mpsc;
+
+use crate::{
+    Home, HomeLock, Node,
+    records::{Changes, RecordStore, Records},
+};
+
+/// Events on their way to whoever watches; while there is no room, changes are gathered.
+const EVENTS: usize = 64;
+
+impl Node {
+    /// Every record of the catalog's store.
+    pub(crate) async fn catalog_records(&self) -> Result<Records, Failure> {
+        self.inner.sync.records().await
+    }
+
+    /// Takes what a file holds.
+    pub(crate) async fn import_catalog(
+        &self,
+        frames: Vec<SyncFrame>,
+    ) -> Result<v1::CatalogImportResponse, Failure> {
+        let taken = self.inner.sync.import(frames).await;
+        let (before, after) = taken.ok_or_else(|| {
+            Failure::new(ErrorKind::Unavailable, "the node is stopping: try again")
+        })?;
+        Ok(between(&before, &after))
+    }
+
+    /// Every offer that is known, then what changes.
+    pub(crate) fn watch_catalog(&self) -> mpsc::Receiver<v1::CatalogEvent> {
+        let (events, watching) = mpsc::channel(EVENTS);
+        let (node, mut changed) = (self.clone(), self.inner.sync.changed());
+        let cancel = self.inner.cancel.clone();
+        self.inner.tasks.spawn(async move {
+            let mut known = BTreeMap::new();
+            let mut complete = false;
+            loop {
+                changed.mark_unchanged();
+                let index = node.inner.index.load_full();
+                let mut news = difference(&mut known, &index);
+                if !std::mem::replace(&mut complete, true) {
+                    news.push(Event::Complete(true));
+                }
+                for event in news {
+                    let event = Some(event);
+                    if events.send(v1::CatalogEvent { event }).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    () = events.closed() => return,
+                    more = changed.changed() => if more.is_err() {
+                        return;
+                    },
+                }
+            }
+        });
+        watching
+    }
+}
+
+/// What is new in `index` to whoever knows `known`, which is brought up to it.
+fn difference(known: &mut BTreeMap<PeerId, Arc<(PeerOffer, usize)>>, index: &Index) -> Vec<Event> {
+    let mut events = Vec::new();
+    let gone: Vec<PeerId> = known
+        .keys()
+        .filter(|peer| !index.peers().contains_key(peer))
+        .copied()
+        .collect();
+    for peer in gone {
+        known.remove(&peer);
+        events.push(Event::Gone(peer.to_string()));
+    }
+    for (peer, offer) in index.peers().iter() {
+        // A card that comes late is news too.
+        let named = offer.experts.iter().filter(|id| index.expert(id).is_some());
+        let named = named.count();
+        let before = known.get(peer);
+        if before.is_none_or(|b| b.0 != *offer || b.1 != named) {
+            known.insert(*peer, Arc::new((offer.clone(), named)));
+            events.push(Event::Offer(to_proto(peer, offer, index)));
+        }
+    }
+    events
+}
+
+fn to_proto(peer: &PeerId, offer: &PeerOffer, index: &Index) -> v1::CatalogOffer {
+    let experts = offer.experts.iter().map(|id| v1::CatalogExpert {
+        id: id.to_string(),
+        name: index
+            .expert(id)
+            .map(|e| e.card.name.clone())
+            .unwrap_or_default(),
+    });
+    v1::CatalogOffer {
+        peer: peer.to_string(),
+        epoch: offer.epoch,
+        sequence: offer.sequence,
+        agent: offer.agent.clone(),
+        addresses: offer.addresses.clone(),
+        experts: experts.collect(),
+    }
+}
+
+fn between(before: &Counters, after: &Counters) -> v1::CatalogImportResponse {
+    let refused = after.refusals().map(|(reason, n)| {
+        let n = n - before.refused(reason);
+        (reason.as_str().to_owned(), n)
+    });
+    v1::CatalogImportResponse {
+        changes: after.changes - before.changes,
+        cards: after.cards - before.cards,
+        repeats: after.repeats - before.repeats,
+        refused: refused.filter(|(_, n)| *n > 0).collect(),
+    }
+}
+
+/// The mesh of a home.
+pub fn mesh_at_rest(home: &Home) -> Result<MeshId, Failure> {
+    let membership = home.membership()?.ok_or_else(|| {
+        Failure::new(
+            ErrorKind::NotFound,
+            "this home belongs to no mesh, so it has no catalog: join one with `polymath join ADDR|INVITE`",
+        )
+    })?;
+    Ok(membership.genesis.id())
+}
+
+fn open(home: &Home) -> Result<(RecordStore, Records), Failure> {
+    RecordStore::open(&home.mesh_dir(mesh_at_rest(home)?).join("catalog"))
+}
+
+/// Every record of the catalog's store while no node runs.
+pub fn records_at_rest(home: &Home, _lock: &HomeLock) -> Result<Records, Failure> {
+    Ok(open(home)?.1)
+}
+
+/// Takes what a file holds while no node runs.
+pub fn import_at_rest(
+    home: &Home,
+    lock: &HomeLock,
+    frames: Vec<SyncFrame>,
+) -> Result<v1::CatalogImportResponse, Failure> {
+    let key = home.identity(lock)?;
+    let (store, records) = open(home)?;
+    let dir = home.mesh_dir(mesh_at_rest(home)?).join("catalog");
+    let mut store = store.marking(&dir, &key.peer_id(), &records);
+    let config = CatalogConfig {
+        key,
+        mesh: mesh_at_rest(home)?,
+        limits: Default::default(),
+    };
+    let (mut catalog, _) = Catalog::open(config, records);
+    let before = catalog.counters().clone();
+    let mut changes = Changes::new();
+    for action in catalog.import(frames) {
+        match action {
+            Action::Store { name, bytes } => changes.insert(name, Some(bytes.into())),
+            Action::Remove { name } => changes.insert(name, None),
+            _ => None,
+        };
+    }
+    store.write(&changes).map_err(|e| {
+        let what = format!("the catalog's store cannot be written: {e}");
+        Failure::new(ErrorKind::Unavailable, what)
+    })?;
+    Ok(between(&before, catalog.counters()))
+}
