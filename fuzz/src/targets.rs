@@ -15,7 +15,7 @@ pub(crate) struct Target {
     pub(crate) seeds: &'static [&'static [u8]],
 }
 
-pub(crate) const TARGETS: [Target; 18] = [
+pub(crate) const TARGETS: [Target; 19] = [
     Target {
         name: "frames",
         run: polymath_rpc::fuzz::frames,
@@ -75,6 +75,12 @@ pub(crate) const TARGETS: [Target; 18] = [
         name: "sync_frame",
         run: polymath_catalog::fuzz::sync_frame,
         golden: &["catalog/tests/golden/sync_frame_v2.bin"],
+        seeds: &[],
+    },
+    Target {
+        name: "live_frame",
+        run: polymath_catalog::fuzz::live_frame,
+        golden: &["catalog/tests/golden/live_frame_v1.bin"],
         seeds: &[],
     },
     Target {

@@ -21,7 +21,7 @@ fn signed_bytes(mesh: &MeshId, epoch: u64, sequence: u64, change: &[u8]) -> Vec<
 }
 
 /// The Ed25519 key inlined in a peer id (identity multihash: code 0, one length byte, the key).
-fn inlined_key(peer: &PeerId) -> Option<PublicKey> {
+pub(crate) fn inlined_key(peer: &PeerId) -> Option<PublicKey> {
     let bytes = peer.to_bytes();
     let [0, _, protobuf @ ..] = bytes.as_slice() else {
         return None;

@@ -1,13 +1,16 @@
 //! Doors for the fuzzer to what reads a stranger's bytes.
 
-use polymath_proto::v1::{SignedChange, SyncFrame};
-use polymath_types::{MeshId, NodeKey, PeerId};
+use std::time::Duration;
+
+use polymath_proto::v1::{LiveFrame, SignedChange, SyncFrame};
+use polymath_types::{LoadReport, MeshId, NodeKey, PeerId};
 use prost::Message as _;
 
 use crate::{
     Catalog, CatalogConfig, CatalogLimits, chunk,
     document::{Document, Head},
     envelope,
+    live::{Live, LiveConfig},
 };
 
 /// A change of somebody's document: its own bytes, and signed. Automerge is behind both, and behind
@@ -63,4 +66,26 @@ pub fn sync_frame(bytes: &[u8]) {
     while catalog.next_answer(&peer).is_some() {}
     let _ = catalog.tick();
     catalog.peer_disconnected(peer);
+}
+
+/// A frame of fast state, and what its table makes of it.
+pub fn live_frame(bytes: &[u8]) {
+    let Ok(frame) = LiveFrame::decode(bytes) else {
+        return;
+    };
+    let mut live = Live::new(LiveConfig {
+        key: NodeKey::generate(),
+        // Of the golden file, so that what it holds is taken.
+        mesh: MeshId::from_bytes([7; 32]),
+        run: 1,
+        started: 1,
+        incarnation: 1,
+        seed: 1,
+        authors: 16,
+    });
+    let (peer, now) = (PeerId::random(), Duration::from_secs(1));
+    let _ = live.peer_connected(now, peer, false);
+    let _ = live.receive(now, peer, frame);
+    let _ = live.tick(now, LoadReport::default());
+    let _ = live.leave(now);
 }

@@ -6,8 +6,8 @@
 //! [`Index`](polymath_types::Index) is built.
 //!
 //! Sans-IO: frames and stored records go in, [`Action`]s come out, in the order in which they must
-//! be done. Leaves to others the transports, the clock that calls [`Catalog::tick`], the disk, and
-//! liveness, which is no history and not kept here.
+//! be done. Leaves to others the transports, the clock that calls [`Catalog::tick`], and the disk.
+//! Load and liveness are no history: [`live`] keeps them beside it.
 
 mod asks;
 mod buckets;
@@ -24,6 +24,7 @@ mod frames;
 pub mod fuzz;
 mod inspect;
 mod limits;
+pub mod live;
 mod log;
 mod offers;
 mod record;

@@ -90,6 +90,11 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         verb: ModelVerb,
     },
+    /// Show the home's identity, take it elsewhere, bring one
+    Identity {
+        #[command(subcommand)]
+        verb: IdentityVerb,
+    },
     /// Show and check settings
     Config {
         #[command(subcommand)]
@@ -386,6 +391,22 @@ pub(crate) enum ModelVerb {
     Verify {
         /// The model's name; all installed ones when absent
         name: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdentityVerb {
+    /// Who this home is
+    Show,
+    /// Write the key to a new file; whoever has it is this node
+    Export {
+        /// The file, which must not be there yet
+        file: PathBuf,
+    },
+    /// Take the key in a file as this home's, which must have none
+    Import {
+        /// What `export` wrote
+        file: PathBuf,
     },
 }
 

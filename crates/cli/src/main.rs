@@ -8,6 +8,7 @@ mod config;
 mod daemon;
 mod demo;
 mod doctor;
+mod identity;
 mod join;
 mod logs;
 mod mesh;
@@ -86,6 +87,7 @@ async fn run(session: Session, verb: Verb) -> Result<(), Failure> {
         Verb::Resume => views::pause(session, false).await,
         Verb::Down => views::down(session).await,
         Verb::Model { verb } => model::run(session, verb).await,
+        Verb::Identity { verb } => identity::run(&session, &verb),
         Verb::Config { verb } => config::run(&session, &verb),
         Verb::Demo(demo) => demo::run(session, demo).await,
         Verb::Bench(bench) => bench::run(session, bench).await,

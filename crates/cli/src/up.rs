@@ -68,6 +68,10 @@ pub(crate) async fn run(session: Session, up: args::Up) -> Result<(), Failure> {
     match end {
         End::Stopped => Ok(()),
         End::Restart => Err(again()),
+        End::RunsTwice => Err(Failure::new(
+            ErrorKind::FailedPrecondition,
+            "the identity of this home runs on another machine too, where it was started earlier: stop it there, or give this home an identity of its own (delete identity.key and start again)",
+        )),
     }
 }
 

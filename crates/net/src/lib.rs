@@ -68,7 +68,7 @@ pub use hello::Hello;
 pub use lab::Conditions;
 pub use libp2p::{Multiaddr, PeerId};
 pub use net::{Net, Providers};
-pub use peers::{Membership, NetEvent, PeerInfo};
+pub use peers::{GivenUp, Membership, NetEvent, PeerInfo};
 pub use report::{
     AddressReport, AddressSource, Filtering, Mapping, NetReport, RelayReport, RelayState, Scope,
     TransportReport, UpnpReport, Verdict,

@@ -60,6 +60,15 @@ impl PeerInfo {
     }
 }
 
+/// Why this node gives a connection up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// Pings were not answered.
+    Silent,
+    /// There is no room for idle connections.
+    NoRoom,
+}
+
 /// What happens to peers. Subscribers that lag behind by more than 256 events lose the oldest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -68,6 +77,14 @@ pub enum NetEvent {
     Connected {
         /// Who.
         peer: PeerId,
+    },
+    /// This node gives a connection up, for one of these reasons; if it was the last, `Disconnected`
+    /// follows.
+    GivenUp {
+        /// With whom.
+        peer: PeerId,
+        /// Why.
+        why: GivenUp,
     },
     /// The last connection with this peer is gone.
     Disconnected {

@@ -16,7 +16,7 @@ use polymath_types::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{Node, discover::LookUp, hosted::State};
+use crate::{Node, discover::LookUp, hosted::State, live::Doubt};
 
 /// Events on their way to the one who asked; a slow reader slows the model.
 const EVENTS: usize = 64;
@@ -331,14 +331,25 @@ impl Asked {
         }
         match connected.get(peer) {
             Some(p) => PeerState {
-                reach: Reach::Connected { path: p.path },
+                // That a connection stands weighs more than what others say.
+                reach: match inner.live.doubt(peer) {
+                    Some(Doubt::Leaving) => Reach::Leaving,
+                    _ => Reach::Connected { path: p.path },
+                },
                 rtt: p.rtt,
-                load: inner.loads.of(Instant::now(), peer),
+                load: inner
+                    .loads
+                    .of(Instant::now(), peer)
+                    .or_else(|| inner.live.load(peer)),
             },
             None => PeerState {
-                reach: Reach::Known,
+                reach: match inner.live.doubt(peer) {
+                    Some(Doubt::Leaving) => Reach::Leaving,
+                    Some(doubt) => Reach::Suspended { why: doubt.words() },
+                    None => Reach::Known,
+                },
                 rtt: None,
-                load: None,
+                load: inner.live.load(peer),
             },
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! identity.key     the node's key, mode 0600
+//! incarnation      how often a node has run on it, or has stepped over what others held of it
 //! mesh.json        which mesh the home belongs to, addresses that led into it, and the secret of a
 //!                  closed one; mode 0600
 //! config.toml      optional settings
@@ -13,6 +14,7 @@
 //!                  anchors, remembered addresses, the ledger of invites
 //! ```
 
+mod identity;
 mod private_folder;
 
 use std::{
@@ -22,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use identity::IdentityView;
 use polymath_types::{
     Access, ErrorKind, Failure, Format, Genesis, Invite, MeshId, MeshSecret, NodeKey,
 };

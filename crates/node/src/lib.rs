@@ -19,6 +19,7 @@ mod home;
 mod hosted;
 mod invites;
 mod join;
+mod live;
 mod loads;
 mod members;
 mod mesh;
@@ -40,11 +41,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use polymath_blobs::{Cancel, Mirror, Progress, Store};
-use polymath_catalog::{Catalog, CatalogConfig, FRAME_BYTES};
+use polymath_catalog::{Catalog, CatalogConfig, FRAME_BYTES, live::LIVE_FRAME_BYTES};
 use polymath_engine::{Engine, EngineConfig, MemoryLimit};
 use polymath_net::{Door, Multiaddr, Net, NetConfig, NetLimits, Role, is_dialable};
 use polymath_proto::v1::{
     catalog_server::CatalogServer, expert_server::ExpertServer, files_server::FilesServer,
+    live_server::LiveServer,
 };
 use polymath_router::{Router, RouterConfig};
 use polymath_rpc::{Admission, Clients, MAX_MESSAGE};
@@ -61,7 +63,7 @@ pub use anchors::PUBLIC;
 pub use catalog::{import_at_rest, mesh_at_rest, records_at_rest};
 pub use control::{Control, connect};
 pub use dispatch::{Answer, failure, request_id};
-pub use home::{Home, HomeLock, Membership, MeshKey};
+pub use home::{Home, HomeLock, IdentityView, Membership, MeshKey};
 pub use invites::InviteTerms;
 pub use join::{Entrance, Joined, Notice, Outcome, join, take_invite};
 pub use mesh::{create, invite_at_rest, leave, sign_anchors, view_at_rest};
@@ -118,6 +120,8 @@ pub enum End {
     Stopped,
     /// The home joined another mesh, or was let into the one it waited for: start again.
     Restart,
+    /// The same identity runs elsewhere too, and was started earlier there.
+    RunsTwice,
 }
 
 /// A running node; cheap to clone.
@@ -150,6 +154,7 @@ pub(crate) struct Inner {
     pub(crate) discovered: discover::Discovered,
     pub(crate) gateway: Mutex<String>,
     pub(crate) loads: Arc<loads::Loads>,
+    pub(crate) live: live::LiveHandle,
     pub(crate) sync: sync::SyncHandle,
     /// Why peers were not reached.
     pub(crate) misses: misses::Misses,
@@ -251,6 +256,14 @@ impl Node {
         }
         let index = Arc::new(ArcSwap::from_pointee(Index::default()));
         let sync = sync::start(catalog, record_store, Arc::clone(&index), &tasks, &cancel);
+        let (live, live_inbox) = live::open(
+            key.clone(),
+            net.mesh(),
+            home.dir(),
+            passing,
+            &tasks,
+            &cancel,
+        )?;
         let hosted = hosted::Hosted::new(engine.clone(), cards);
         let gate = gate(&config, home.is_paused());
         let loads = Arc::new(loads::Loads::default());
@@ -283,6 +296,7 @@ impl Node {
             sources: sources::Sources::default(),
             gateway: Mutex::default(),
             loads,
+            live,
             sync: sync.clone(),
             misses: misses::Misses::default(),
             questions: Semaphore::new(MOST_QUESTIONS),
@@ -301,8 +315,16 @@ impl Node {
         });
         let node = Self { inner };
         let lane = node.bulk_lane(outside);
-        node.spawn_services(control, sync.clone(), node.files(&lane, &store));
+        let services = (sync.clone(), node.files(&lane, &store));
+        node.spawn_services(control, services, !passing);
         let tasks = &node.inner.tasks;
+        // Whoever is here for one question says nothing of itself.
+        if !passing {
+            let service = node.inner.service.clone();
+            let load = move || service.load();
+            node.inner.live.run(live_inbox, &net, &clients, load);
+            tasks.spawn(end_if_it_runs_twice(node.clone()));
+        }
         tasks.spawn(members::meet(node.clone()));
         tasks.spawn(members::keep_secret(node.clone()));
         tasks.spawn(members::seek(node.clone()));
@@ -385,10 +407,11 @@ impl Node {
     fn spawn_services(
         &self,
         control: Option<tokio::net::UnixListener>,
-        sync: sync::SyncHandle,
-        files: files::Files,
+        (sync, files): (sync::SyncHandle, files::Files),
+        speaking: bool,
     ) {
         let inner = &self.inner;
+        let live = speaking.then(|| inner.live.clone());
         let exchange = inner.config.catalog.exchange.then_some(sync);
         let mut routes = tonic::service::RoutesBuilder::default();
         routes.add_service(
@@ -399,6 +422,10 @@ impl Node {
         routes.add_service(
             CatalogServer::new(serve::SyncService { sync: exchange })
                 .max_decoding_message_size(FRAME_BYTES),
+        );
+        routes.add_service(
+            LiveServer::new(serve::LiveService { live })
+                .max_decoding_message_size(LIVE_FRAME_BYTES),
         );
         routes.add_service(FilesServer::new(files));
         let (net, cancel) = (inner.net.clone(), inner.cancel.clone());
@@ -489,15 +516,24 @@ impl Node {
         }
     }
 
-    /// Ends all tasks and leaves the mesh.
+    /// Says goodbye, ends all tasks and leaves the mesh.
     pub async fn shut_down(self) {
         let inner = &self.inner;
+        inner.live.leave().await;
         inner.cancel.cancel();
         inner.tasks.close();
         let _ = tokio::time::timeout(LAST_WORDS, inner.tasks.wait()).await;
         self.remember();
         inner.net.shutdown().await;
         control::unbind(&inner.home);
+    }
+}
+
+async fn end_if_it_runs_twice(node: Node) {
+    let cancel = node.inner.cancel.clone();
+    let twice = node.inner.live.runs_twice();
+    if cancel.run_until_cancelled(twice).await.is_some() {
+        node.stop(End::RunsTwice);
     }
 }
 

@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt};
 use polymath_engine::{Engine, EngineError, GenerateJob, GenerateStream, Generated, Overlong};
 use polymath_proto::v1::{self, expert_server::Expert};
 use polymath_rpc as rpc;
-use polymath_types::{ErrorKind, ExpertId, Failure, Format, LoadReport};
+use polymath_types::{ErrorKind, ExpertId, Failure, Format, LoadReport, PathKind};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -440,6 +440,34 @@ impl v1::catalog_server::Catalog for SyncService {
             )));
         };
         let outbound = sync.session(caller.peer, request.into_inner());
+        Ok(Response::new(outbound.map(Ok).boxed()))
+    }
+}
+
+/// Serves `Live` by handing each stream to the task that keeps fast state.
+#[derive(Debug, Clone)]
+pub(crate) struct LiveService {
+    /// Nothing on a node that is here for one question.
+    pub(crate) live: Option<crate::live::LiveHandle>,
+}
+
+#[tonic::async_trait]
+impl v1::live_server::Live for LiveService {
+    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<v1::LiveFrame, Status>> + Send>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<v1::LiveFrame>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let caller = caller(&request)?;
+        let Some(live) = &self.live else {
+            return Err(rpc::status(&Failure::new(
+                ErrorKind::FailedPrecondition,
+                "this peer is here for one question only",
+            )));
+        };
+        let relayed = caller.path == PathKind::Relayed;
+        let outbound = live.session(caller.peer, relayed, request.into_inner());
         Ok(Response::new(outbound.map(Ok).boxed()))
     }
 }

@@ -2,7 +2,7 @@
 
 use polymath_net::Membership;
 
-use crate::{doctor::Reachability, misses::Miss};
+use crate::{doctor::Reachability, live::Doubt, misses::Miss};
 
 /// Why a peer is not used, for machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,6 +21,12 @@ pub(crate) enum Unused {
     FailedLately,
     /// It does not let this node in.
     Refused,
+    /// It says that it leaves, or has left.
+    Leaving,
+    /// Others have lost it.
+    Suspended,
+    /// It has not been heard of for too long.
+    Silent,
     /// It serves no experts.
     NoExperts,
 }
@@ -36,6 +42,9 @@ impl Unused {
             Self::Unidentified => "unidentified",
             Self::FailedLately => "failed_lately",
             Self::Refused => "refused",
+            Self::Leaving => "leaving",
+            Self::Suspended => "suspended",
+            Self::Silent => "silent",
             Self::NoExperts => "no_experts",
         }
     }
@@ -50,6 +59,8 @@ pub(crate) struct Known<'a> {
     pub(crate) experts: usize,
     /// Why the router leaves all of them alone, if it does.
     pub(crate) left_alone: Option<String>,
+    /// What others say against it.
+    pub(crate) doubt: Option<Doubt>,
     /// What came of the last try that failed.
     pub(crate) miss: Option<&'a Miss>,
     /// By which way it is reached, or would be.
@@ -61,7 +72,17 @@ pub(crate) fn why(known: &Known<'_>) -> Option<(Unused, String)> {
     let miss = known.miss;
     let of_itself = |m: &&Miss| m.reason != Unused::NotConnected;
     let refuses = |m: &&Miss| matches!(m.reason, Unused::Refused | Unused::VersionMismatch);
+    let doubted = known.doubt.map(|doubt| {
+        let reason = match doubt {
+            Doubt::Leaving => Unused::Leaving,
+            Doubt::Suspended => Unused::Suspended,
+            Doubt::Silent(_) => Unused::Silent,
+        };
+        (reason, doubt.words())
+    });
     match known.membership {
+        None if doubted.is_some() => doubted,
+        Some(Membership::Member) if known.doubt == Some(Doubt::Leaving) => doubted,
         None => Some(match (miss, &known.reach) {
             (Some(m), _) if of_itself(&m) => (m.reason, m.what.clone()),
             (Some(m), Some(reach)) => (
@@ -106,6 +127,7 @@ mod tests {
             membership,
             experts: 1,
             left_alone: None,
+            doubt: None,
             miss: None,
             reach: None,
         }
@@ -171,6 +193,20 @@ mod tests {
         assert!(detail.contains("within 10s"), "{detail}");
         assert!(detail.contains("private network"), "{detail}");
         assert_eq!(why(&known(None)).map(|w| w.0), Some(Unused::NotConnected));
+    }
+
+    #[test]
+    fn what_others_say_counts_where_no_connection_says_otherwise() {
+        let doubted = |membership, doubt| Known {
+            doubt: Some(doubt),
+            ..known(membership)
+        };
+        let suspended = doubted(None, Doubt::Suspended);
+        assert_eq!(reason(&suspended), Some(Unused::Suspended));
+        let member = Some(Membership::Member);
+        assert_eq!(reason(&doubted(member, Doubt::Suspended)), None);
+        let leaving = doubted(member, Doubt::Leaving);
+        assert_eq!(reason(&leaving), Some(Unused::Leaving));
     }
 
     #[test]

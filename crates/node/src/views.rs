@@ -89,6 +89,17 @@ impl Node {
                 let mut all = counters::named(&inner.net.counters());
                 let refused = inner.service.gate.counters();
                 all.extend(refused.map(|(name, n)| (name.to_owned(), n)));
+                let live = inner.live.counters();
+                let of_live = [
+                    ("live_statuses", live.statuses),
+                    ("live_suspicions", live.suspicions),
+                    ("live_suspected", live.suspected),
+                    ("live_published", live.published),
+                    ("live_refused", live.refusals()),
+                    ("live_bytes_sent", live.sent),
+                    ("live_bytes_sent_relayed", live.sent_relayed),
+                ];
+                all.extend(of_live.map(|(name, n)| (name.to_owned(), n)));
                 let of_rpc = [
                     ("lanes_refused", inner.admission.refused()),
                     ("calls_refused", inner.admission.calls_refused()),

@@ -103,13 +103,17 @@ pub enum Reason {
     NotAccepting,
     /// The peer cannot be reached.
     Unreachable,
+    /// Others have lost the peer, or it has been silent for long.
+    Suspended,
+    /// The peer says that it leaves.
+    Leaving,
     /// It failed lately and is left alone for a while.
     BreakerOpen,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Kind,
         Self::Model,
         Self::Labels,
@@ -121,6 +125,8 @@ impl Reason {
         Self::PeerExcluded,
         Self::NotAccepting,
         Self::Unreachable,
+        Self::Suspended,
+        Self::Leaving,
         Self::BreakerOpen,
     ];
 
@@ -138,6 +144,8 @@ impl Reason {
             Self::PeerExcluded => "peer_excluded",
             Self::NotAccepting => "not_accepting",
             Self::Unreachable => "unreachable",
+            Self::Suspended => "suspended",
+            Self::Leaving => "leaving",
             Self::BreakerOpen => "breaker_open",
         }
     }

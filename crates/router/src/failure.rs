@@ -120,6 +120,8 @@ fn all_excluded(kind: ExpertKind, tally: &Tally) -> String {
             Reason::PeerExcluded => "on excluded peers",
             Reason::NotAccepting => "taking no calls now",
             Reason::Unreachable => "out of reach",
+            Reason::Suspended => "lost or silent",
+            Reason::Leaving => "leaving",
             Reason::BreakerOpen => "left alone after failures",
         };
         match tally.first(reason) {

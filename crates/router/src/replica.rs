@@ -86,6 +86,8 @@ pub(crate) struct View<'a> {
     pub(crate) peers: &'a dyn Fn(&PeerId) -> PeerState,
     /// Differs from decision to decision.
     pub(crate) salt: u64,
+    /// Whether suspended peers are asked: nobody else serves.
+    pub(crate) probing: bool,
 }
 
 impl View<'_> {
@@ -134,6 +136,12 @@ impl View<'_> {
         let state = (self.peers)(&peer);
         let (here, path) = match &state.reach {
             Reach::Unreachable { why } => return Err((Reason::Unreachable, why.clone().into())),
+            Reach::Leaving => return Err((Reason::Leaving, "its peer leaves the mesh".into())),
+            Reach::Suspended { why } if !self.probing => {
+                return Err((Reason::Suspended, why.clone().into()));
+            }
+            // Far from sure to answer: behind all that might.
+            Reach::Suspended { .. } => (false, 1.0),
             Reach::Here => (true, 0.0),
             Reach::Connected {
                 path: PathKind::Relayed,
@@ -182,7 +190,7 @@ impl View<'_> {
         let mut expected =
             self.statistics
                 .expected(self.now, expert.id, peer, prior, config.forgetting);
-        if state.reach == Reach::Known {
+        if matches!(state.reach, Reach::Known | Reach::Suspended { .. }) {
             expected.ttft += config.dial.as_secs_f64();
         }
         expected

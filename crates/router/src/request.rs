@@ -43,6 +43,13 @@ pub enum Reach {
         /// In a few words, for people.
         why: String,
     },
+    /// Others have lost it, or it has been silent: asked only where nobody else serves.
+    Suspended {
+        /// In a few words, for people.
+        why: String,
+    },
+    /// It says that it leaves.
+    Leaving,
 }
 
 /// What this node knows of a peer as it decides.

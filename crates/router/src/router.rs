@@ -77,7 +77,8 @@ impl Router {
         let mut tally = Tally::new(config.max_excluded);
         let mut filtered = filter::experts(request, index, &mut tally);
         let shortlisted = self.shortlist(request, &mut filtered.fitting, descriptors);
-        let view = View {
+        let mut view = View {
+            probing: false,
             now,
             config,
             statistics: &self.statistics,
@@ -90,6 +91,13 @@ impl Router {
         let mut groups = self.groups(&view, self.rank(request, near, descriptors), &mut tally);
         if groups.is_empty() && !far.is_empty() {
             groups = self.groups(&view, self.rank(request, far, descriptors), &mut tally);
+        }
+        // Those who are thought dead are tried before the caller is told that nobody answers.
+        if groups.is_empty() && tally.count(Reason::Suspended) > 0 {
+            view.probing = true;
+            let mut again = Tally::new(0);
+            let all = self.rank(request, &filtered.fitting, descriptors);
+            groups = self.groups(&view, all, &mut again);
         }
         let failure = groups
             .is_empty()

@@ -70,7 +70,9 @@ impl Class {
     pub(crate) fn of(method: &str, first: usize) -> Self {
         match method {
             _ if first > LARGEST => Self::Bulk,
-            "/polymath.v1.Expert/Generate" | "/polymath.v1.Catalog/Sync" => Self::Streaming,
+            "/polymath.v1.Expert/Generate"
+            | "/polymath.v1.Catalog/Sync"
+            | "/polymath.v1.Live/Exchange" => Self::Streaming,
             "/polymath.v1.Files/Read" => Self::Bulk,
             _ => Self::Interactive,
         }

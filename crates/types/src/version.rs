@@ -18,6 +18,8 @@ pub enum Format {
     Wire,
     /// Frames of the catalog's `Sync` call.
     Sync,
+    /// Frames of the `Live` call.
+    Live,
     /// The model store's manifests.
     ModelStore,
     /// The catalog's records on disk.
@@ -69,6 +71,7 @@ impl fmt::Display for Format {
             Self::Offer => "offer document",
             Self::Wire => "wire protocol",
             Self::Sync => "catalog exchange",
+            Self::Live => "exchange of fast state",
             Self::ModelStore => "model store",
             Self::CatalogStore => "catalog store",
             Self::CatalogFile => "exported catalog",

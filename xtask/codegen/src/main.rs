@@ -13,8 +13,10 @@ fn main() -> anyhow::Result<()> {
         None => root.join("crates/proto/src/generated"),
     };
     fs::create_dir_all(&out)?;
-    let files = ["expert", "catalog", "control", "call", "echo", "files"]
-        .map(|f| format!("polymath/v1/{f}.proto"));
+    let files = [
+        "expert", "catalog", "control", "call", "echo", "files", "live",
+    ]
+    .map(|f| format!("polymath/v1/{f}.proto"));
     let descriptors = protox::compile(files, [root.join("proto")])?;
     // For reflection: what a client such as grpcurl asks a server to describe itself by.
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     config::{CONNECT_TIMEOUT, HOUSEKEEPING, REFUSALS_TOLD, SILENCE},
     link::Link,
+    peers::{GivenUp, NetEvent},
 };
 
 /// A late wake-up of our own must not make every peer look silent.
@@ -126,6 +127,8 @@ impl Manager {
         for (id, link) in silent {
             tracing::debug!(peer = %id, "no pong for {SILENCE:?}: connection given up");
             self.shared.counters.connections_silent.up();
+            let why = GivenUp::Silent;
+            self.shared.emit(NetEvent::GivenUp { peer: id, why });
             self.give_up(id, &link);
         }
         for (id, link) in replaced {
@@ -172,6 +175,8 @@ impl Manager {
             of_inbound = of_inbound.saturating_sub(usize::from(idle.inbound));
             of_idle = of_idle.saturating_sub(usize::from(idle.settled));
             self.shared.counters.connections_trimmed.up();
+            let (peer, why) = (idle.peer, GivenUp::NoRoom);
+            self.shared.emit(NetEvent::GivenUp { peer, why });
             self.give_up(idle.peer, &idle.link);
         }
     }

@@ -44,6 +44,13 @@ impl Node {
             known.left_alone = self.left_alone(id, offer);
             known.reach = Some(reachability(&own, &Place::told(&offer.addresses)));
         }
+        for id in inner.live.gone() {
+            peers.entry(id).or_insert_with(|| absent(&id));
+            known.entry(id).or_insert_with(|| unknown(None));
+        }
+        for (id, known) in &mut known {
+            known.doubt = inner.live.doubt(id);
+        }
         for (target, miss) in &misses {
             let Ok(id) = target.parse::<PeerId>() else {
                 continue;
@@ -131,6 +138,7 @@ fn unknown(membership: Option<Membership>) -> Known<'static> {
         membership,
         experts: 0,
         left_alone: None,
+        doubt: None,
         miss: None,
         reach: None,
     }

@@ -1,0 +1,10 @@
+//! Fast state: what nodes come to think of each other, whatever order, loss and malice do to messages.
+
+#![allow(clippy::unwrap_used)]
+
+mod convergence;
+mod formats;
+mod hostile;
+mod liveness;
+mod scene;
+mod twice;
