@@ -27,6 +27,7 @@ pub(crate) async fn run(session: Session, up: args::Up) -> Result<(), Failure> {
         polymath_node::take_invite(&home, &lock, invite, config.accept_public)?;
     }
     let store = session.store(&config)?;
+    polymath_node::allow_open_files();
     let cards = cards(&config, &store).await?;
     let api = bind_api(&config.api.listen).await?;
     let grpc = bind_grpc(&config.api.grpc).await?;

@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use polymath_node::Node;
 use polymath_proto::v1;
 use polymath_types::{ErrorKind, Failure};
 use serde_json::{Value, json};
@@ -90,9 +91,29 @@ impl From<v1::Failed> for Refusal {
     }
 }
 
+/// There is no room for what arrives of a body.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.message())]
+pub(crate) struct NoRoom(pub(crate) polymath_node::Status);
+
+/// Why a body was cut short, if that was this node's doing.
+fn no_room(rejection: &JsonRejection) -> Option<Failure> {
+    let mut cause = std::error::Error::source(rejection);
+    while let Some(error) = cause {
+        if let Some(NoRoom(status)) = error.downcast_ref() {
+            return Some(Node::control_failure(status));
+        }
+        cause = error.source();
+    }
+    None
+}
+
 /// A body that could not be read; what it says of types and syntax is for the client's author.
 impl From<JsonRejection> for Refusal {
     fn from(rejection: JsonRejection) -> Self {
+        if let Some(full) = no_room(&rejection) {
+            return full.into();
+        }
         let refusal = Self::invalid(format!(
             "the request cannot be read: {}",
             rejection.body_text()

@@ -8,23 +8,38 @@ mod envelope;
 mod guard;
 mod models;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{
-    Json, Router,
+    BoxError, Json, Router,
+    body::Body,
     extract::{DefaultBodyLimit, Request, State},
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use polymath_node::Node;
+use futures::StreamExt as _;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use polymath_node::{Connections, Node};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::envelope::NoRoom;
+
 /// Largest request body, bytes.
 const LARGEST_BODY: usize = 8 << 20;
+
+/// Time for the head of a request, and for a connection to have another one.
+const HEAD: Duration = Duration::from_secs(60);
+/// What is buffered of a connection each way, bytes: a client that reads slowly slows its answer down.
+const BUFFER: usize = 64 << 10;
 
 /// Serves HTTP on `listener` until `cancel`.
 pub async fn serve(
@@ -32,10 +47,24 @@ pub async fn serve(
     listener: TcpListener,
     cancel: CancellationToken,
 ) -> std::io::Result<()> {
-    let address = listener.local_addr()?;
-    axum::serve(listener, routes(node, address))
-        .with_graceful_shutdown(cancel.cancelled_owned())
-        .await
+    let routes = routes(node, listener.local_addr()?);
+    let connections = Connections::new(listener, polymath_node::local_connections());
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(BUFFER);
+    let ending = GracefulShutdown::new();
+    while let Some(connection) = cancel.run_until_cancelled(connections.next()).await {
+        let service = TowerToHyperService::new(routes.clone());
+        let serving = ending.watch(http.serve_connection(TokioIo::new(connection), service));
+        tokio::spawn(async move {
+            if let Err(why) = serving.await {
+                tracing::debug!("an HTTP connection ended: {why}");
+            }
+        });
+    }
+    ending.shutdown().await;
+    Ok(())
 }
 
 fn routes(node: Node, address: SocketAddr) -> Router {
@@ -48,6 +77,7 @@ fn routes(node: Node, address: SocketAddr) -> Router {
         .fallback(envelope::no_such_path)
         .method_not_allowed_fallback(envelope::no_such_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(middleware::from_fn_with_state(node.clone(), within_room))
         .layer(middleware::from_fn(announced_size))
         .layer(middleware::from_fn_with_state(address, guard::same_machine))
         .with_state(node)
@@ -65,6 +95,19 @@ async fn announced_size(request: Request, next: Next) -> Response {
         .into_response(),
         _ => next.run(request).await,
     }
+}
+
+/// Counts what arrives of a body as what peers send is counted, and takes no more than there is room for.
+async fn within_room(State(node): State<Node>, request: Request, next: Next) -> Response {
+    let mut held = node.arriving();
+    let request = request.map(|body| {
+        Body::from_stream(body.into_data_stream().map(move |piece| {
+            let piece = piece.map_err(BoxError::from)?;
+            held.more(piece.len()).map_err(NoRoom)?;
+            Ok::<_, BoxError>(piece)
+        }))
+    });
+    next.run(request).await
 }
 
 /// The process answers.

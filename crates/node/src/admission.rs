@@ -177,6 +177,7 @@ impl Gate {
             let mut state = self.state();
             for id in state.queue.drop_peers() {
                 if let Some(waits) = state.waiting.remove(&id) {
+                    self.0.refused.closed.fetch_add(1, Relaxed);
                     let _ = waits.send(Err(paused()));
                 }
             }
@@ -193,12 +194,18 @@ impl Gate {
     pub(crate) fn hold(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Failure> {
         let permits = u32::try_from(bytes.div_ceil(PERMIT)).unwrap_or(u32::MAX);
         self.0.questions.try_acquire_many(permits).map_err(|_| {
+            self.0.refused.bytes.fetch_add(1, Relaxed);
             let full = Failure::new(
                 ErrorKind::ResourceExhausted,
                 "the questions under way fill the memory that is for them: ask again shortly",
             );
             full.retry_after(Duration::from_secs(1))
         })
+    }
+
+    /// Counts an own question for which there was no place.
+    pub(crate) fn question_refused(&self) {
+        self.0.refused.full.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn crowd(&self) -> Crowd {

@@ -13,11 +13,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status,
     codec::CompressionEncoding,
-    service::{Routes, RoutesBuilder},
-    transport::Channel,
+    service::RoutesBuilder,
+    transport::{Channel, server::Connected},
 };
 
-use crate::{End, Entrance, Home, InviteTerms, Node, home::io_failure};
+use crate::{
+    End, Entrance, Home, InviteTerms, Node, dispatch::failure, home::io_failure, open_files,
+};
 
 /// Time a running daemon gets to answer at all.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -88,40 +90,72 @@ pub(crate) fn unbind(home: &Home) {
 }
 
 pub(crate) async fn serve(node: Node, listener: UnixListener) {
-    let cancel = node.inner.cancel.clone();
-    let routes = match routes(node, Access::Owner).await {
-        Ok(routes) => routes,
-        Err(e) => return tracing::error!("the control API cannot be described: {e}"),
-    };
-    if let Err(e) = rpc::serve_unix(listener, routes, cancel).await {
-        tracing::error!("the control API stopped: {e}");
-    }
+    serve_on(node, listener, Access::Owner).await;
 }
 
 /// The same over TCP, where anybody on this machine can call.
 pub(crate) async fn serve_tcp(node: Node, listener: TcpListener) {
-    let cancel = node.inner.cancel.clone();
-    let routes = match routes(node, Access::Anybody).await {
-        Ok(routes) => routes,
-        Err(e) => return tracing::error!("the gRPC API cannot be described: {e}"),
-    };
-    if let Err(e) = rpc::serve_tcp(listener, routes, cancel).await {
-        tracing::error!("the gRPC API stopped: {e}");
-    }
+    serve_on(node, listener, Access::Anybody).await;
 }
 
-async fn routes(node: Node, access: Access) -> Result<Routes, String> {
+async fn serve_on<L>(node: Node, listener: L, access: Access)
+where
+    L: rpc::Listener,
+    L::Io: Connected,
+{
+    let cancel = node.inner.cancel.clone();
     let mut routes = RoutesBuilder::default();
     let expert = ExpertServer::new(node.inner.service.clone())
         .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(rpc::MAX_MESSAGE);
     routes.add_service(expert);
-    let control = control_server::ControlServer::new(Service { node, access });
-    routes.add_service(control.max_decoding_message_size(rpc::MAX_MESSAGE));
-    let services = ["polymath.v1.Control", "polymath.v1.Expert"];
-    rpc::describe(&mut routes, &services).await?;
-    Ok(routes.routes())
+    let service = Service {
+        node: node.clone(),
+        access,
+    };
+    let control = control_server::ControlServer::new(service)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .max_decoding_message_size(rpc::MAX_MESSAGE);
+    routes.add_service(control);
+    match rpc::describe(&mut routes, &[CONTROL, EXPERT]).await {
+        Ok(health) => node.inner.tasks.spawn(tell_health(node.clone(), health)),
+        Err(e) => return tracing::error!("the gRPC API cannot be described: {e}"),
+    };
+    let local = rpc::LocalCalls {
+        routes: routes.routes(),
+        admission: node.inner.admission.clone(),
+        peer: node.peer_id(),
+        connections: open_files::local_connections(),
+    };
+    if let Err(e) = rpc::serve_local(listener, local, cancel).await {
+        tracing::error!("the gRPC API stopped: {e}");
+    }
 }
+
+/// Experts serve while one of them is loaded; all ends with the node.
+async fn tell_health(node: Node, health: rpc::HealthReporter) {
+    let hosted = &node.inner.service.hosted;
+    let mut changes = hosted.changes();
+    loop {
+        let now = if hosted.ready().is_empty() {
+            rpc::ServingStatus::NotServing
+        } else {
+            rpc::ServingStatus::Serving
+        };
+        health.set_service_status(EXPERT, now).await;
+        tokio::select! {
+            () = node.inner.cancel.cancelled() => break,
+            changed = changes.changed() => if changed.is_err() { break },
+        }
+    }
+    for service in ["", CONTROL, EXPERT] {
+        let over = rpc::ServingStatus::NotServing;
+        health.set_service_status(service, over).await;
+    }
+}
+
+const CONTROL: &str = "polymath.v1.Control";
+const EXPERT: &str = "polymath.v1.Expert";
 
 /// Who can reach the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,8 +197,25 @@ impl control_server::Control for Service {
         request: Request<v1::AskRequest>,
     ) -> Result<Response<Self::AskStream>, Status> {
         check(request.get_ref().version)?;
-        let answer = self.node.ask(request.into_inner());
-        Ok(Response::new(ReceiverStream::new(answer).map(Ok).boxed()))
+        let left = rpc::timeout(&request).map(|left| left.as_millis().max(1));
+        let mut request = request.into_inner();
+        // 0 leaves it to the node.
+        if let Some(left) = left.and_then(|left| u64::try_from(left).ok())
+            && (request.timeout_ms == 0 || left < request.timeout_ms)
+        {
+            request.timeout_ms = left;
+        }
+        let events = ReceiverStream::new(self.node.ask(request)).flat_map(|event| {
+            // A client in whatever language goes by the status.
+            let status = match &event.event {
+                Some(v1::ask_event::Event::Failed(failed)) => {
+                    Some(Err(rpc::status(&failure(failed.clone()))))
+                }
+                _ => None,
+            };
+            futures::stream::iter([Ok(event)].into_iter().chain(status))
+        });
+        Ok(Response::new(events.boxed()))
     }
 
     async fn status(

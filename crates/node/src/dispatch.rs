@@ -196,6 +196,9 @@ const fn example(kind: ExpertKind) -> &'static str {
     }
 }
 
+/// When whoever found no place for a question may ask again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// One question on its way.
 struct Asked {
     node: Node,
@@ -210,10 +213,12 @@ impl Asked {
         let query = parse(&request, id)?;
         let deadline = self.begun + query.constraints.timeout;
         let _place = inner.questions.try_acquire().map_err(|_| {
-            Failure::new(
+            inner.service.gate.question_refused();
+            let full = Failure::new(
                 ErrorKind::ResourceExhausted,
                 "too many questions at once: ask again shortly",
-            )
+            );
+            full.retry_after(AGAIN)
         })?;
         let bytes = query.messages.iter().map(|m| m.content.len()).sum();
         let _text = inner.service.gate.hold(bytes)?;

@@ -24,6 +24,7 @@ mod loads;
 mod members;
 mod mesh;
 mod misses;
+mod open_files;
 mod pause;
 mod records;
 mod remembered;
@@ -67,11 +68,13 @@ pub use home::{Home, HomeLock, IdentityView, Membership, MeshKey};
 pub use invites::InviteTerms;
 pub use join::{Entrance, Joined, Notice, Outcome, join, take_invite};
 pub use mesh::{create, invite_at_rest, leave, sign_anchors, view_at_rest};
-pub use polymath_catalog::{FileError, History, Inspected, Step, from_file, inspect, to_file};
 #[doc(hidden)] // for `polymath bench catalog`
+pub use open_files::{allow_open_files, local_connections};
+pub use polymath_catalog::{FileError, History, Inspected, Step, from_file, inspect, to_file};
 pub use records::RecordStore;
 use tonic::codec::CompressionEncoding;
 
+pub use polymath_rpc::{Connection, Connections, Held};
 pub use tonic::Status;
 
 /// Software and version, as peers see it.
@@ -487,6 +490,11 @@ impl Node {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );
+    }
+
+    /// Room for what arrives of a request of a program on this machine; none is taken yet.
+    pub fn arriving(&self) -> Held {
+        self.inner.admission.nothing_of(self.peer_id())
     }
 
     /// Serves programs on this machine by ordinary gRPC, with reflection and health, until the node ends.

@@ -84,8 +84,8 @@ struct Taken {
 }
 
 impl Admission {
-    /// At most so many bytes of requests are held that their services have not taken yet, a fifth of them
-    /// for one peer, or one message.
+    /// At most so many bytes of requests are held that their services have not taken yet; one peer has a
+    /// quarter of those that are free, or room for one message.
     pub fn holding(self, bytes: usize) -> Self {
         Self {
             most_bytes: bytes,
@@ -192,7 +192,7 @@ impl Admission {
     }
 
     /// Nothing yet, of a request of `peer`.
-    pub(crate) fn nothing_of(&self, peer: PeerId) -> Held {
+    pub fn nothing_of(&self, peer: PeerId) -> Held {
         Held {
             admission: self.clone(),
             peer,
@@ -237,7 +237,7 @@ fn full(what: String) -> Status {
 
 /// Bytes of one request that its service has not taken yet.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub struct Held {
     admission: Admission,
     peer: PeerId,
     bytes: usize,
@@ -249,8 +249,8 @@ impl Held {
         self.bytes
     }
 
-    /// Counts `more` bytes.
-    pub(crate) fn more(&mut self, more: usize) -> Result<(), Status> {
+    /// Counts `more` bytes; an error, with when to come again, where there is no room for them.
+    pub fn more(&mut self, more: usize) -> Result<(), Status> {
         self.admission.clone().hold(self, more)
     }
 }

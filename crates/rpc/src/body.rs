@@ -66,14 +66,62 @@ pub(crate) fn too_late() -> Status {
     Status::deadline_exceeded("the call was not complete in time")
 }
 
+/// Where a request comes from.
+pub(crate) trait Source: Send + Unpin {
+    /// The next bytes; `None` when the caller has said that there are no more.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>>;
+    /// Whether all that will ever come has been taken.
+    fn is_read(&self) -> bool;
+}
+
+/// A lane's call.
+impl Source for Arc<Call> {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
+        self.poll_input(cx).map(|input| match input {
+            Ok(Input::Data(data)) => Ok(Some(data)),
+            Ok(Input::Last) => Ok(None),
+            Ok(Input::Cancelled(_) | Input::End(_)) => {
+                Err(Status::cancelled("the caller gave the call up"))
+            }
+            Err(why) => Err(broken(why)),
+        })
+    }
+
+    fn is_read(&self) -> bool {
+        Call::is_read(self)
+    }
+}
+
+/// HTTP/2's, from a program on this machine.
+impl Source for tonic::body::Body {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
+        loop {
+            match ready!(Pin::new(&mut *self).poll_frame(cx)) {
+                None => return Poll::Ready(Ok(None)),
+                Some(Err(status)) => return Poll::Ready(Err(status)),
+                // Trailers of a request mean nothing.
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Ok(Some(data)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_read(&self) -> bool {
+        self.is_end_stream()
+    }
+}
+
 /// A request, on the server.
 ///
 /// One of a method that takes a stream may be silent between its messages. One of a method that takes a
 /// single message is handed on when all of it is there, and nothing else is to come: its service would hold
 /// the message while it waits for the end.
 #[derive(Debug)]
-pub(crate) struct RequestBody {
-    call: Arc<Call>,
+pub(crate) struct RequestBody<S = Arc<Call>> {
+    source: S,
     streams: bool,
     patience: Patience,
     admission: Admission,
@@ -89,11 +137,11 @@ pub(crate) struct RequestBody {
     late: Option<Pin<Box<Sleep>>>,
 }
 
-impl RequestBody {
+impl<S: Source> RequestBody<S> {
     /// `streams`: its method takes any number of messages.
-    pub(crate) fn new(call: Arc<Call>, streams: bool, admission: Admission, peer: PeerId) -> Self {
+    pub(crate) fn new(source: S, streams: bool, admission: Admission, peer: PeerId) -> Self {
         Self {
-            call,
+            source,
             streams,
             patience: Patience::default(),
             held: admission.nothing_of(peer),
@@ -150,7 +198,7 @@ impl RequestBody {
     }
 }
 
-impl Body for RequestBody {
+impl<S: Source> Body for RequestBody<S> {
     type Data = Bytes;
     type Error = Status;
 
@@ -159,7 +207,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         loop {
-            let Poll::Ready(input) = self.call.poll_input(cx) else {
+            let Poll::Ready(input) = self.source.poll_data(cx) else {
                 let Some(until) = self.waits_until() else {
                     return Poll::Pending;
                 };
@@ -175,24 +223,21 @@ impl Body for RequestBody {
                 ))));
             };
             return Poll::Ready(match input {
-                Ok(Input::Data(data)) => match self.take(data) {
+                Ok(Some(data)) => match self.take(data) {
                     Ok(None) => continue,
                     Ok(Some(data)) => Some(Ok(Frame::data(data))),
                     Err(refusal) => Some(Err(refusal)),
                 },
-                Ok(Input::Last) if !self.messages.are_whole() => Some(Err(cut())),
+                Ok(None) if !self.messages.are_whole() => Some(Err(cut())),
                 // After that the same again: nothing.
-                Ok(Input::Last) => self.kept.take().map(|data| Ok(Frame::data(data))),
-                Ok(Input::Cancelled(_) | Input::End(_)) => {
-                    Some(Err(Status::cancelled("the caller gave the call up")))
-                }
-                Err(why) => Some(Err(broken(why))),
+                Ok(None) => self.kept.take().map(|data| Ok(Frame::data(data))),
+                Err(status) => Some(Err(status)),
             });
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.call.is_read() && self.messages.are_whole() && self.kept.is_none()
+        self.source.is_read() && self.messages.are_whole() && self.kept.is_none()
     }
 }
 

@@ -27,7 +27,7 @@ mod pool;
 mod server;
 mod status;
 
-pub use admission::Admission;
+pub use admission::{Admission, Held};
 pub use body::ReplyBody;
 pub use channel::Channel;
 pub use clients::{Clients, ConnectError, MAX_MESSAGE};
@@ -36,7 +36,10 @@ pub use convert::{
     reason_to_proto, sampling_from_proto, sampling_to_proto, usage_from_proto, usage_to_proto,
 };
 pub use lane::LaneError;
-pub use local::{connect_unix, describe, serve_tcp, serve_unix};
+pub use local::{
+    Connection, Connections, HealthReporter, Listener, LocalCalls, ServingStatus, connect_unix,
+    describe, serve_local,
+};
 pub use parrot::{COMPUTE, Parrot};
 pub use server::{CALLS, Caller, ServeError, serve};
-pub use status::{budget, check_version, failure, status};
+pub use status::{budget, check_version, failure, status, timeout};

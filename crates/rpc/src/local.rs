@@ -1,53 +1,101 @@
 //! The same services as ordinary gRPC, for programs on this machine: over a Unix socket, and over TCP.
+//!
+//! What they may hold here has bounds, as what peers hold has: connections, calls on each, and the bytes of
+//! requests, which share one [`Admission`] with those of peers.
+
+mod connections;
 
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio_stream::wrappers::UnixListenerStream;
+use polymath_types::PeerId;
+use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    codegen::http::Uri,
+    body::Body,
+    codegen::http::{Request, Uri},
     service::{Routes, RoutesBuilder},
-    transport::{Channel, Endpoint, Server, server::TcpIncoming},
+    transport::{Channel, Endpoint, Server, server::Connected},
 };
-use tower::service_fn;
+use tower::{service_fn, util::MapRequestLayer};
 
-/// Calls at once on one TCP connection.
+use crate::{admission::Admission, body::RequestBody, methods::takes_a_stream};
+
+pub use tonic_health::{ServingStatus, server::HealthReporter};
+
+pub use connections::{Connection, Connections, Listener};
+
+/// Calls at once on one connection.
 const MOST_CALLS: u32 = 256;
+/// Bytes of HTTP/2's preface.
+const PREFACE: usize = 24;
+/// Time to say them.
+const MUTE: Duration = Duration::from_secs(10);
+/// A connection that says nothing for this long is asked whether it is still there, and has as long to answer.
+const SILENT: Duration = Duration::from_secs(30);
 
-/// Serves `routes` on an already bound Unix socket until `cancel`.
-pub async fn serve_unix(
-    listener: UnixListener,
-    routes: Routes,
-    cancel: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    Server::builder()
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), cancel.cancelled())
-        .await
+/// What is under way may take this long when it all ends.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Who answers programs on this machine, and what their requests may take.
+#[derive(Debug, Clone)]
+pub struct LocalCalls {
+    /// The services.
+    pub routes: Routes,
+    /// Room for what arrives of requests.
+    pub admission: Admission,
+    /// As whom these programs take it: this node itself.
+    pub peer: PeerId,
+    /// Connections at once.
+    pub connections: usize,
 }
 
-/// Serves `routes` on an already bound TCP socket until `cancel`.
-pub async fn serve_tcp(
-    listener: TcpListener,
-    routes: Routes,
+/// Serves them on an already bound socket, of Unix or TCP, until `cancel`.
+pub async fn serve_local<L>(
+    listener: L,
+    local: LocalCalls,
     cancel: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Server::builder()
+) -> Result<(), tonic::transport::Error>
+where
+    L: Listener,
+    L::Io: Connected,
+{
+    let LocalCalls {
+        routes,
+        admission,
+        peer,
+        connections,
+    } = local;
+    let bounded = move |request: Request<Body>| {
+        let streams = takes_a_stream(request.uri().path());
+        request.map(|body| Body::new(RequestBody::new(body, streams, admission.clone(), peer)))
+    };
+    let ended = cancel.clone();
+    let connections = Connections::new(listener, connections).greeting(PREFACE, MUTE);
+    let serving = Server::builder()
         .max_concurrent_streams(MOST_CALLS)
+        .http2_keepalive_interval(Some(SILENT))
+        .http2_keepalive_timeout(Some(SILENT))
+        .layer(MapRequestLayer::new(bounded))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, cancel.cancelled())
-        .await
+        .serve_with_incoming_shutdown(connections.into_stream(), cancel.cancelled());
+    tokio::select! {
+        done = serving => done,
+        // Some streams, as that of health, never end.
+        () = async { ended.cancelled().await; tokio::time::sleep(LINGER).await } => Ok(()),
+    }
 }
 
 /// Adds what clients without our `.proto` files need: reflection (versions 1 and 1alpha) and health,
-/// which says that `services` serve.
-pub async fn describe(routes: &mut RoutesBuilder, services: &[&str]) -> Result<(), String> {
+/// which says that `services` serve until its reporter is told otherwise.
+pub async fn describe(
+    routes: &mut RoutesBuilder,
+    services: &[&str],
+) -> Result<HealthReporter, String> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(polymath_proto::DESCRIPTORS)
@@ -71,7 +119,7 @@ pub async fn describe(routes: &mut RoutesBuilder, services: &[&str]) -> Result<(
     routes.add_service(health);
     routes.add_service(v1);
     routes.add_service(v1alpha);
-    Ok(())
+    Ok(reporter)
 }
 
 /// A channel to whoever listens on the socket; an error when nobody does.

@@ -21,7 +21,7 @@ pub(crate) fn takes_a_stream(path: &str) -> bool {
         }
         streams
     });
-    STREAMS.contains(path)
+    STREAMS.contains(path) || path.starts_with("/grpc.reflection.")
 }
 
 #[cfg(test)]

@@ -81,13 +81,13 @@ pub fn budget<T>(request: &Request<T>, budget_ms: u64, most: Duration) -> Durati
     } else {
         Duration::from_millis(budget_ms)
     };
-    let header = request
-        .metadata()
-        .get(TIMEOUT)
-        .and_then(|v| v.to_str().ok())
-        .and_then(parse_timeout)
-        .unwrap_or(most);
-    said.min(header).min(most)
+    said.min(timeout(request).unwrap_or(most)).min(most)
+}
+
+/// What `grpc-timeout` says, if it is there.
+pub fn timeout<T>(request: &Request<T>) -> Option<Duration> {
+    let header = request.metadata().get(TIMEOUT)?;
+    parse_timeout(header.to_str().ok()?)
 }
 
 /// `TimeoutValue TimeoutUnit` of the gRPC over HTTP/2 specification: at most 8 digits, one unit.

@@ -26,8 +26,8 @@ use super::{BulkLane, MOST_NAMED, PIECE, is_too_slow};
 use crate::admission::Gate;
 
 /// Files given at once: answers come first on a line that both share.
-const AT_ONCE: usize = 4;
-/// Those to one peer.
+const AT_ONCE: usize = 8;
+/// Those to one peer, while others find places.
 const TO_A_PEER: usize = 2;
 /// When a peer that found no place may ask again.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
@@ -194,7 +194,8 @@ impl Shelf {
         let place = place.map_err(|_| full("members"))?;
         let mut takers = self.takers.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = takers.entry(peer).or_default();
-        if *taken >= TO_A_PEER {
+        let scarce = self.places.available_permits() < AT_ONCE / 2;
+        if *taken >= if scarce { 1 } else { TO_A_PEER } {
             return Err(full("you"));
         }
         *taken += 1;
