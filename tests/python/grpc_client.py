@@ -17,7 +17,7 @@ address, expert = sys.argv[1:]
 channel = grpc.insecure_channel(address)
 
 health = health_pb2_grpc.HealthStub(channel)
-for service in ["", "polymath.v1.Control"]:
+for service in ["", "polymath.v1.Control", "polymath.v1.Expert"]:
     answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING, answer
 
@@ -26,7 +26,7 @@ assert "polymath.v1.Control" in database.get_services(), database.get_services()
 control = DescriptorPool(database).FindServiceByName("polymath.v1.Control")
 
 
-def call(name, timeout=60, **fields):
+def call(name, timeout=60, compression=None, **fields):
     method = control.methods_by_name[name]
     request = message_factory.GetMessageClass(method.input_type)(version=1, **fields)
     reply = message_factory.GetMessageClass(method.output_type)
@@ -36,10 +36,11 @@ def call(name, timeout=60, **fields):
         request_serializer=lambda m: m.SerializeToString(),
         response_deserializer=reply.FromString,
     )
-    return stub(request, timeout=timeout)
+    return stub(request, timeout=timeout, compression=compression)
 
 
 assert call("Status").peer
+assert call("Status", compression=grpc.Compression.Gzip).peer
 experts = [e.name for e in call("Experts").experts]
 assert expert in experts, experts
 
@@ -53,6 +54,14 @@ for event in call("Ask", kind="generate", messages=question, sampling={"max_toke
     if which == "done":
         done = event.done
 assert done is not None and done.expert == expert and text, (done, text)
+
+# What fails ends in a status.
+try:
+    list(call("Ask", kind="generate", messages=question, model="nobody"))
+    raise AssertionError("an unknown expert answered")
+except grpc.RpcError as failed:
+    assert failed.code() == grpc.StatusCode.NOT_FOUND, failed
+    assert "nobody" in failed.details()
 
 # The experts themselves, as peers ask them.
 assert set(database.get_services()) >= {"polymath.v1.Expert"}, database.get_services()

@@ -357,6 +357,36 @@ fn memory_stays_below_the_limit_under_long_texts_of_many_callers() {
 }
 
 #[test]
+fn memory_stays_below_the_limit_under_bodies_that_never_end() {
+    const LIMIT: u64 = 330 << 20;
+    let lab = Lab::with_models();
+    let args = ["--expert", "chef", "--max-memory", "330MiB"];
+    let args = [&args[..], &["--api", "127.0.0.1:0"]].concat();
+    let node = lab.up_with("node", &args, &[STATIC]).ready();
+    let api = node.api();
+    let half = vec![b' '; 7 << 20];
+    let mut most = 0;
+    let mut open: Vec<TcpStream> = Vec::new();
+    for _ in 0..60 {
+        let mut stream = TcpStream::connect(&api).unwrap();
+        let length = 8 << 20;
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: {api}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // Whoever is refused may be cut off while it writes.
+        let _ = stream.set_write_timeout(Some(std::time::Duration::from_millis(500)));
+        let _ = stream.write_all(&half);
+        open.push(stream);
+        most = most.max(node.status()["rss_bytes"].as_u64().unwrap());
+    }
+    println!("most resident: {most}");
+    assert!(most < LIMIT, "{most}");
+    drop(open);
+    node.ask(SHORT);
+}
+
+#[test]
 fn a_pull_that_would_pass_the_disk_limit_is_refused() {
     let lab = Lab::new();
     let files = std::env::var("POLYMATH_TEST_MODELS").expect("run the tests by `cargo xtask test`");

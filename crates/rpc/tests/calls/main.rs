@@ -12,6 +12,7 @@ mod endings;
 mod golden;
 mod lab;
 mod load;
+mod local;
 mod messages;
 mod metadata;
 mod paths;
