@@ -99,12 +99,11 @@ impl Source for tonic::body::Body {
             match ready!(Pin::new(&mut *self).poll_frame(cx)) {
                 None => return Poll::Ready(Ok(None)),
                 Some(Err(status)) => return Poll::Ready(Err(status)),
-                // Trailers of a request mean nothing.
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Poll::Ready(Ok(Some(data)));
-                    }
-                }
+                // HTTP/2 may end a body by a frame with nothing in it; trailers of a request mean nothing.
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => return Poll::Ready(Ok(Some(data))),
+                    _ => {}
+                },
             }
         }
     }

@@ -351,7 +351,9 @@ impl Queue {
 
     /// How long a call that finds no place will wait, by those that would be served before it.
     fn wait(&self, call: &Call) -> Duration {
-        let service = self.service[call.lane as usize].unwrap_or(GUESS);
+        let Some(service) = self.service[call.lane as usize] else {
+            return Duration::ZERO;
+        };
         let in_lane = |ids: &VecDeque<CallId>| {
             let same = |id: &&CallId| self.calls.get(id).is_some_and(|h| h.call.lane == call.lane);
             ids.iter().filter(same).count()
