@@ -360,13 +360,6 @@ impl Live {
         actions
     }
 
-    /// Whether a call to `peer` runs through a relay from now on.
-    pub fn path_changed(&mut self, peer: &PeerId, relayed: bool) {
-        if let Some(link) = self.peers.get_mut(peer) {
-            link.relayed = relayed;
-        }
-    }
-
     /// The stream with `peer` has ended; that says nothing of the peer.
     pub fn peer_disconnected(&mut self, peer: &PeerId) {
         self.peers.remove(peer);

@@ -48,8 +48,6 @@ struct Doubt {
 pub(super) struct Taken {
     /// Others would want to know at once: the author came, leaves, or refutes.
     pub(super) urgent: bool,
-    /// The one before was of another run of its author.
-    pub(super) other_run: bool,
     /// Those who were wrong about its author.
     pub(super) refuted: Vec<PeerId>,
 }
@@ -155,7 +153,6 @@ impl Table {
                 if same_run && !order.leaving {
                     taken.refuted = standing.map(|d| d.witness).collect();
                 }
-                taken.other_run = !same_run;
                 taken.urgent = order.leaving || !same_run || !held.doubts.is_empty();
                 by = held.by;
             }
