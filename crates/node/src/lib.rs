@@ -247,6 +247,7 @@ impl Node {
             CatalogConfig {
                 key: key.clone(),
                 mesh: net.mesh(),
+                founders: membership.genesis.admins(),
                 limits: Default::default(),
             },
             records,
