@@ -254,6 +254,7 @@ fn config() -> CatalogConfig {
     CatalogConfig {
         key: NodeKey::generate(),
         mesh: MESH,
+        founders: Vec::new(),
         limits: CatalogLimits::default(),
     }
 }

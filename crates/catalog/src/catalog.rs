@@ -1,21 +1,19 @@
 //! The state machine: what the node does with its own offer, and what it does for others.
 
 mod answers;
+mod charters;
 mod compare;
 mod own;
+mod shelf;
 mod sync;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use answers::Answers;
-use own::Forks;
 pub use own::{Offer, OfferError};
 use polymath_proto::v1::SyncFrame;
 use polymath_types::{
-    CardError, ExpertCard, ExpertId, Index, MeshId, NodeKey, PeerId, VersionMismatch,
+    CardError, Charter, ExpertCard, ExpertId, Index, MeshId, NodeKey, PeerId, VersionMismatch,
 };
 
 use crate::{
@@ -23,10 +21,16 @@ use crate::{
     asks::Asks,
     cards::Cards,
     conduct::Conducts,
+    documents::Author,
     effort::Efforts,
-    offers::Offers,
+    kind::{
+        Category, Kind,
+        charter::{CharterKind, merge::Merged},
+        offer::OfferKind,
+    },
     record::{self, Record},
 };
+pub(crate) use shelf::Shelf;
 
 /// Whose catalog, of which mesh, within which bounds.
 #[derive(Debug, Clone)]
@@ -35,6 +39,8 @@ pub struct CatalogConfig {
     pub key: NodeKey,
     /// Changes for another mesh are refused.
     pub mesh: MeshId,
+    /// The mesh's founding admins, in the order of its genesis.
+    pub founders: Vec<PeerId>,
     /// Bounds.
     pub limits: CatalogLimits,
 }
@@ -68,7 +74,7 @@ pub enum Action {
         /// Its name.
         name: String,
     },
-    /// [`Catalog::index`] returns a new snapshot.
+    /// [`Catalog::index`] returns a new snapshot; the charter is in it.
     IndexChanged,
 }
 
@@ -77,6 +83,8 @@ pub enum Action {
 pub struct Recovered {
     /// Authors whose offers are known again.
     pub offers: usize,
+    /// Admins whose charter documents are known again.
+    pub charters: usize,
     /// Cards that are known again.
     pub cards: usize,
     /// Records that were skipped, by name; all others were taken.
@@ -118,23 +126,21 @@ pub enum FrameError {
 #[derive(Debug)]
 pub struct Catalog {
     key: NodeKey,
-    me: PeerId,
+    pub(crate) me: PeerId,
     mesh: MeshId,
+    founders: Vec<PeerId>,
     limits: CatalogLimits,
-    offers: Offers,
-    cards: Cards,
+    pub(crate) offers: Shelf<OfferKind>,
+    pub(crate) charters: Shelf<CharterKind>,
+    pub(crate) merged: Merged,
+    /// A charter document has changed.
+    pub(crate) merge_due: bool,
+    pub(crate) cards: Cards,
     peers: BTreeSet<PeerId>,
     conducts: Conducts,
     efforts: Efforts,
     answers: Answers,
-    asked_offers: Asks<PeerId>,
     asked_cards: Asks<ExpertId>,
-    /// Authors of whom something came in answers that other peers were not told yet, and which peers
-    /// know it.
-    unannounced: BTreeMap<PeerId, BTreeSet<PeerId>>,
-    /// Which peers said that they have what another one was asked for, by author.
-    claimants: BTreeMap<PeerId, BTreeSet<PeerId>>,
-    forks: Forks,
     ticks: u64,
     index: Arc<Index>,
     counters: Counters,
@@ -147,22 +153,28 @@ impl Catalog {
         config: CatalogConfig,
         stored: impl IntoIterator<Item = (String, Vec<u8>)>,
     ) -> (Self, Recovered) {
-        let CatalogConfig { key, mesh, limits } = config;
+        let CatalogConfig {
+            key,
+            mesh,
+            founders,
+            limits,
+        } = config;
         let mut catalog = Self {
             me: key.peer_id(),
             key,
             mesh,
-            offers: Offers::default(),
+            founders,
+            offers: Shelf::new(limits.authors),
+            charters: Shelf::new(CharterKind::bounds(&limits).authors),
+            merged: Merged::default(),
+            // Whose documents no longer count is told to the disk with the first actions.
+            merge_due: true,
             cards: Cards::default(),
             peers: BTreeSet::new(),
             conducts: Conducts::default(),
             efforts: Efforts::default(),
             answers: Answers::default(),
-            asked_offers: Asks::new(limits.authors),
             asked_cards: Asks::new(limits.cards),
-            unannounced: BTreeMap::new(),
-            claimants: BTreeMap::new(),
-            forks: Forks::default(),
             ticks: 0,
             index: Arc::default(),
             counters: Counters::default(),
@@ -177,22 +189,30 @@ impl Catalog {
             }
         }
         // Ticks go on where the last run's ended, so that what was seen in both compares.
-        catalog.ticks = match catalog.offers.last_seen() {
+        let (offers, charters) = (&catalog.offers.documents, &catalog.charters.documents);
+        catalog.ticks = match offers.last_seen().max(charters.last_seen()) {
             0 => 0,
             last => last.saturating_add(1),
         };
-        catalog.offers.begin_tick(catalog.ticks);
+        catalog.begin_tick::<OfferKind>();
+        catalog.begin_tick::<CharterKind>();
         catalog.conducts.begin_tick(catalog.ticks);
         catalog.cards.begin_tick(catalog.ticks);
         catalog.efforts.begin_tick(catalog.ticks);
-        recovered.offers = catalog.offers.iter().count();
+        catalog.merged = catalog.merged_now();
+        recovered.offers = catalog.offers.documents.iter().count();
+        recovered.charters = catalog.charters.documents.iter().count();
         recovered.cards = catalog.cards.len();
         let index = Arc::make_mut(&mut catalog.index);
-        for (author, log) in catalog.offers.iter() {
-            index.set_offer(*author, Arc::clone(log.offer()), |id| {
-                catalog.cards.get(id).cloned()
-            });
+        let charter = &catalog.merged.charter;
+        for (author, log) in catalog.offers.documents.iter() {
+            if !charter.is_revoked(author) {
+                index.set_offer(*author, Arc::clone(log.said()), |id| {
+                    catalog.cards.get(id).cloned()
+                });
+            }
         }
+        index.set_charter(Arc::new(charter.clone()));
         (catalog, recovered)
     }
 
@@ -200,16 +220,22 @@ impl Catalog {
         let fits = match record {
             Record::Card(id, card) => self.cards.restore(id, card, &self.limits),
             Record::Offer(author, log) => {
-                let offer = Arc::clone(log.offer());
-                let fits = self.offers.get(&author).is_none()
-                    && self.offers.restore(author, log, &self.me, &self.limits);
+                let offer = Arc::clone(log.said());
+                let fits = self.put_back::<OfferKind>(author, log);
                 if fits {
                     self.cards.reference(&offer.experts, &[]);
                 }
                 fits
             }
+            Record::Charter(author, log) => self.put_back::<CharterKind>(author, log),
         };
         if fits { Ok(()) } else { Err(RecordError::Full) }
+    }
+
+    fn put_back<K: Kind>(&mut self, author: PeerId, log: Author<K>) -> bool {
+        let (me, limits) = (self.me, self.limits.clone());
+        let documents = &mut K::shelf_mut(self).documents;
+        documents.get(&author).is_none() && documents.restore(author, log, &me, &limits)
     }
 
     /// Names the cards this node hosts, all of them; what it hosted before is kept only while an
@@ -250,25 +276,17 @@ impl Catalog {
     /// drops cards no one needs.
     pub fn tick(&mut self) -> Vec<Action> {
         self.ticks = self.ticks.saturating_add(1);
-        self.offers.begin_tick(self.ticks);
+        self.begin_tick::<OfferKind>();
+        self.begin_tick::<CharterKind>();
         self.conducts.begin_tick(self.ticks);
         self.cards.begin_tick(self.ticks);
         self.efforts.begin_tick(self.ticks);
-        self.claimants.clear();
-        self.asked_offers.expire(self.ticks);
         self.asked_cards.expire(self.ticks);
         let mut batch = Batch::default();
         batch.answers.extend(self.answers.begin_tick());
-        self.forks.rolled = false;
-        if self.forks.due {
-            self.resolve_fork(&mut batch);
-        }
-        self.announce(&mut batch);
-        for peer in &self.peers {
-            self.compare_with(*peer, &mut batch);
-        }
+        self.tick_kind::<CharterKind>(&mut batch);
+        self.tick_kind::<OfferKind>(&mut batch);
         self.ask_missing_cards(&mut batch);
-        batch.noted.extend(self.offers.note_seen());
         let unused = self.cards.collect();
         let mut actions = self.finish(batch);
         actions.extend(unused.iter().map(|id| Action::Remove {
@@ -290,12 +308,19 @@ impl Catalog {
     /// Every record, as all [`Action::Store`]s together have written them: for a store that must be
     /// written anew.
     pub fn records(&self) -> impl Iterator<Item = (String, Vec<u8>)> + '_ {
-        let offers = self.offers.iter().map(|(author, log)| {
-            let bytes = record::seal_offer(&self.mesh, log);
-            (record::offer_name(author), bytes)
-        });
+        let offers = self.sealed::<OfferKind>();
+        let charters = self.sealed::<CharterKind>();
         let cards = self.cards.iter();
-        offers.chain(cards.map(|(id, card)| (record::card_name(id), record::seal_card(card))))
+        let cards = cards.map(|(id, card)| (record::card_name(&id), record::seal_card(card)));
+        offers.chain(charters).chain(cards)
+    }
+
+    fn sealed<K: Kind>(&self) -> impl Iterator<Item = (String, Vec<u8>)> + '_ {
+        let documents = K::shelf(self).documents.iter();
+        documents.map(|(author, log)| {
+            let bytes = record::seal(&self.mesh, log);
+            (record::name(K::CATEGORY, author), bytes)
+        })
     }
 
     /// What was taken and refused so far.
@@ -310,19 +335,23 @@ impl Catalog {
             .iter()
             .filter(|(id, _)| self.cards.is_referenced(id))
             .collect();
-        let authors = batch.evicted.union(&batch.touched);
-        if cards.is_empty()
-            && batch.evicted.is_empty()
-            && batch.touched.is_empty()
-            && batch.lost_cards.is_empty()
-        {
+        let changed = batch.evicted.union(&batch.touched);
+        let offers = changed.filter(|(category, _)| *category == Category::Offers);
+        let mut authors: BTreeSet<PeerId> = offers.map(|(_, author)| *author).collect();
+        authors.extend(&batch.relisted);
+        let nothing = cards.is_empty() && authors.is_empty() && batch.lost_cards.is_empty();
+        if nothing && batch.charter.is_none() {
             return false;
         }
         // Readers hold the one before: what differs is copied, the rest shared.
         let index = Arc::make_mut(&mut self.index);
-        for author in authors {
-            match self.offers.get(author) {
-                Some(log) => index.set_offer(*author, Arc::clone(log.offer()), |id| {
+        if let Some(charter) = &batch.charter {
+            index.set_charter(Arc::clone(charter));
+        }
+        for author in &authors {
+            let out = self.merged.charter.is_revoked(author);
+            match self.offers.documents.get(author).filter(|_| !out) {
+                Some(log) => index.set_offer(*author, Arc::clone(log.said()), |id| {
                     self.cards.get(id).cloned()
                 }),
                 None => index.remove_offer(author),
@@ -337,26 +366,36 @@ impl Catalog {
         true
     }
 
+    fn seal_of<K: Kind>(&self, author: &PeerId) -> Option<Vec<u8>> {
+        let log = K::shelf(self).documents.get(author)?;
+        Some(record::seal(&self.mesh, log))
+    }
+
     /// Puts actions into the order they must be done in.
-    fn finish(&mut self, batch: Batch) -> Vec<Action> {
+    pub(crate) fn finish(&mut self, mut batch: Batch) -> Vec<Action> {
+        if self.merge_due {
+            self.remerge(&mut batch);
+        }
         let changed = self.patch_index(&batch);
         let mut actions: Vec<Action> = batch
             .evicted
             .iter()
-            .map(|author| Action::Remove {
-                name: record::offer_name(author),
+            .map(|(category, author)| Action::Remove {
+                name: record::name(*category, author),
             })
             .collect();
         actions.extend(batch.lost_cards.iter().map(|id| Action::Remove {
             name: record::card_name(id),
         }));
         actions.extend(batch.stores);
-        for author in batch.touched.union(&batch.noted) {
-            if let Some(log) = self.offers.get(author) {
-                actions.push(Action::Store {
-                    name: record::offer_name(author),
-                    bytes: record::seal_offer(&self.mesh, log),
-                });
+        for (category, author) in batch.touched.union(&batch.noted) {
+            let bytes = match category {
+                Category::Offers => self.seal_of::<OfferKind>(author),
+                Category::Charter => self.seal_of::<CharterKind>(author),
+            };
+            if let Some(bytes) = bytes {
+                let name = record::name(*category, author);
+                actions.push(Action::Store { name, bytes });
             }
         }
         if changed {
@@ -371,14 +410,18 @@ impl Catalog {
 
 /// What one call leads to, before it is put in order.
 #[derive(Debug, Default)]
-struct Batch {
+pub(crate) struct Batch {
     stores: Vec<Action>,
-    /// Authors whose record must be written anew, as their offer has changed.
-    touched: BTreeSet<PeerId>,
-    /// Authors whose record must be written anew though their offer is the same.
-    noted: BTreeSet<PeerId>,
-    /// Authors whose record must go; those that came back since are among the touched too.
-    evicted: BTreeSet<PeerId>,
+    /// Documents whose record must be written anew, as they have changed.
+    touched: BTreeSet<(Category, PeerId)>,
+    /// Documents whose record must be written anew though they are the same.
+    noted: BTreeSet<(Category, PeerId)>,
+    /// Documents whose record must go; those that came back since are among the touched too.
+    evicted: BTreeSet<(Category, PeerId)>,
+    /// Peers that were shut out, or no longer are.
+    relisted: BTreeSet<PeerId>,
+    /// The charter, if it changed.
+    charter: Option<Arc<Charter>>,
     /// Cards that gave way to others.
     lost_cards: Vec<ExpertId>,
     /// Cards that are new here.

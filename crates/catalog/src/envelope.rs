@@ -1,18 +1,17 @@
 //! The signed envelope around an Automerge change: who may have written it.
 //!
-//! Signed are a domain tag, the mesh, the epoch, the sequence and the change's bytes. The key is
-//! taken out of the author's peer id, so that offers of authors who are offline verify too.
+//! Signed are a domain tag of the document's kind, the mesh, the epoch, the sequence and the change's
+//! bytes. The key is taken out of the author's peer id, so that documents of authors who are offline
+//! verify too.
 
 use polymath_proto::v1::SignedChange;
-use polymath_types::{Format, MeshId, NodeKey, PeerId, PublicKey};
+use polymath_types::{MeshId, NodeKey, PeerId, PublicKey};
 
-use crate::{CatalogLimits, Refusal};
+use crate::{CatalogLimits, Refusal, kind::Kind};
 
-const DOMAIN: &[u8] = b"polymath offer change v1\0";
-
-fn signed_bytes(mesh: &MeshId, epoch: u64, sequence: u64, change: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(DOMAIN.len() + 48 + change.len());
-    bytes.extend_from_slice(DOMAIN);
+fn signed_bytes<K: Kind>(mesh: &MeshId, epoch: u64, sequence: u64, change: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(K::DOMAIN.len() + 48 + change.len());
+    bytes.extend_from_slice(K::DOMAIN);
     bytes.extend_from_slice(mesh.as_bytes());
     bytes.extend_from_slice(&epoch.to_be_bytes());
     bytes.extend_from_slice(&sequence.to_be_bytes());
@@ -30,7 +29,7 @@ pub(crate) fn inlined_key(peer: &PeerId) -> Option<PublicKey> {
     (key.clone().try_into_ed25519().is_ok() && key.to_peer_id() == *peer).then_some(key)
 }
 
-/// Whether `peer` can sign offers at all.
+/// Whether `peer` can sign documents at all.
 pub(crate) fn can_sign(peer: &PeerId) -> bool {
     inlined_key(peer).is_some()
 }
@@ -43,7 +42,7 @@ pub(crate) fn peer_id(bytes: &[u8]) -> Option<PeerId> {
 }
 
 /// Signs `change` as change `sequence` of `epoch` of the key's own document.
-pub(crate) fn sign(
+pub(crate) fn sign<K: Kind>(
     key: &NodeKey,
     mesh: &MeshId,
     epoch: u64,
@@ -52,10 +51,10 @@ pub(crate) fn sign(
 ) -> Result<SignedChange, Refusal> {
     let signature = key
         .keypair()
-        .sign(&signed_bytes(mesh, epoch, sequence, &change))
+        .sign(&signed_bytes::<K>(mesh, epoch, sequence, &change))
         .map_err(|_| Refusal::Signature)?;
     Ok(SignedChange {
-        version: Format::Offer.current(),
+        version: K::FORMAT.current(),
         author: key.peer_id().to_bytes().into(),
         epoch,
         sequence,
@@ -65,11 +64,14 @@ pub(crate) fn sign(
 }
 
 /// Version, size and author: everything that costs nothing to check.
-pub(crate) fn check_form(change: &SignedChange, limits: &CatalogLimits) -> Result<PeerId, Refusal> {
-    Format::Offer
+pub(crate) fn check_form<K: Kind>(
+    change: &SignedChange,
+    limits: &CatalogLimits,
+) -> Result<PeerId, Refusal> {
+    K::FORMAT
         .check(change.version)
         .map_err(|_| Refusal::Version)?;
-    if change.change.len() > limits.change_bytes || change.signature.len() != 64 {
+    if change.change.len() > K::bounds(limits).change_bytes || change.signature.len() != 64 {
         return Err(Refusal::Size);
     }
     // Both count from 1; no author signs a zero.
@@ -80,13 +82,13 @@ pub(crate) fn check_form(change: &SignedChange, limits: &CatalogLimits) -> Resul
 }
 
 /// Whether `author` signed it for `mesh`.
-pub(crate) fn check_signature(
+pub(crate) fn check_signature<K: Kind>(
     change: &SignedChange,
     author: &PeerId,
     mesh: &MeshId,
 ) -> Result<(), Refusal> {
     let key = inlined_key(author).ok_or(Refusal::Author)?;
-    let bytes = signed_bytes(mesh, change.epoch, change.sequence, &change.change);
+    let bytes = signed_bytes::<K>(mesh, change.epoch, change.sequence, &change.change);
     if key.verify(&bytes, &change.signature) {
         Ok(())
     } else {

@@ -11,11 +11,9 @@ use prost::{Message as _, bytes::Bytes};
 
 use crate::{
     buckets::{Buckets, Position},
+    kind::Category,
     limits::{FRAME_BYTES, HEADS_PAGE, WANT_ENTRIES},
 };
-
-/// The only kind of documents so far.
-pub(crate) const OFFERS: u32 = 0;
 
 /// Room for the frame's own tags and lengths.
 const OVERHEAD: usize = 64;
@@ -30,31 +28,38 @@ pub(crate) fn head(author: &PeerId, (epoch, sequence): Position) -> OfferHead {
     }
 }
 
-fn frame(frame: Frame) -> SyncFrame {
+fn frame(category: Category, frame: Frame) -> SyncFrame {
     SyncFrame {
         version: Format::Sync.current(),
-        category: OFFERS,
+        category: category as u32,
         frame: Some(frame),
     }
 }
 
 /// What is known, summed up.
-pub(crate) fn digest(buckets: &Buckets) -> SyncFrame {
+pub(crate) fn digest(category: Category, buckets: &Buckets) -> SyncFrame {
     let sums = buckets.digest().into();
-    frame(Frame::Digest(Digest { sums }))
+    frame(category, Frame::Digest(Digest { sums }))
 }
 
 /// What is known, document by document: for tables of few.
-pub(crate) fn everything(buckets: &Buckets) -> SyncFrame {
-    frame(Frame::Heads(Heads {
-        heads: buckets.all().map(|(a, p)| head(a, *p)).collect(),
-        leaves: Vec::new(),
-        all: true,
-    }))
+pub(crate) fn everything(category: Category, buckets: &Buckets) -> SyncFrame {
+    frame(
+        category,
+        Frame::Heads(Heads {
+            heads: buckets.all().map(|(a, p)| head(a, *p)).collect(),
+            leaves: Vec::new(),
+            all: true,
+        }),
+    )
 }
 
 /// The sums below some of a digest's: at most 256, so they fit one frame.
-pub(crate) fn branches(buckets: &Buckets, numbers: &[usize]) -> Option<SyncFrame> {
+pub(crate) fn branches(
+    category: Category,
+    buckets: &Buckets,
+    numbers: &[usize],
+) -> Option<SyncFrame> {
     let branches: Vec<Branch> = numbers
         .iter()
         .filter_map(|n| {
@@ -64,7 +69,7 @@ pub(crate) fn branches(buckets: &Buckets, numbers: &[usize]) -> Option<SyncFrame
             })
         })
         .collect();
-    (!branches.is_empty()).then(|| frame(Frame::Branches(Branches { branches })))
+    (!branches.is_empty()).then(|| frame(category, Frame::Branches(Branches { branches })))
 }
 
 /// As many of these leaves as fit one frame, or one that does not; and the others.
@@ -86,7 +91,7 @@ pub(crate) fn first_page(
 
 /// All that is known of these leaves, each leaf in one frame. Of a leaf with more documents than a
 /// frame holds (a stranger can make one) the rest follows as news.
-pub(crate) fn leaves(buckets: &Buckets, numbers: &[usize]) -> Vec<SyncFrame> {
+pub(crate) fn leaves(category: Category, buckets: &Buckets, numbers: &[usize]) -> Vec<SyncFrame> {
     let mut frames = Vec::new();
     let mut page = Heads::default();
     let mut rest = Vec::new();
@@ -95,33 +100,40 @@ pub(crate) fn leaves(buckets: &Buckets, numbers: &[usize]) -> Vec<SyncFrame> {
         let (members, more) = leaf.split_at(leaf.len().min(HEADS_PAGE));
         rest.extend(more.iter().map(|(a, p)| head(a, *p)));
         if page.heads.len() + members.len() > HEADS_PAGE {
-            frames.push(frame(Frame::Heads(std::mem::take(&mut page))));
+            frames.push(frame(category, Frame::Heads(std::mem::take(&mut page))));
         }
         page.heads.extend(members.iter().map(|(a, p)| head(a, *p)));
         page.leaves.extend(u32::try_from(*number));
     }
     if !page.leaves.is_empty() {
-        frames.push(frame(Frame::Heads(page)));
+        frames.push(frame(category, Frame::Heads(page)));
     }
-    frames.extend(heads(&rest));
+    frames.extend(heads(category, &rest));
     frames
 }
 
 /// Some documents, as news.
-pub(crate) fn heads(heads: &[OfferHead]) -> Vec<SyncFrame> {
+pub(crate) fn heads(category: Category, heads: &[OfferHead]) -> Vec<SyncFrame> {
     heads
         .chunks(HEADS_PAGE)
         .map(|heads| {
-            frame(Frame::Heads(Heads {
-                heads: heads.to_vec(),
-                ..Heads::default()
-            }))
+            frame(
+                category,
+                Frame::Heads(Heads {
+                    heads: heads.to_vec(),
+                    ..Heads::default()
+                }),
+            )
         })
         .collect()
 }
 
-/// Questions for offers and cards.
-pub(crate) fn want(offers: Vec<OfferHead>, cards: &[ExpertId]) -> Vec<SyncFrame> {
+/// Questions for documents and cards.
+pub(crate) fn want(
+    category: Category,
+    offers: Vec<OfferHead>,
+    cards: &[ExpertId],
+) -> Vec<SyncFrame> {
     let cards: Vec<Bytes> = cards
         .iter()
         .map(|c| Bytes::copy_from_slice(c.as_bytes()))
@@ -134,7 +146,10 @@ pub(crate) fn want(offers: Vec<OfferHead>, cards: &[ExpertId]) -> Vec<SyncFrame>
         offers: Vec::new(),
         cards: c.to_vec(),
     });
-    offers.chain(cards).map(|w| frame(Frame::Want(w))).collect()
+    offers
+        .chain(cards)
+        .map(|w| frame(category, Frame::Want(w)))
+        .collect()
 }
 
 /// What a change takes of a frame.
@@ -148,18 +163,21 @@ pub(crate) fn card_room(card: &Bytes) -> usize {
 }
 
 /// Changes, in order.
-pub(crate) fn offers(changes: Vec<SignedChange>) -> Vec<SyncFrame> {
-    pack(changes, SignedChange::encoded_len, |changes| {
+pub(crate) fn changes(category: Category, changes: Vec<SignedChange>) -> Vec<SyncFrame> {
+    pack(category, changes, SignedChange::encoded_len, |changes| {
         Frame::Offers(Offers { changes })
     })
 }
 
 /// Cards.
 pub(crate) fn cards(cards: Vec<Bytes>) -> Vec<SyncFrame> {
-    pack(cards, Bytes::len, |cards| Frame::Cards(Cards { cards }))
+    pack(Category::Offers, cards, Bytes::len, |cards| {
+        Frame::Cards(Cards { cards })
+    })
 }
 
 fn pack<T>(
+    category: Category,
     items: Vec<T>,
     size: impl Fn(&T) -> usize,
     wrap: impl Fn(Vec<T>) -> Frame,
@@ -168,14 +186,14 @@ fn pack<T>(
     for item in items {
         let next = size(&item) + PER_ENTRY;
         if bytes + next > FRAME_BYTES && !batch.is_empty() {
-            frames.push(frame(wrap(std::mem::take(&mut batch))));
+            frames.push(frame(category, wrap(std::mem::take(&mut batch))));
             bytes = OVERHEAD;
         }
         bytes += next;
         batch.push(item);
     }
     if !batch.is_empty() {
-        frames.push(frame(wrap(batch)));
+        frames.push(frame(category, wrap(batch)));
     }
     frames
 }
@@ -188,7 +206,7 @@ mod tests {
     fn of_a_crowded_leaf_nothing_is_left_out() {
         let mut buckets = Buckets::default();
         buckets.crowd(7, 2 * HEADS_PAGE + 5);
-        let frames = leaves(&buckets, &[6, 7, 8]);
+        let frames = leaves(Category::Offers, &buckets, &[6, 7, 8]);
         let mut told = std::collections::BTreeSet::new();
         for frame in frames {
             assert!(frame.encoded_len() <= FRAME_BYTES);

@@ -10,6 +10,7 @@ use crate::{
     Catalog, CatalogConfig, CatalogLimits, chunk,
     document::{Document, Head},
     envelope,
+    kind::{Kind, charter::CharterKind, offer::OfferKind},
     live::{Live, LiveConfig},
 };
 
@@ -20,9 +21,12 @@ pub fn change(bytes: &[u8]) {
     let _ = chunk::read(bytes, 10_000);
     if let Ok(change) = SignedChange::decode(bytes) {
         let _ = chunk::read(&change.change, 10_000);
-        if let Ok(author) = envelope::check_form(&change, &limits) {
-            let mesh = MeshId::from_bytes([0; 32]);
-            let _ = envelope::check_signature(&change, &author, &mesh);
+        let mesh = MeshId::from_bytes([0; 32]);
+        if let Ok(author) = envelope::check_form::<OfferKind>(&change, &limits) {
+            let _ = envelope::check_signature::<OfferKind>(&change, &author, &mesh);
+        }
+        if let Ok(author) = envelope::check_form::<CharterKind>(&change, &limits) {
+            let _ = envelope::check_signature::<CharterKind>(&change, &author, &mesh);
         }
     }
 }
@@ -31,10 +35,15 @@ pub fn change(bytes: &[u8]) {
 /// Automerge makes of them in the sandbox. Unlike a catalog this asks for no continuity, so more
 /// reaches Automerge than strangers can bring to it.
 pub fn scratch_apply(changes: &[Vec<u8>]) {
+    apply::<OfferKind>(changes);
+    apply::<CharterKind>(changes);
+}
+
+fn apply<K: Kind>(changes: &[Vec<u8>]) {
     let limits = CatalogLimits::default();
-    let mut document = Document::new(&PeerId::random(), 1);
+    let mut document = Document::new::<K>(&PeerId::random(), 1);
     for change in changes {
-        let Ok(facts) = chunk::read(change, limits.operations) else {
+        let Ok(facts) = chunk::read(change, K::bounds(&limits).operations) else {
             continue;
         };
         let last_op = facts.start_op.saturating_add(facts.operations);
@@ -43,7 +52,7 @@ pub fn scratch_apply(changes: &[Vec<u8>]) {
             last_op: last_op.saturating_sub(1),
         };
         expected.hash[..4].copy_from_slice(&facts.checksum);
-        if let Ok((changed, ..)) = document.with_change(change, expected, &limits) {
+        if let Ok((changed, ..)) = document.with_change::<K>(change, expected, &limits) {
             document = changed;
         }
     }
@@ -57,6 +66,7 @@ pub fn sync_frame(bytes: &[u8]) {
     let config = CatalogConfig {
         key: NodeKey::generate(),
         mesh: MeshId::from_bytes([0; 32]),
+        founders: vec![NodeKey::generate().peer_id()],
         limits: CatalogLimits::default(),
     };
     let (mut catalog, _) = Catalog::open(config, []);

@@ -14,7 +14,9 @@ use prost::Message as _;
 use crate::{
     CatalogLimits, FRAME_BYTES, RecordError, Refusal, chunk,
     document::{Document, check_continuity},
+    documents::Author,
     envelope, frames,
+    kind::{Category, Kind, offer::OfferKind},
     record::{self, Record},
 };
 
@@ -26,6 +28,8 @@ const HEADER: usize = 4 + 4 + 32;
 pub enum Inspected {
     /// An author's offer.
     Offer(History),
+    /// An admin's charter document: its changes of the present epoch, from the first one on.
+    Charter(PeerId, Vec<SignedChange>),
     /// A card.
     Card(ExpertId, Arc<ExpertCard>),
 }
@@ -81,26 +85,51 @@ pub enum Damage {
 
 /// Verifies the record stored under `name`, for this mesh, within the usual limits.
 pub fn inspect(name: &str, bytes: &[u8], mesh: &MeshId) -> Result<Inspected, Damage> {
-    let (author, log) = match record::open(name, bytes, mesh)? {
-        Record::Card(id, card) => return Ok(Inspected::Card(id, Arc::new(card))),
-        Record::Offer(author, log) => (author, log),
-    };
+    match record::open(name, bytes, mesh)? {
+        Record::Card(id, card) => Ok(Inspected::Card(id, Arc::new(card))),
+        Record::Offer(author, log) => {
+            let (epoch, _) = log.position();
+            let steps = verified(&author, &log, mesh)?.into_iter();
+            let steps = steps.map(|(view, operations, change)| Step {
+                offer: OfferKind::said(view, (epoch, change.sequence)),
+                operations,
+                change,
+            });
+            let steps = steps.collect();
+            Ok(Inspected::Offer(History { author, steps }))
+        }
+        Record::Charter(author, log) => {
+            let steps = verified(&author, &log, mesh)?.into_iter();
+            let changes = steps.map(|(_, _, change)| change).collect();
+            Ok(Inspected::Charter(author, changes))
+        }
+    }
+}
+
+/// The changes of a document, each with what the document said from then on and its operations.
+type Verified<K> = Vec<(<K as Kind>::View, u64, SignedChange)>;
+
+fn verified<K: Kind>(
+    author: &PeerId,
+    log: &Author<K>,
+    mesh: &MeshId,
+) -> Result<Verified<K>, Damage> {
     let limits = CatalogLimits::default();
     let (epoch, _) = log.position();
-    let mut document = Document::new(&author, epoch);
+    let mut document = Document::new::<K>(author, epoch);
     let mut head = None;
-    let mut steps = Vec::new();
+    let mut steps: Verified<K> = Vec::new();
     for change in log.log().changes() {
         let sequence = change.sequence;
         let step = (|| {
-            if envelope::check_form(&change, &limits)? != author {
+            if envelope::check_form::<K>(&change, &limits)? != *author {
                 return Err(Refusal::Author);
             }
-            envelope::check_signature(&change, &author, mesh)?;
+            envelope::check_signature::<K>(&change, author, mesh)?;
             let bytes = &change.change;
-            let expected = check_continuity(bytes, &author, epoch, sequence, head, &limits)?;
-            let operations = chunk::read(bytes, limits.operations)?.operations;
-            let (changed, view, at) = document.with_change(bytes, expected, &limits)?;
+            let expected = check_continuity::<K>(bytes, author, epoch, sequence, head, &limits)?;
+            let operations = chunk::read(bytes, K::bounds(&limits).operations)?.operations;
+            let (changed, view, at) = document.with_change::<K>(bytes, expected, &limits)?;
             Ok((changed, view, at, operations))
         })();
         let (changed, view, at, operations) = step.map_err(|refusal| Damage::Change {
@@ -109,27 +138,24 @@ pub fn inspect(name: &str, bytes: &[u8], mesh: &MeshId) -> Result<Inspected, Dam
             refusal,
         })?;
         (document, head) = (changed, Some(at));
-        steps.push(Step {
-            offer: view.into_offer((epoch, sequence)),
-            operations,
-            change,
-        });
+        steps.push((view, operations, change));
     }
-    let said = steps.last().map(|step| &step.offer);
-    if said != Some(log.offer().as_ref()) || head != Some(log.head()) {
+    let said = steps.last().map(|(view, ..)| view);
+    if said != Some(&log.view()) || head != Some(log.head()) {
         return Err(Damage::Said);
     }
-    Ok(Inspected::Offer(History { author, steps }))
+    Ok(steps)
 }
 
 /// Puts records that were verified into one file.
 pub fn to_file<'a>(mesh: &MeshId, records: impl IntoIterator<Item = &'a Inspected>) -> Vec<u8> {
-    let (mut changes, mut cards) = (Vec::new(), Vec::new());
+    let (mut changes, mut charters, mut cards) = (Vec::new(), Vec::new(), Vec::new());
     for record in records {
         match record {
             Inspected::Offer(history) => {
                 changes.extend(history.steps.iter().map(|step| step.change.clone()));
             }
+            Inspected::Charter(_, steps) => charters.extend(steps.iter().cloned()),
             Inspected::Card(_, card) => cards.push(card.to_bytes().into()),
         }
     }
@@ -137,8 +163,9 @@ pub fn to_file<'a>(mesh: &MeshId, records: impl IntoIterator<Item = &'a Inspecte
     file.extend_from_slice(&Format::CatalogFile.current().to_le_bytes());
     file.extend_from_slice(mesh.as_bytes());
     // Cards last: only those that an offer names are taken.
-    for frame in frames::offers(changes)
+    for frame in frames::changes(Category::Charter, charters)
         .into_iter()
+        .chain(frames::changes(Category::Offers, changes))
         .chain(frames::cards(cards))
     {
         let bytes = frame.encode_to_vec();

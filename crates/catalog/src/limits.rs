@@ -62,6 +62,46 @@ pub(crate) const CARD_WAITERS: usize = 32;
 /// Documents kept live; a live one costs about 20 KB, all others are kept as signed changes.
 pub(crate) const HOT_DOCUMENTS: usize = 16;
 
+/// Bounds on charter documents. They are the same on all nodes: what counts must not depend on settings.
+pub(crate) struct CharterLimits {
+    /// Admins, those who resigned included.
+    pub(crate) admins: usize,
+    /// Entries in one document, those that say nothing included.
+    pub(crate) entries: usize,
+    /// Experts of a category.
+    pub(crate) experts: usize,
+    /// A role's name, bytes.
+    pub(crate) role_bytes: usize,
+    /// A name of an alias, a category, a codebook, bytes.
+    pub(crate) name_bytes: usize,
+    /// An expert's id or name, bytes.
+    pub(crate) expert_bytes: usize,
+    /// The highest count: what fits a JSON number.
+    pub(crate) last_count: u64,
+    pub(crate) document_bytes: usize,
+    pub(crate) change_bytes: usize,
+    pub(crate) operations: u64,
+    /// Times a record may be written without a pause, and a tick. Admins are few, and a revocation
+    /// must not wait behind their other changes.
+    pub(crate) burst: u32,
+    pub(crate) changes_a_tick: u32,
+}
+
+pub(crate) const CHARTER: CharterLimits = CharterLimits {
+    admins: 64,
+    entries: 512,
+    experts: 16,
+    role_bytes: 32,
+    name_bytes: 64,
+    expert_bytes: 128,
+    last_count: (1 << 53) - 1,
+    document_bytes: 256 * 1024,
+    change_bytes: 128 * 1024,
+    operations: 4096,
+    burst: 512,
+    changes_a_tick: 64,
+};
+
 /// What the catalog keeps and accepts at most. All nodes of a mesh should hold the same limits on
 /// a single document (the last seven), else some refuse what others pass on.
 #[derive(Debug, Clone, PartialEq, Eq)]

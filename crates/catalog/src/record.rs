@@ -1,9 +1,9 @@
-//! What is kept on disk: one record an author, one a card.
+//! What is kept on disk: one record a document, one a card.
 //!
 //! A record is `PMCT`, the version (u32, little endian), BLAKE3 of the payload (32 bytes), the
-//! payload. An author's payload holds the signed changes *and* what they say, so that a catalog
-//! opens without replaying anything; changes were verified before they were written, and the
-//! checksum guards them since.
+//! payload. An offer's payload holds the signed changes *and* what they say, so that a catalog of
+//! thousands opens without replaying anything; charter documents are few, and are replayed. Changes were
+//! verified before they were written, and the checksum guards them since.
 
 use std::str::FromStr;
 
@@ -12,15 +12,15 @@ use polymath_types::{CardError, ExpertCard, ExpertId, Format, MeshId, PeerId, Ve
 use prost::{Message as _, bytes::Bytes};
 
 use crate::{
-    document::{Head, View},
+    document::Head,
+    documents::Author,
     envelope,
+    kind::{Category, Kind, charter::CharterKind, offer::OfferKind},
     log::Log,
-    offers::Author,
 };
 
 const MAGIC: &[u8; 4] = b"PMCT";
 const HEADER: usize = 4 + 4 + 32;
-const OFFER: &str = "offer-";
 const CARD: &str = "card-";
 
 /// Why a stored record cannot be used. Nothing else is lost with it: offers and cards of others
@@ -40,8 +40,10 @@ pub enum RecordError {
     /// It belongs to another mesh.
     #[error("the record belongs to another mesh; a home belongs to one mesh")]
     Mesh,
-    /// Neither an offer nor a card.
-    #[error("not a name of a catalog record: expected 'offer-<peer id>' or 'card-<expert id>'")]
+    /// Neither a document nor a card.
+    #[error(
+        "not a name of a catalog record: expected 'offer-<peer id>', 'charter-<peer id>' or 'card-<expert id>'"
+    )]
     Name,
     /// More records than the catalog keeps.
     #[error("the catalog is full")]
@@ -50,40 +52,46 @@ pub enum RecordError {
 
 /// A record as it is read; it is written in parts, as the changes are bytes already.
 #[derive(Clone, PartialEq, prost::Message)]
-struct OfferRecord {
+pub(crate) struct DocumentRecord {
     #[prost(bytes = "bytes", tag = "1")]
     mesh: Bytes,
     #[prost(message, repeated, tag = "2")]
-    changes: Vec<SignedChange>,
+    pub(crate) changes: Vec<SignedChange>,
     #[prost(bytes = "bytes", tag = "3")]
     last_hash: Bytes,
     #[prost(uint64, tag = "4")]
     last_op: u64,
+    /// Offers only, as what follows.
     #[prost(string, tag = "5")]
-    agent: String,
+    pub(crate) agent: String,
     #[prost(string, repeated, tag = "6")]
-    addresses: Vec<String>,
+    pub(crate) addresses: Vec<String>,
     #[prost(bytes = "bytes", repeated, tag = "7")]
-    experts: Vec<Bytes>,
+    pub(crate) experts: Vec<Bytes>,
     /// The tick in which the author was last seen, counted on from run to run; 0 is not known.
     #[prost(uint64, tag = "8")]
     seen: u64,
 }
 
 pub(crate) enum Record {
-    Offer(PeerId, Author),
+    Offer(PeerId, Author<OfferKind>),
+    Charter(PeerId, Author<CharterKind>),
     Card(ExpertId, ExpertCard),
 }
 
-pub(crate) fn offer_name(author: &PeerId) -> String {
-    format!("{OFFER}{author}")
+pub(crate) fn name(category: Category, author: &PeerId) -> String {
+    let prefix = match category {
+        Category::Offers => OfferKind::RECORD,
+        Category::Charter => CharterKind::RECORD,
+    };
+    format!("{prefix}{author}")
 }
 
 pub(crate) fn card_name(id: &ExpertId) -> String {
     format!("{CARD}{id}")
 }
 
-fn seal(payload: &[u8]) -> Vec<u8> {
+fn sealed(payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + payload.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&Format::CatalogStore.current().to_le_bytes());
@@ -111,33 +119,27 @@ fn unseal(bytes: &[u8]) -> Result<&[u8], RecordError> {
 }
 
 pub(crate) fn seal_card(card: &ExpertCard) -> Vec<u8> {
-    seal(&card.to_bytes())
+    sealed(&card.to_bytes())
 }
 
-pub(crate) fn seal_offer(mesh: &MeshId, author: &Author) -> Vec<u8> {
-    let before = OfferRecord {
+pub(crate) fn seal<K: Kind>(mesh: &MeshId, author: &Author<K>) -> Vec<u8> {
+    let before = DocumentRecord {
         mesh: Bytes::copy_from_slice(mesh.as_bytes()),
-        ..OfferRecord::default()
+        ..DocumentRecord::default()
     };
-    let offer = author.offer();
-    let experts = offer.experts.iter();
-    let after = OfferRecord {
+    let mut after = DocumentRecord {
         last_hash: Bytes::copy_from_slice(&author.head().hash),
         last_op: author.head().last_op,
-        agent: offer.agent.clone(),
-        addresses: offer.addresses.clone(),
-        experts: experts
-            .map(|e| Bytes::copy_from_slice(e.as_bytes()))
-            .collect(),
         seen: author.seen(),
-        ..OfferRecord::default()
+        ..DocumentRecord::default()
     };
+    K::keep(author.said(), &mut after);
     let parts = [
         &before.encode_to_vec(),
         &author.log().as_bytes()[..],
         &after.encode_to_vec(),
     ];
-    seal(&parts.concat())
+    sealed(&parts.concat())
 }
 
 /// Reads the record stored under `name`.
@@ -150,38 +152,42 @@ pub(crate) fn open(name: &str, bytes: &[u8], mesh: &MeshId) -> Result<Record, Re
         }
         return Ok(Record::Card(id, card));
     }
-    let author = name
-        .strip_prefix(OFFER)
-        .and_then(|p| PeerId::from_str(p).ok())
-        .ok_or(RecordError::Name)?;
-    let record =
-        OfferRecord::decode(unseal(bytes)?).map_err(|_| RecordError::Damaged("no offer inside"))?;
+    if let Some(author) = name.strip_prefix(CharterKind::RECORD) {
+        let (author, log) = document(author, bytes, mesh)?;
+        return Ok(Record::Charter(author, log));
+    }
+    let author = name.strip_prefix(OfferKind::RECORD);
+    let (author, log) = document(author.ok_or(RecordError::Name)?, bytes, mesh)?;
+    Ok(Record::Offer(author, log))
+}
+
+fn document<K: Kind>(
+    author: &str,
+    bytes: &[u8],
+    mesh: &MeshId,
+) -> Result<(PeerId, Author<K>), RecordError> {
+    let author = PeerId::from_str(author).map_err(|_| RecordError::Name)?;
+    let damaged = RecordError::Damaged("no document inside");
+    let record = DocumentRecord::decode(unseal(bytes)?).map_err(|_| damaged.clone())?;
     if record.mesh != mesh.as_bytes().as_slice() {
         return Err(RecordError::Mesh);
     }
-    offer(author, record)
-        .map(|a| Record::Offer(author, a))
-        .ok_or(RecordError::Damaged("no offer inside"))
+    let log = read(&author, record).ok_or(damaged)?;
+    Ok((author, log))
 }
 
-fn offer(author: PeerId, record: OfferRecord) -> Option<Author> {
+fn read<K: Kind>(author: &PeerId, record: DocumentRecord) -> Option<Author<K>> {
     let epoch = record.changes.first()?.epoch;
     let in_order = record.changes.iter().zip(1..).all(|(c, sequence)| {
-        c.epoch == epoch && c.sequence == sequence && envelope::peer_id(&c.author) == Some(author)
+        c.epoch == epoch && c.sequence == sequence && envelope::peer_id(&c.author) == Some(*author)
     });
     let head = Head {
         hash: record.last_hash.as_ref().try_into().ok()?,
         last_op: record.last_op,
     };
-    let view = View {
-        agent: record.agent,
-        addresses: record.addresses,
-        experts: record
-            .experts
-            .iter()
-            .map(|e| ExpertId::try_from(e.as_ref()).ok())
-            .collect::<Option<_>>()?,
-    };
-    in_order
-        .then(|| Author::new(epoch, Log::new(record.changes), head, view).last_seen(record.seen))
+    let view = in_order
+        .then(|| K::kept(author, epoch, head, &record))
+        .flatten()?;
+    let log = Log::new(record.changes);
+    Some(Author::new(epoch, log, head, view).last_seen(record.seen))
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Another version of the offer document or of the card.
+    /// Another version of the document or of the card.
     Version,
     /// Larger than one change or card may be.
     Size,
@@ -16,7 +16,7 @@ pub enum Refusal {
     Signature,
     /// A second, different change under a known epoch and sequence.
     Equivocation,
-    /// Not one uncompressed Automerge change, or one that no offer document can contain.
+    /// Not one uncompressed Automerge change, or one that no document of its kind can contain.
     Chunk,
     /// Does not continue its author's document: wrong actor, sequence, dependency or counter.
     Continuity,
@@ -26,14 +26,16 @@ pub enum Refusal {
     Replay,
     /// Automerge refused it.
     Document,
-    /// The document it leads to is not an offer.
+    /// The document it leads to is none of its kind.
     Schema,
-    /// Its author changes its offer faster than it may; a later digest brings what is left out.
+    /// Its author changes its document faster than it may; a later digest brings what is left out.
     Rate,
-    /// The document it leads to holds more than an offer may.
+    /// The document it leads to holds more than it may.
     TooMuch,
-    /// As many authors, or bytes of offers, are kept as may be.
+    /// As many authors, or bytes of their documents, are kept as may be.
     Full,
+    /// A charter document of somebody who is no admin, as far as is known here.
+    Standing,
     /// Not a card.
     Card,
     /// A card no offer speaks of.
@@ -69,6 +71,7 @@ impl Refusal {
             Self::Rate => "rate",
             Self::TooMuch => "too-much",
             Self::Full => "full",
+            Self::Standing => "standing",
             Self::Card => "card",
             Self::CardUnwanted => "card-unwanted",
             Self::CardsFull => "cards-full",
@@ -88,7 +91,7 @@ impl Refusal {
         )
     }
 
-    /// Whether no offer document can contain what its author signed there.
+    /// Whether no document can contain what its author signed there.
     pub(crate) const fn is_poison(self) -> bool {
         matches!(
             self,
@@ -108,6 +111,8 @@ impl Refusal {
                 | Self::Replay
                 | Self::Rate
                 | Self::Full
+                // The appointment may be on its way, or the removal.
+                | Self::Standing
                 | Self::CardUnwanted
                 | Self::CardsFull
                 | Self::PeersFull

@@ -74,7 +74,7 @@ async fn known(session: &Session) -> Result<Known, Failure> {
     }
     let cards = whole.iter().filter_map(|record| match record {
         Inspected::Card(id, card) => Some((*id, card.name.clone())),
-        Inspected::Offer(_) => None,
+        Inspected::Offer(_) | Inspected::Charter(..) => None,
     });
     let names = cards.collect();
     Ok(Known {
@@ -89,7 +89,7 @@ impl Known {
     fn histories(&self) -> impl Iterator<Item = &History> {
         self.whole.iter().filter_map(|record| match record {
             Inspected::Offer(history) => Some(history),
-            Inspected::Card(..) => None,
+            Inspected::Card(..) | Inspected::Charter(..) => None,
         })
     }
 
@@ -290,11 +290,18 @@ async fn history(session: &Session, peer: &str) -> Result<(), Failure> {
 async fn verify(session: &Session) -> Result<(), Failure> {
     let known = known(session).await?;
     let offers = known.histories().count();
-    let changes: usize = known.histories().map(|h| h.steps.len()).sum();
-    let cards = known.whole.len() - offers;
+    let charters = known.whole.iter().filter_map(|record| match record {
+        Inspected::Charter(_, changes) => Some(changes.len()),
+        _ => None,
+    });
+    let charters: Vec<usize> = charters.collect();
+    let of_offers: usize = known.histories().map(|h| h.steps.len()).sum();
+    let changes = of_offers + charters.iter().sum::<usize>();
+    let charters = charters.len();
+    let cards = known.whole.len() - offers - charters;
     let damaged = |(name, why): &(String, String)| json!({ "record": name, "why": why });
     let value = json!({
-        "offers": offers, "changes": changes, "cards": cards,
+        "offers": offers, "charters": charters, "changes": changes, "cards": cards,
         "damaged": known.damaged.iter().map(damaged).collect::<Vec<_>>(),
     });
     if !known.damaged.is_empty() {
@@ -302,7 +309,7 @@ async fn verify(session: &Session) -> Result<(), Failure> {
     }
     output::print(session, &value, || {
         let mut lines = vec![format!(
-            "{offers} offers with {changes} signed changes and {cards} cards hold"
+            "{offers} offers and {charters} charter documents with {changes} signed changes, and {cards} cards hold"
         )];
         let bad = known.damaged.iter();
         lines.extend(bad.map(|(name, why)| format!("damaged: {name}: {why}")));

@@ -134,6 +134,11 @@ pub fn mesh_at_rest(home: &Home) -> Result<MeshId, Failure> {
     Ok(membership.genesis.id())
 }
 
+fn founders(home: &Home) -> Result<Vec<PeerId>, Failure> {
+    let membership = home.membership()?;
+    Ok(membership.map_or_else(Vec::new, |m| m.genesis.admins()))
+}
+
 fn open(home: &Home) -> Result<(RecordStore, Records), Failure> {
     RecordStore::open(&home.mesh_dir(mesh_at_rest(home)?).join("catalog"))
 }
@@ -157,6 +162,7 @@ pub fn import_at_rest(
     let config = CatalogConfig {
         key,
         mesh: mesh_at_rest(home)?,
+        founders: founders(home)?,
         limits: Default::default(),
     };
     let (mut catalog, _) = Catalog::open(config, records);

@@ -250,6 +250,7 @@ impl Node {
             CatalogConfig {
                 key: key.clone(),
                 mesh: net.mesh(),
+                founders: membership.genesis.admins(),
                 limits: Default::default(),
             },
             records,

@@ -11,7 +11,7 @@ use libp2p_identity::PeerId;
 use lookups::Lookups;
 pub use lookups::Property;
 
-use crate::{ExpertCard, ExpertId, Table};
+use crate::{Charter, ExpertCard, ExpertId, Table};
 
 /// A peer that serves an expert.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub struct Index {
     cardless: Table<ExpertId, Vec<Replica>>,
     /// The experts by what their cards say.
     lookups: Lookups,
+    /// What the mesh's admins have laid down.
+    charter: Arc<Charter>,
 }
 
 impl Index {
@@ -192,6 +194,16 @@ impl Index {
     /// One expert.
     pub fn expert(&self, id: &ExpertId) -> Option<&IndexedExpert> {
         self.experts.get(id)
+    }
+
+    /// What the mesh's admins have laid down: aliases of experts, hints for categories, who is out.
+    pub fn charter(&self) -> &Arc<Charter> {
+        &self.charter
+    }
+
+    /// This is laid down from now on. Offers of whoever is revoked are for the caller to take out.
+    pub fn set_charter(&mut self, charter: Arc<Charter>) {
+        self.charter = charter;
     }
 
     /// Every peer that made an offer.

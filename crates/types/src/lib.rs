@@ -9,6 +9,7 @@ mod address;
 mod anchors;
 mod answer;
 mod card;
+mod charter;
 mod error;
 mod identity;
 mod index;
@@ -26,6 +27,7 @@ pub use card::{
     CARD_LIMITS, CardError, CardLimits, ExpertCard, ExpertId, ExpertKind, FileRef, FileRole,
     LabelSet, Model, Runtime, Sampling, WeightsId,
 };
+pub use charter::{ADMIN, Admin, Charter, Stated};
 pub use error::{Attempt, ErrorKind, Failure};
 pub use identity::{IdentityError, NodeKey};
 pub use index::{Index, IndexedExpert, PeerOffer, Property, Replica};

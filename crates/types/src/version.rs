@@ -14,6 +14,8 @@ pub enum Format {
     Identity,
     /// The Automerge offer document and its signed envelope.
     Offer,
+    /// The Automerge charter document of an admin and its signed envelope.
+    Charter,
     /// All peer-to-peer messages but those of the `Sync` call.
     Wire,
     /// Frames of the catalog's `Sync` call.
@@ -69,6 +71,7 @@ impl fmt::Display for Format {
             Self::Genesis => "mesh genesis",
             Self::Identity => "identity file",
             Self::Offer => "offer document",
+            Self::Charter => "charter document",
             Self::Wire => "wire protocol",
             Self::Sync => "catalog exchange",
             Self::Live => "exchange of fast state",

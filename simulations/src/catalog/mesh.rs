@@ -86,6 +86,7 @@ impl Mesh {
         let config = CatalogConfig {
             key,
             mesh: MESH,
+            founders: Vec::new(),
             limits: CatalogLimits::default(),
         };
         let (catalog, _) = Catalog::open(config, []);

@@ -14,16 +14,24 @@ use super::{Batch, Catalog};
 use crate::{
     buckets::Position,
     envelope, frames,
+    kind::{Category, Kind, charter::CharterKind, offer::OfferKind},
     limits::{ANSWER_BYTES, FRAME_BYTES, OWED_SHARES},
 };
+
+/// What one peer is owed of one kind.
+#[derive(Debug, Default)]
+struct OwedDocuments {
+    leaves: BTreeSet<usize>,
+    changes: BTreeMap<PeerId, Position>,
+}
 
 /// What one peer is owed.
 #[derive(Debug, Default)]
 struct Owed {
     /// Of a thing too large for one frame: the others.
     ready: VecDeque<SyncFrame>,
-    leaves: BTreeSet<usize>,
-    offers: BTreeMap<PeerId, Position>,
+    /// By [`Category`].
+    documents: [OwedDocuments; 2],
     cards: BTreeSet<ExpertId>,
     /// Bytes sent in this tick.
     sent: usize,
@@ -31,11 +39,14 @@ struct Owed {
 
 impl Owed {
     fn len(&self) -> usize {
-        self.offers.len() + self.cards.len()
+        let documents = self.documents.iter().map(|d| d.changes.len());
+        documents.sum::<usize>() + self.cards.len()
     }
 
     fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.leaves.is_empty() && self.len() == 0
+        self.ready.is_empty()
+            && self.documents.iter().all(|d| d.leaves.is_empty())
+            && self.len() == 0
     }
 }
 
@@ -71,8 +82,10 @@ impl Catalog {
             .then(|| {
                 owed.ready
                     .pop_front()
-                    .or_else(|| self.tell_leaves(&mut owed))
-                    .or_else(|| self.tell_offers(&mut owed))
+                    .or_else(|| self.tell_leaves::<CharterKind>(&mut owed))
+                    .or_else(|| self.tell_changes::<CharterKind>(&mut owed))
+                    .or_else(|| self.tell_leaves::<OfferKind>(&mut owed))
+                    .or_else(|| self.tell_changes::<OfferKind>(&mut owed))
                     .or_else(|| self.tell_cards(&mut owed))
             })
             .flatten();
@@ -83,30 +96,32 @@ impl Catalog {
         frame
     }
 
-    fn tell_leaves(&self, owed: &mut Owed) -> Option<SyncFrame> {
-        let buckets = self.offers.buckets();
-        let leaves = std::mem::take(&mut owed.leaves);
+    fn tell_leaves<K: Kind>(&self, owed: &mut Owed) -> Option<SyncFrame> {
+        let buckets = K::shelf(self).documents.buckets();
+        let leaves = std::mem::take(&mut owed.documents[K::CATEGORY as usize].leaves);
         let (now, later) = frames::first_page(buckets, &leaves);
-        owed.leaves = later;
-        owed.ready.extend(frames::leaves(buckets, &now));
+        owed.documents[K::CATEGORY as usize].leaves = later;
+        owed.ready
+            .extend(frames::leaves(K::CATEGORY, buckets, &now));
         owed.ready.pop_front()
     }
 
-    fn tell_offers(&self, owed: &mut Owed) -> Option<SyncFrame> {
+    fn tell_changes<K: Kind>(&self, owed: &mut Owed) -> Option<SyncFrame> {
         let mut changes: Vec<SignedChange> = Vec::new();
         let mut bytes = 0;
-        while let Some((author, position)) = owed.offers.pop_first() {
-            let log = self.offers.get(&author);
+        let changes_owed = &mut owed.documents[K::CATEGORY as usize].changes;
+        while let Some((author, position)) = changes_owed.pop_first() {
+            let log = K::shelf(self).documents.get(&author);
             let more = log.map(|log| log.after(position)).unwrap_or_default();
             let size: usize = more.iter().map(frames::change_room).sum();
             if bytes + size > FRAME_BYTES && !changes.is_empty() {
-                owed.offers.insert(author, position);
+                changes_owed.insert(author, position);
                 break;
             }
             bytes += size;
             changes.extend(more);
         }
-        owed.ready.extend(frames::offers(changes));
+        owed.ready.extend(frames::changes(K::CATEGORY, changes));
         owed.ready.pop_front()
     }
 
@@ -130,19 +145,22 @@ impl Catalog {
     }
 
     /// `peer` is to be told all that is in these leaves.
-    pub(super) fn owe_leaves(&mut self, peer: PeerId, leaves: Vec<usize>, batch: &mut Batch) {
+    pub(super) fn owe_leaves(
+        &mut self,
+        category: Category,
+        peer: PeerId,
+        leaves: Vec<usize>,
+        batch: &mut Batch,
+    ) {
         if !leaves.is_empty() {
-            self.answers
-                .of
-                .entry(peer)
-                .or_default()
+            self.answers.of.entry(peer).or_default().documents[category as usize]
                 .leaves
                 .extend(leaves);
             batch.answers.insert(peer);
         }
     }
 
-    pub(super) fn on_want(&mut self, peer: PeerId, want: Want, batch: &mut Batch) {
+    pub(super) fn on_want<K: Kind>(&mut self, peer: PeerId, want: Want, batch: &mut Batch) {
         let all: usize = self.answers.of.values().map(Owed::len).sum();
         // Places for all of the table, to each of a few; of more, each has its part.
         let most = (self.limits.authors + self.limits.cards) * OWED_SHARES;
@@ -152,17 +170,20 @@ impl Catalog {
         let mut owed = self.answers.of.remove(&peer).unwrap_or_default();
         for head in want.offers {
             let author = envelope::peer_id(&head.author);
-            let known = author.and_then(|a| Some((a, self.offers.get(&a)?.position())));
+            let known =
+                author.and_then(|a| Some((a, K::shelf(self).documents.get(&a)?.position())));
             let position = (head.epoch, head.sequence);
             if let Some((author, known)) = known
                 && known > position
                 && room > 0
             {
-                let new = owed.offers.insert(author, position).is_none();
+                let changes = &mut owed.documents[K::CATEGORY as usize].changes;
+                let new = changes.insert(author, position).is_none();
                 room -= usize::from(new);
             }
         }
-        for id in want.cards {
+        let cards = want.cards.into_iter();
+        for id in cards.filter(|_| K::CATEGORY == Category::Offers) {
             match ExpertId::try_from(id.as_ref()) {
                 Ok(id) if self.cards.get(&id).is_none() => self.cards.wait(id, peer),
                 Ok(id) if room > 0 => room -= usize::from(owed.cards.insert(id)),

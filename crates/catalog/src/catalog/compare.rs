@@ -15,46 +15,58 @@ use crate::{
     Refusal,
     buckets::{BRANCHES, LEAVES_A_BRANCH, Position},
     envelope, frames,
+    kind::{Category, Kind},
     limits::{CLAIMANTS, FEW_HEADS, HEADS_PAGE},
 };
 
 impl Catalog {
     /// Begins a comparison with `peer`, if it is ours to begin.
-    pub(super) fn compare_with(&self, peer: PeerId, batch: &mut Batch) {
-        if self.me > peer {
-            let buckets = self.offers.buckets();
+    pub(super) fn compare_with<K: Kind>(&self, peer: PeerId, batch: &mut Batch) {
+        // In a mesh that nobody founded there is no charter.
+        let charter = K::CATEGORY == Category::Charter;
+        if self.me > peer && !(charter && self.founders.is_empty()) {
+            let buckets = K::shelf(self).documents.buckets();
             let frame = if buckets.len() <= FEW_HEADS {
-                frames::everything(buckets)
+                frames::everything(K::CATEGORY, buckets)
             } else {
-                frames::digest(buckets)
+                frames::digest(K::CATEGORY, buckets)
             };
             batch.send(peer, vec![frame]);
         }
     }
 
-    pub(super) fn on_digest(&mut self, peer: PeerId, digest: &Digest, batch: &mut Batch) {
-        let buckets = self.offers.buckets();
+    pub(super) fn on_digest<K: Kind>(&mut self, peer: PeerId, digest: &Digest, batch: &mut Batch) {
+        let buckets = K::shelf(self).documents.buckets();
         match buckets.differing(&digest.sums) {
-            Some(numbers) => batch.send(peer, frames::branches(buckets, &numbers)),
+            Some(numbers) => batch.send(peer, frames::branches(K::CATEGORY, buckets, &numbers)),
             None => self.refuse(peer, Refusal::Digest),
         }
     }
 
-    pub(super) fn on_branches(&mut self, peer: PeerId, branches: &Branches, batch: &mut Batch) {
+    pub(super) fn on_branches<K: Kind>(
+        &mut self,
+        peer: PeerId,
+        branches: &Branches,
+        batch: &mut Batch,
+    ) {
         let mut leaves = Vec::new();
         for branch in branches.branches.iter().take(BRANCHES) {
             let number = usize::try_from(branch.number).unwrap_or(usize::MAX);
-            match self.offers.buckets().differing_leaves(number, &branch.sums) {
+            match K::shelf(self)
+                .documents
+                .buckets()
+                .differing_leaves(number, &branch.sums)
+            {
                 Some(differing) => leaves.extend(differing),
                 None => return self.refuse(peer, Refusal::Digest),
             }
         }
         leaves.sort_unstable();
         leaves.dedup();
-        self.owe_leaves(peer, leaves, batch);
+        self.owe_leaves(K::CATEGORY, peer, leaves, batch);
     }
 
-    pub(super) fn on_heads(&mut self, peer: PeerId, told: Heads, batch: &mut Batch) {
+    pub(super) fn on_heads<K: Kind>(&mut self, peer: PeerId, told: Heads, batch: &mut Batch) {
         let Heads {
             heads,
             mut leaves,
@@ -63,8 +75,8 @@ impl Catalog {
         let mut theirs = BTreeMap::new();
         let mut behind = Vec::new();
         // A new author for whom there is no room would be asked for in vain at every digest.
-        let mut room = self
-            .offers
+        let mut room = K::shelf(self)
+            .documents
             .room_for_new(&peer, false, &self.me, &self.limits);
         for head in heads.into_iter().take(HEADS_PAGE) {
             if self.is_out(&peer) {
@@ -76,32 +88,38 @@ impl Catalog {
             };
             let claimed = (head.epoch, head.sequence);
             theirs.insert(author, claimed);
-            if self.is_lacking(peer, author, claimed, &mut room) {
-                behind.push(frames::head(&author, self.offers.position(&author)));
+            if self.is_lacking::<K>(peer, author, claimed, &mut room) {
+                behind.push(frames::head(
+                    &author,
+                    K::shelf(self).documents.position(&author),
+                ));
             }
         }
-        batch.send(peer, frames::want(behind, &[]));
+        batch.send(peer, frames::want(K::CATEGORY, behind, &[]));
         if all {
             leaves = (0..).take(BRANCHES * LEAVES_A_BRANCH).collect();
         }
         leaves.truncate(BRANCHES * LEAVES_A_BRANCH);
         let numbers = leaves.into_iter().filter_map(|n| usize::try_from(n).ok());
-        let ahead = self.offers.buckets().ahead_of(numbers, &theirs);
+        let ahead = K::shelf(self)
+            .documents
+            .buckets()
+            .ahead_of(numbers, &theirs);
         let ahead: Vec<OfferHead> = ahead.map(|(a, p)| frames::head(a, *p)).collect();
-        batch.send(peer, frames::heads(&ahead));
+        batch.send(peer, frames::heads(K::CATEGORY, &ahead));
     }
 
     /// Whether `peer` is to be asked for what it claims to have of `author`; if so, it counts as
     /// asked, and against the `room` there is for new authors.
-    fn is_lacking(
+    fn is_lacking<K: Kind>(
         &mut self,
         peer: PeerId,
         author: PeerId,
         claimed: Position,
         room: &mut usize,
     ) -> bool {
-        let known = self.offers.position(&author);
-        if claimed <= known || self.conducts.is_banned(&author) {
+        let known = K::shelf(self).documents.position(&author);
+        if claimed <= known || self.conducts.is_banned(&author) || !K::admits(self, &author) {
             return false;
         }
         let new = known.0 == 0 && author != self.me;
@@ -112,22 +130,22 @@ impl Catalog {
                 return false;
             }
             // What an author says of itself shows at least that it is there.
-            let gone = author != peer && self.offers.is_forgotten(&author, claimed);
+            let gone = author != peer && K::shelf(self).documents.is_forgotten(&author, claimed);
             let itself = author == peer
-                && self
-                    .offers
+                && K::shelf(self)
+                    .documents
                     .room_for_new(&peer, true, &self.me, &self.limits)
                     > 0;
             if (*room == 0 && !itself) || gone {
                 return false;
             }
         }
-        let asked = self
-            .asked_offers
-            .ask(author, peer, author == peer, self.ticks);
-        if !asked && self.asked_offers.is_open(&author) {
+        let ticks = self.ticks;
+        let shelf = K::shelf_mut(self);
+        let asked = shelf.asked.ask(author, peer, author == peer, ticks);
+        if !asked && shelf.asked.is_open(&author) {
             // Once the answer is here, this one need not be told of it.
-            let claimants = self.claimants.entry(author).or_default();
+            let claimants = shelf.claimants.entry(author).or_default();
             if claimants.len() < CLAIMANTS {
                 claimants.insert(peer);
             }

@@ -4,11 +4,11 @@
 //! of it has come, since most others have it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
-use polymath_proto::v1::{Cards, OfferHead, Offers, SyncFrame, sync_frame::Frame};
+use polymath_proto::v1::{Cards, OfferHead, Offers, SignedChange, SyncFrame, sync_frame::Frame};
 use polymath_types::{ExpertId, Format, PeerId};
 use prost::Message as _;
 
@@ -16,9 +16,10 @@ use super::{Action, Batch, Catalog, FrameError};
 use crate::{
     FRAME_BYTES, Refusal,
     cards::Taken,
+    documents::Outcome,
     effort, envelope, frames,
+    kind::{Category, Kind, charter::CharterKind, offer::OfferKind},
     limits::{FEW_HEADS, MISSING_A_TICK, PUSHES, WANT_ENTRIES},
-    offers::Outcome,
     record,
 };
 
@@ -40,17 +41,12 @@ impl Catalog {
             return Vec::new();
         }
         self.peers.insert(peer);
-        self.offers.met(peer);
-        if let Some(own) = self.offers.get(&peer) {
-            self.cards.missing().hurry(&own.offer().experts);
+        if let Some(own) = self.offers.said(&peer) {
+            self.cards.missing().hurry(&own.experts);
         }
         let mut batch = Batch::default();
-        self.compare_with(peer, &mut batch);
-        // Our own last change, too: if the peer holds another one, our storage was lost or put
-        // back, and equal digests would hide it.
-        let (epoch, sequence) = self.offers.position(&self.me);
-        let own = frames::head(&self.me, (epoch, sequence.saturating_sub(1)));
-        batch.send(peer, frames::want(vec![own], &[]));
+        self.greet::<CharterKind>(peer, &mut batch);
+        self.greet::<OfferKind>(peer, &mut batch);
         self.finish(batch)
     }
 
@@ -80,8 +76,8 @@ impl Catalog {
     pub fn peer_disconnected(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
         self.answers.forget(&peer);
-        self.offers.parted(&peer);
-        self.asked_offers.disconnected(&peer, self.ticks);
+        self.parted::<CharterKind>(&peer);
+        self.parted::<OfferKind>(&peer);
         self.asked_cards.disconnected(&peer, self.ticks);
         self.cards.disconnected(&peer);
     }
@@ -104,27 +100,46 @@ impl Catalog {
             return Err(FrameError::TooLarge { bytes });
         }
         let mut batch = Batch::default();
-        if frame.category != frames::OFFERS {
-            return Ok(Vec::new());
-        }
-        let frame = frame.frame.ok_or(FrameError::Empty)?;
-        let cost = effort::cost(&frame, self.offers.buckets().len());
-        if !self.efforts.spend(peer, cost) {
-            self.counters.refuse(Refusal::Flood);
-            return Ok(Vec::new());
-        }
-        match frame {
-            Frame::Digest(digest) => self.on_digest(peer, &digest, &mut batch),
-            Frame::Branches(branches) => self.on_branches(peer, &branches, &mut batch),
-            Frame::Heads(heads) => self.on_heads(peer, heads, &mut batch),
-            Frame::Want(want) => self.on_want(peer, want, &mut batch),
-            Frame::Offers(offers) => self.on_offers(peer, offers, &mut batch),
-            Frame::Cards(cards) => self.on_cards(peer, cards, &mut batch),
+        match Category::of(frame.category) {
+            Some(Category::Offers) => self.on_frame::<OfferKind>(peer, frame, &mut batch)?,
+            Some(Category::Charter) => self.on_frame::<CharterKind>(peer, frame, &mut batch)?,
+            None => return Ok(Vec::new()),
         }
         Ok(self.finish(batch))
     }
 
-    fn on_offers(&mut self, peer: PeerId, offers: Offers, batch: &mut Batch) {
+    fn on_frame<K: Kind>(
+        &mut self,
+        peer: PeerId,
+        frame: SyncFrame,
+        batch: &mut Batch,
+    ) -> Result<(), FrameError> {
+        let frame = frame.frame.ok_or(FrameError::Empty)?;
+        let known = K::shelf(self).documents.buckets().len();
+        if !self.efforts.spend(peer, effort::cost(&frame, known)) {
+            self.counters.refuse(Refusal::Flood);
+            return Ok(());
+        }
+        match frame {
+            Frame::Digest(digest) => self.on_digest::<K>(peer, &digest, batch),
+            Frame::Branches(branches) => self.on_branches::<K>(peer, &branches, batch),
+            Frame::Heads(heads) => self.on_heads::<K>(peer, heads, batch),
+            Frame::Want(want) => self.on_want::<K>(peer, want, batch),
+            Frame::Offers(offers) => {
+                self.on_changes::<K>(peer, offers, batch);
+                if K::CATEGORY == Category::Offers {
+                    self.ask_cards(peer, batch);
+                }
+            }
+            Frame::Cards(cards) if K::CATEGORY == Category::Offers => {
+                self.on_cards(peer, cards, batch);
+            }
+            Frame::Cards(_) => {}
+        }
+        Ok(())
+    }
+
+    fn on_changes<K: Kind>(&mut self, peer: PeerId, offers: Offers, batch: &mut Batch) {
         let mut changes = offers.changes;
         changes.sort_by(|a, b| {
             (&a.author, a.epoch, a.sequence).cmp(&(&b.author, b.epoch, b.sequence))
@@ -132,7 +147,9 @@ impl Catalog {
         let mut news = Vec::new();
         let mut gaps = BTreeSet::new();
         let mut solicited = BTreeMap::new();
-        for change in changes {
+        let mut forked = Vec::new();
+        let (mut changes, mut waiting) = (VecDeque::from(changes), VecDeque::new());
+        while let Some(change) = self.next_admitted::<K>(&mut changes, &mut waiting, batch) {
             if self.is_out(&peer) {
                 break;
             }
@@ -144,37 +161,40 @@ impl Catalog {
                 self.refuse(peer, Refusal::Banned);
                 continue;
             }
+            if !K::admits(self, &author) {
+                waiting.push_back(change);
+                continue;
+            }
             let solicited = *solicited
                 .entry(author)
-                .or_insert_with(|| self.asked_offers.is_asked(&author, &peer));
-            let taken = self.offers.take(
-                change.clone(),
-                peer,
-                batch.touched.contains(&author),
-                &self.me,
-                &self.mesh,
-                &self.limits,
-            );
+                .or_insert_with(|| K::shelf(self).asked.is_asked(&author, &peer));
+            let (me, mesh, limits) = (self.me, self.mesh, self.limits.clone());
+            let paid = batch.touched.contains(&(K::CATEGORY, author));
+            let documents = &mut K::shelf_mut(self).documents;
+            let taken = documents.take(change.clone(), peer, paid, &me, &mesh, &limits);
             // A question stays open until something comes that was not known: an answer of old
             // changes would else free its sender to claim the same again.
             match taken {
-                Ok(Outcome::Applied {
-                    added,
-                    removed,
-                    evicted,
-                }) => {
+                Ok(Outcome::Applied { before, evicted }) => {
                     self.counters.changes += 1;
                     self.counters.evicted += evicted.len() as u64;
-                    self.cards.reference(&added, &removed);
-                    self.asked_offers.close(&author);
-                    evicted.iter().for_each(|a| self.asked_offers.close(a));
-                    batch.evicted.extend(evicted);
-                    batch.touched.insert(author);
+                    let shelf = K::shelf_mut(self);
+                    shelf.asked.close(&author);
                     if solicited {
-                        let knowing = self.unannounced.entry(author).or_default();
+                        let knowing = shelf.unannounced.entry(author).or_default();
                         knowing.insert(peer);
-                        knowing.extend(self.claimants.remove(&author).unwrap_or_default());
-                    } else {
+                        knowing.extend(shelf.claimants.remove(&author).unwrap_or_default());
+                    }
+                    if let Some(now) = shelf.documents.get(&author).map(|log| log.said().clone()) {
+                        K::became(self, &before, &now);
+                    }
+                    for (gone, said) in evicted {
+                        K::shelf_mut(self).asked.close(&gone);
+                        K::became(self, &said, &Arc::default());
+                        batch.evicted.insert((K::CATEGORY, gone));
+                    }
+                    batch.touched.insert((K::CATEGORY, author));
+                    if !solicited {
                         news.push(change);
                     }
                 }
@@ -187,27 +207,32 @@ impl Catalog {
                 }
                 Ok(Outcome::OwnFork) => {
                     self.counters.own_forks += 1;
-                    self.asked_offers.close(&author);
-                    self.forks.epoch = self.forks.epoch.max(change.epoch);
-                    self.forks.due = true;
+                    let shelf = K::shelf_mut(self);
+                    shelf.asked.close(&author);
+                    shelf.forks.epoch = shelf.forks.epoch.max(change.epoch);
+                    shelf.forks.due = true;
+                    forked.push(change);
                 }
                 Err(refusal) => {
                     tracing::debug!(%peer, %author, epoch = change.epoch, sequence = change.sequence, %refusal, "change refused");
                     // Once an author: all further ones are for the counter.
-                    if refusal == Refusal::Equivocation && self.offers.equivocated(&author) {
+                    if refusal == Refusal::Equivocation
+                        && K::shelf_mut(self).documents.equivocated(&author)
+                    {
                         tracing::warn!(%author, epoch = change.epoch, sequence = change.sequence,
                             "this author signed two different changes with one sequence; the first stays");
                     }
                     if refusal.is_authors_own() {
                         // Later changes of this author will look like a gap; asking for it now
                         // would bring this one again, without end.
-                        self.asked_offers.rest(author, peer, self.ticks);
+                        let ticks = self.ticks;
+                        K::shelf_mut(self).asked.rest(author, peer, ticks);
                     }
                     self.refuse(peer, refusal);
                     self.efforts.spend(peer, REFUSED);
                     if refusal == Refusal::Replay {
                         tracing::warn!(%author, "what is kept of this author cannot be replayed; it is fetched anew");
-                        self.forget(author, batch);
+                        self.forget::<K>(author, batch);
                     }
                     if refusal.is_poison() && self.conducts.poison(author, &change.signature) {
                         self.ban(author, batch);
@@ -215,31 +240,80 @@ impl Catalog {
                 }
             }
         }
-        if self.forks.due && !self.forks.rolled {
-            self.resolve_fork(batch);
+        for _ in waiting {
+            self.refuse(peer, Refusal::Standing);
+            self.efforts.spend(peer, 1);
+        }
+        self.read_fork::<K>(&forked);
+        let forks = &K::shelf(self).forks;
+        if forks.due && !forks.rolled {
+            self.resolve_fork::<K>(batch);
         }
         if let Some(first) = news.first() {
             let receivers = self.some_peers(&BTreeSet::from([peer]), &first.signature);
             for receiver in receivers {
-                batch.send(receiver, frames::offers(news.clone()));
+                batch.send(receiver, frames::changes(K::CATEGORY, news.clone()));
             }
         }
+        let ticks = self.ticks;
+        let shelf = K::shelf_mut(self);
         let behind = gaps
             .into_iter()
-            .filter(|author| {
-                self.asked_offers
-                    .ask(*author, peer, *author == peer, self.ticks)
-            })
-            .map(|author| frames::head(&author, self.offers.position(&author)))
+            .filter(|author| shelf.asked.ask(*author, peer, *author == peer, ticks))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|author| frames::head(&author, shelf.documents.position(&author)))
             .collect();
-        let cards: BTreeSet<ExpertId> = batch
-            .touched
-            .iter()
-            .filter_map(|author| self.offers.get(author))
-            .flat_map(|log| &log.offer().experts)
+        let idle = shelf.asked.is_idle();
+        batch.send(peer, frames::want(K::CATEGORY, behind, &[]));
+        if idle {
+            self.announce::<K>(batch);
+        }
+    }
+
+    /// The next change to be looked at. When there is no other, those that wait for their author to be
+    /// admitted are, if what came before them has done that.
+    fn next_admitted<K: Kind>(
+        &mut self,
+        changes: &mut VecDeque<SignedChange>,
+        waiting: &mut VecDeque<SignedChange>,
+        batch: &mut Batch,
+    ) -> Option<SignedChange> {
+        if changes.is_empty() && !waiting.is_empty() && self.merge_due {
+            self.remerge(batch);
+            let admitted = |change: &SignedChange| {
+                envelope::peer_id(&change.author).is_some_and(|a| K::admits(self, &a))
+            };
+            let (now, still) = std::mem::take(waiting).into_iter().partition(admitted);
+            (*changes, *waiting) = (now, still);
+        }
+        changes.pop_front()
+    }
+
+    /// What the version of our own document says that these changes belong to: they continue ours up
+    /// to where they part, or are another epoch's from the first one on.
+    fn read_fork<K: Kind>(&mut self, forked: &[SignedChange]) {
+        let Some(epoch) = forked.iter().map(|change| change.epoch).max() else {
+            return;
+        };
+        let (me, limits) = (self.me, self.limits.clone());
+        let changes = forked.iter().filter(|change| change.epoch == epoch);
+        let shelf = K::shelf_mut(self);
+        if let Some(theirs) = shelf.documents.branch(&me, epoch, changes, &limits) {
+            shelf.forks.theirs = Some(theirs);
+        }
+    }
+
+    /// Asks for the cards that are missing of offers that came from `peer`.
+    fn ask_cards(&mut self, peer: PeerId, batch: &mut Batch) {
+        let touched = batch.touched.iter();
+        let touched = touched.filter(|(category, _)| *category == Category::Offers);
+        let cards: BTreeSet<ExpertId> = touched
+            .filter_map(|(_, author)| self.offers.said(author))
+            .flat_map(|offer| &offer.experts)
             .copied()
             .collect();
-        let own = batch.touched.contains(&peer);
+        let own = batch.touched.contains(&(Category::Offers, peer));
         let mut missing = Vec::new();
         let mut room = self.cards.room_for_new(&peer, own, &self.limits);
         for id in cards {
@@ -252,41 +326,42 @@ impl Catalog {
                 room -= 1;
             }
         }
-        batch.send(peer, frames::want(behind, &missing));
-        if self.asked_offers.is_idle() {
-            self.announce(batch);
-        }
+        let want = frames::want(Category::Offers, Vec::new(), &missing);
+        batch.send(peer, want);
     }
 
-    /// Drops the offer of an author that signs poison again and again.
+    /// Drops the documents of an author that signs poison again and again.
     fn ban(&mut self, author: PeerId, batch: &mut Batch) {
-        tracing::warn!(%author, "this author signs changes that no offer can contain; it is ignored for a while");
-        self.forget(author, batch);
+        tracing::warn!(%author, "this author signs changes that no document can contain; it is ignored for a while");
+        self.forget::<OfferKind>(author, batch);
+        self.forget::<CharterKind>(author, batch);
     }
 
-    fn forget(&mut self, author: PeerId, batch: &mut Batch) {
-        if let Some(gone) = self.offers.remove(&author) {
-            self.cards.reference(&[], &gone.offer().experts);
-            batch.evicted.insert(author);
+    fn forget<K: Kind>(&mut self, author: PeerId, batch: &mut Batch) {
+        let shelf = K::shelf_mut(self);
+        shelf.asked.close(&author);
+        shelf.unannounced.remove(&author);
+        if let Some(gone) = shelf.documents.remove(&author) {
+            K::became(self, gone.said(), &Arc::default());
+            batch.evicted.insert((K::CATEGORY, author));
         }
-        self.asked_offers.close(&author);
-        self.unannounced.remove(&author);
     }
 
     /// Tells some others what was learned in answers, and only those who did not say that they have
     /// it. A newcomer that told every document of thousands would tell them nothing new: many are
     /// left to the digest.
-    pub(super) fn announce(&mut self, batch: &mut Batch) {
-        let authors = std::mem::take(&mut self.unannounced);
+    pub(super) fn announce<K: Kind>(&mut self, batch: &mut Batch) {
+        let authors = std::mem::take(&mut K::shelf_mut(self).unannounced);
+        let documents = &K::shelf(self).documents;
         let mut told: BTreeMap<PeerId, Vec<OfferHead>> = BTreeMap::new();
         for (author, knowing) in &authors {
-            let head = frames::head(author, self.offers.position(author));
+            let head = frames::head(author, documents.position(author));
             for peer in self.some_peers(knowing, &author.to_bytes()) {
                 told.entry(peer).or_default().push(head.clone());
             }
         }
         if authors.len() > FEW_HEADS {
-            let digest = frames::digest(self.offers.buckets());
+            let digest = frames::digest(K::CATEGORY, documents.buckets());
             let last = authors.keys().next_back().map(|author| author.to_bytes());
             for peer in self.some_peers(&BTreeSet::new(), &last.unwrap_or_default()) {
                 if told.contains_key(&peer) {
@@ -296,12 +371,12 @@ impl Catalog {
             return;
         }
         for (peer, heads) in told {
-            batch.send(peer, frames::heads(&heads));
+            batch.send(peer, frames::heads(K::CATEGORY, &heads));
         }
     }
 
     /// Those to whom news are passed on, who are not among `except`; others for every `seed`.
-    fn some_peers(&self, except: &BTreeSet<PeerId>, seed: &[u8]) -> Vec<PeerId> {
+    pub(super) fn some_peers(&self, except: &BTreeSet<PeerId>, seed: &[u8]) -> Vec<PeerId> {
         let mut others: Vec<PeerId> = self.peers.difference(except).copied().collect();
         if others.len() > PUSHES {
             others.sort_by_cached_key(|peer| {
@@ -315,7 +390,8 @@ impl Catalog {
     }
 
     fn on_cards(&mut self, peer: PeerId, cards: Cards, batch: &mut Batch) {
-        let own = self.offers.get(&peer).map(|log| Arc::clone(log.offer()));
+        let own = self.offers.documents.get(&peer);
+        let own = own.map(|log| Arc::clone(log.said()));
         let own = own.as_ref().map_or(&[][..], |offer| &offer.experts);
         for bytes in cards.cards {
             if self.is_out(&peer) {
@@ -360,7 +436,8 @@ impl Catalog {
         let peers: Vec<PeerId> = self.peers.iter().copied().collect();
         let mut asks: BTreeMap<PeerId, Vec<ExpertId>> = BTreeMap::new();
         for peer in &peers {
-            let Some(own) = self.offers.get(peer).map(|log| Arc::clone(log.offer())) else {
+            let own = self.offers.documents.get(peer);
+            let Some(own) = own.map(|log| Arc::clone(log.said())) else {
                 continue;
             };
             let mut room = self.cards.room_for_new(peer, true, &self.limits);
@@ -390,7 +467,7 @@ impl Catalog {
             }
         }
         for (peer, cards) in asks {
-            batch.send(peer, frames::want(Vec::new(), &cards));
+            batch.send(peer, frames::want(Category::Offers, Vec::new(), &cards));
         }
     }
 

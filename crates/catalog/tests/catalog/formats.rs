@@ -5,12 +5,15 @@
 use std::path::PathBuf;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use polymath_catalog::{CatalogLimits, RecordError};
+use polymath_catalog::{CatalogLimits, CharterEdit, RecordError};
 use polymath_proto::v1::SyncFrame;
 use polymath_types::{Keypair, NodeKey};
 use prost::Message as _;
 
-use crate::driver::{Disk, Node, card, expert_id, key, offers};
+use crate::{
+    charter::{alias, charters},
+    driver::{Disk, Node, card, changes, expert_id, key, offers},
+};
 
 pub(crate) fn key_from_seed(seed: [u8; 32]) -> NodeKey {
     let pair = Keypair::ed25519_from_bytes(seed).unwrap();
@@ -66,6 +69,53 @@ fn the_frame_is_what_version_2_sent() {
     reader.connect_to(node.id());
     reader.receive(node.id(), SyncFrame::decode(kept.as_slice()).unwrap());
     assert_eq!(reader.catalog.index().peers(), node.catalog.index().peers());
+}
+
+/// A founder with a fixed key after four changes of its charter document, and the frame with them.
+fn founder() -> (Node, SyncFrame) {
+    let founders = vec![key(42).peer_id()];
+    let limits = CatalogLimits::default();
+    let mut node = Node::founded(key(42), limits, Disk::new(), founders).0;
+    node.connect_to(key(43).peer_id());
+    let edits = [
+        CharterEdit::Appoint(key(7).peer_id()),
+        CharterEdit::Revoke {
+            peer: key(8).peer_id(),
+            out: true,
+        },
+        alias("default", "chef"),
+        CharterEdit::Category {
+            name: "cooking".into(),
+            experts: vec!["chef".into(), "baker".into()],
+        },
+    ];
+    let sent = edits.map(|edit| changes(&node.edit(edit).unwrap()));
+    (node, charters(sent.concat()))
+}
+
+#[test]
+fn the_charter_record_and_frame_are_what_version_1_wrote() {
+    let (node, frame) = founder();
+    let name = format!("charter-{}", node.id());
+    let record = golden("charter_record_v1.bin", &node.disk[&name]);
+    assert_eq!(node.disk[&name], record);
+    let sent = golden("charter_frame_v2.bin", &frame.encode_to_vec());
+    assert_eq!(frame.encode_to_vec(), sent);
+
+    let founders = vec![node.id()];
+    let disk = Disk::from([(name, record)]);
+    let limits = CatalogLimits::default();
+    let (reader, recovered) = Node::founded(key(1), limits, disk, founders.clone());
+    assert!(recovered.problems.is_empty(), "{recovered:?}");
+    let mut hearer = Node::founded(key(2), CatalogLimits::default(), Disk::new(), founders).0;
+    hearer.connect_to(node.id());
+    hearer.receive(node.id(), SyncFrame::decode(sent.as_slice()).unwrap());
+    for charter in [reader.catalog.charter(), hearer.catalog.charter()] {
+        assert_eq!(charter, node.catalog.charter());
+        assert!(charter.is_admin(&key(7).peer_id()) && charter.is_revoked(&key(8).peer_id()));
+        assert_eq!(charter.resolve("default"), "chef");
+        assert_eq!(charter.categories["cooking"].value.len(), 2);
+    }
 }
 
 #[test]

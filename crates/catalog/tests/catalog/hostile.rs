@@ -459,7 +459,7 @@ fn sums_that_are_no_digest_are_their_senders_fault_and_those_of_later_kinds_are_
         assert!(node.receive(from, bad.clone()).is_empty());
         let after = node.catalog.counters().refused(Refusal::Digest);
         assert_eq!(after, before + 1, "{bad:?}");
-        let later = SyncFrame { category: 1, ..bad };
+        let later = SyncFrame { category: 9, ..bad };
         assert!(node.receive(from, later).is_empty());
         assert_eq!(node.catalog.counters().refused(Refusal::Digest), after);
     }

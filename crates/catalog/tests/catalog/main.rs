@@ -4,6 +4,8 @@
 
 mod attacks;
 mod bounds;
+mod charter;
+mod charter_schema;
 mod claims;
 mod convergence;
 mod driver;

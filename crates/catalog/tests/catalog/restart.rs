@@ -116,6 +116,7 @@ fn records_under_wrong_names_or_of_another_mesh_are_left_alone() {
     let config = polymath_catalog::CatalogConfig {
         key: key(4),
         mesh: polymath_types::MeshId::from_bytes([9; 32]),
+        founders: Vec::new(),
         limits: CatalogLimits::default(),
     };
     let (_, recovered) = polymath_catalog::Catalog::open(config, whole.clone());

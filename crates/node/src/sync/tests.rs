@@ -42,6 +42,7 @@ fn config(key: &NodeKey) -> CatalogConfig {
     CatalogConfig {
         key: key.clone(),
         mesh: MESH,
+        founders: Vec::new(),
         limits: Default::default(),
     }
 }

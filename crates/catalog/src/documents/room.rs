@@ -1,4 +1,4 @@
-//! Who gives way when the table of offers is full.
+//! Who gives way when a table of documents is full.
 //!
 //! Keys cost nothing, so one connection can bring any number of authors. It may fill what is free;
 //! once nothing is, a peer that brought more than its share replaces its own authors and gives way
@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 
 use polymath_types::PeerId;
 
-use super::{Author, Offers};
+use super::{Author, Documents};
 use crate::{
     CatalogLimits, Refusal,
     buckets::Position,
     evictions::Pot,
+    kind::Kind,
     limits::{FORGOTTEN_TICKS, NOTED_TICKS, NOTES_A_TICK, SHARES},
 };
 
@@ -31,7 +32,7 @@ pub(super) struct Lack {
     pub(super) bytes: usize,
 }
 
-impl Offers {
+impl<K: Kind> Documents<K> {
     /// `peer` is connected now: it is seen, whoever brought its offer.
     pub(crate) fn met(&mut self, peer: PeerId) {
         self.connected.insert(peer);
@@ -89,7 +90,7 @@ impl Offers {
         me: &PeerId,
         limits: &CatalogLimits,
     ) -> usize {
-        let free = limits.authors.saturating_sub(self.authors.len());
+        let free = K::bounds(limits).authors.saturating_sub(self.authors.len());
         if free > 0 || self.evictions.left_of(introducer) == 0 {
             return free;
         }
@@ -143,10 +144,10 @@ impl Offers {
         introducer: PeerId,
         pot: Pot,
         limits: &CatalogLimits,
-    ) -> Option<Author> {
+    ) -> Option<Author<K>> {
         let gone = self.remove(author)?;
         self.evictions.count(introducer, pot);
-        if self.forgotten.len() >= limits.authors {
+        if self.forgotten.len() >= K::bounds(limits).authors {
             let first = self.forgotten.iter().min_by_key(|(_, f)| f.tick);
             if let Some(first) = first.map(|(a, _)| *a) {
                 self.forgotten.remove(&first);
@@ -172,13 +173,14 @@ impl Offers {
         me: &PeerId,
         limits: &CatalogLimits,
     ) -> (Vec<PeerId>, Pot) {
-        let may_go: Vec<(&PeerId, &Author)> = self
+        let may_go: Vec<(&PeerId, &Author<K>)> = self
             .authors
             .iter()
             .filter(|(peer, _)| ![author, me].contains(peer) && !self.connected.contains(peer))
             .collect();
         // Parts of the table, by whichever is scarcer: places times all bytes, or the reverse.
-        let (places, bytes) = (limits.authors as u128, limits.offer_bytes as u128);
+        let bounds = K::bounds(limits);
+        let (places, bytes) = (bounds.authors as u128, bounds.bytes as u128);
         let mut parts: BTreeMap<PeerId, (u128, u128)> = BTreeMap::new();
         for (_, log) in &may_go {
             // Who brought those of an earlier run is not known; they weigh on no one.

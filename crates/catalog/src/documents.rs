@@ -1,4 +1,5 @@
-//! The table of offers: per author the signed changes of the current epoch and what they say.
+//! The table of one kind of documents: per author the signed changes of the current epoch and what they
+//! say.
 //!
 //! Decides in which order a change is checked and what becomes of it. Documents are cold: the bytes
 //! of their signed changes, and what they say; the few that were changed last are kept live.
@@ -11,50 +12,54 @@ use std::{
 };
 
 use polymath_proto::v1::SignedChange;
-use polymath_types::{ExpertId, MeshId, NodeKey, PeerId, PeerOffer};
+use polymath_types::{MeshId, NodeKey, PeerId};
 
 use crate::{
     CatalogLimits, Refusal,
     buckets::{Buckets, Position},
-    document::{Document, Head, View, check_continuity},
+    document::{Document, Head, check_continuity},
     envelope,
     evictions::Evictions,
-    limits::{CHANGE_BURST, CHANGES_A_TICK, HOT_DOCUMENTS},
+    kind::{Bounds, Kind},
+    limits::HOT_DOCUMENTS,
     log::Log,
 };
 
 /// Everything known of one author.
 #[derive(Debug)]
-pub(crate) struct Author {
+pub(crate) struct Author<K: Kind> {
+    epoch: u64,
     /// The changes of the present epoch, from the first one on.
     log: Log,
     head: Head,
-    /// What they say; the index has the same one.
-    offer: Arc<PeerOffer>,
+    /// What they say.
+    said: Arc<K::Said>,
     /// The peer that brought it; unknown after a restart.
     introducer: Option<PeerId>,
     /// The tick in which it was last connected or changed, as far as that is known.
     seen: Option<u64>,
     /// The tick of which its record on the disk says that it was seen.
     noted: u64,
-    /// How often its record may be written before the next tick, as of tick `counted`.
-    writes: u32,
+    /// How often its record may be written before the next tick, as of tick `counted`; nothing is as
+    /// often as may be.
+    writes: Option<u32>,
     counted: u64,
     /// It signed two different changes with one sequence.
     equivocated: bool,
 }
 
-impl Author {
+impl<K: Kind> Author<K> {
     /// `log` is not empty; it leads to `head` and says `view`.
-    pub(crate) fn new(epoch: u64, log: Log, head: Head, view: View) -> Self {
+    pub(crate) fn new(epoch: u64, log: Log, head: Head, view: K::View) -> Self {
         Self {
-            offer: Arc::new(view.into_offer((epoch, log.len()))),
+            epoch,
+            said: Arc::new(K::said(view, (epoch, log.len()))),
             log,
             head,
             introducer: None,
             seen: None,
             noted: 0,
-            writes: CHANGE_BURST,
+            writes: None,
             counted: 0,
             equivocated: false,
         }
@@ -73,14 +78,11 @@ impl Author {
     }
 
     /// Writes left at `tick`.
-    fn writes_at(&self, tick: u64) -> u32 {
+    fn writes_at(&self, tick: u64, bounds: &Bounds) -> u32 {
         let ticks = u32::try_from(tick.saturating_sub(self.counted)).unwrap_or(u32::MAX);
-        let more = ticks.saturating_mul(CHANGES_A_TICK);
-        self.writes.saturating_add(more).min(CHANGE_BURST)
-    }
-
-    fn epoch(&self) -> u64 {
-        self.offer.epoch
+        let more = ticks.saturating_mul(bounds.changes_a_tick);
+        let left = self.writes.unwrap_or(bounds.burst);
+        left.saturating_add(more).min(bounds.burst)
     }
 
     fn bytes(&self) -> usize {
@@ -88,7 +90,7 @@ impl Author {
     }
 
     pub(crate) fn position(&self) -> Position {
-        (self.epoch(), self.log.len())
+        (self.epoch, self.log.len())
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -99,17 +101,17 @@ impl Author {
         self.head
     }
 
-    pub(crate) fn offer(&self) -> &Arc<PeerOffer> {
-        &self.offer
+    pub(crate) fn said(&self) -> &Arc<K::Said> {
+        &self.said
     }
 
-    pub(crate) fn view(&self) -> View {
-        View::of(&self.offer)
+    pub(crate) fn view(&self) -> K::View {
+        K::view(&self.said)
     }
 
     /// What whoever knows the document up to `position` lacks.
     pub(crate) fn after(&self, (epoch, sequence): Position) -> Vec<SignedChange> {
-        match self.epoch().cmp(&epoch) {
+        match self.epoch.cmp(&epoch) {
             std::cmp::Ordering::Less => Vec::new(),
             std::cmp::Ordering::Greater => self.log.changes(),
             std::cmp::Ordering::Equal => self.log.after(sequence),
@@ -117,18 +119,13 @@ impl Author {
     }
 }
 
-/// Experts that an offer names from now on, and those that it no longer names.
-pub(crate) type Turnover = (Vec<ExpertId>, Vec<ExpertId>);
-
 /// What became of a change that was not refused.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// It continues its document and was applied; these experts' references changed, and these
-    /// authors gave way to it.
+#[derive(Debug)]
+pub(crate) enum Outcome<K: Kind> {
+    /// It continues its document and was applied; what was said before, and who gave way to it.
     Applied {
-        added: Vec<ExpertId>,
-        removed: Vec<ExpertId>,
-        evicted: Vec<PeerId>,
+        before: Arc<K::Said>,
+        evicted: Vec<(PeerId, Arc<K::Said>)>,
     },
     /// Known, or of an epoch that is over.
     Repeat,
@@ -138,9 +135,9 @@ pub(crate) enum Outcome {
     OwnFork,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Offers {
-    authors: BTreeMap<PeerId, Author>,
+#[derive(Debug)]
+pub(crate) struct Documents<K: Kind> {
+    authors: BTreeMap<PeerId, Author<K>>,
     buckets: Buckets,
     bytes: usize,
     /// Least recently changed first.
@@ -152,12 +149,27 @@ pub(crate) struct Offers {
     forgotten: BTreeMap<PeerId, room::Forgotten>,
 }
 
-impl Offers {
-    pub(crate) fn get(&self, author: &PeerId) -> Option<&Author> {
+impl<K: Kind> Default for Documents<K> {
+    fn default() -> Self {
+        Self {
+            authors: BTreeMap::new(),
+            buckets: Buckets::default(),
+            bytes: 0,
+            hot: Vec::new(),
+            connected: BTreeSet::new(),
+            tick: 0,
+            evictions: Evictions::default(),
+            forgotten: BTreeMap::new(),
+        }
+    }
+}
+
+impl<K: Kind> Documents<K> {
+    pub(crate) fn get(&self, author: &PeerId) -> Option<&Author<K>> {
         self.authors.get(author)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&PeerId, &Author)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&PeerId, &Author<K>)> {
         self.authors.iter()
     }
 
@@ -175,13 +187,13 @@ impl Offers {
     pub(crate) fn restore(
         &mut self,
         author: PeerId,
-        log: Author,
+        log: Author<K>,
         me: &PeerId,
         limits: &CatalogLimits,
     ) -> bool {
         let fits = author == *me
-            || self.authors.len() < limits.authors
-                && self.bytes + log.bytes() <= limits.offer_bytes;
+            || self.authors.len() < K::bounds(limits).authors
+                && self.bytes + log.bytes() <= K::bounds(limits).bytes;
         if fits {
             self.bytes += log.bytes();
             self.buckets.set(author, log.position());
@@ -190,8 +202,16 @@ impl Offers {
         fits
     }
 
+    /// Whether others are told that the document is here.
+    pub(crate) fn show(&mut self, author: &PeerId, shown: bool) {
+        match self.get(author).map(Author::position) {
+            Some(position) if shown => self.buckets.set(*author, position),
+            _ => self.buckets.remove(author),
+        }
+    }
+
     /// Forgets everything of an author.
-    pub(crate) fn remove(&mut self, author: &PeerId) -> Option<Author> {
+    pub(crate) fn remove(&mut self, author: &PeerId) -> Option<Author<K>> {
         let gone = self.authors.remove(author)?;
         self.bytes -= gone.bytes();
         self.buckets.remove(author);
@@ -218,8 +238,9 @@ impl Offers {
         me: &PeerId,
         mesh: &MeshId,
         limits: &CatalogLimits,
-    ) -> Result<Outcome, Refusal> {
-        let author = envelope::check_form(&change, limits)?;
+    ) -> Result<Outcome<K>, Refusal> {
+        let bounds = K::bounds(limits);
+        let author = envelope::check_form::<K>(&change, limits)?;
         let (epoch, sequence) = (change.epoch, change.sequence);
         let (known_epoch, known_sequence) = self.position(&author);
         if epoch < known_epoch {
@@ -237,7 +258,7 @@ impl Offers {
         {
             return Ok(Outcome::Repeat);
         }
-        envelope::check_signature(&change, &author, mesh)?;
+        envelope::check_signature::<K>(&change, &author, mesh)?;
         if author == *me {
             return Ok(Outcome::OwnFork);
         }
@@ -248,11 +269,11 @@ impl Offers {
         if sequence != expected {
             return Ok(Outcome::Gap);
         }
-        if sequence > limits.changes_per_epoch as u64 {
+        if sequence > bounds.changes_per_epoch as u64 {
             return Err(Refusal::TooMuch);
         }
         let log = self.get(&author);
-        let writes = log.map_or(CHANGE_BURST, |l| l.writes_at(self.tick));
+        let writes = log.map_or(bounds.burst, |l| l.writes_at(self.tick, &bounds));
         let cost = u32::from(!(paid && same_epoch));
         let Some(writes) = writes.checked_sub(cost) else {
             return Err(Refusal::Rate);
@@ -262,7 +283,7 @@ impl Offers {
         let replaced = log.filter(|_| !same_epoch).map_or(0, Author::bytes);
         // Before what is counted over the whole history: of an author that signed two, an honest peer
         // may hold the other one, in which this change is not too much.
-        let expected = check_continuity(
+        let expected = check_continuity::<K>(
             &change.change,
             &author,
             epoch,
@@ -270,38 +291,32 @@ impl Offers {
             kept.map(Author::head),
             limits,
         )?;
-        if kept.map_or(0, Author::bytes) + change.change.len() > limits.document_bytes {
+        if kept.map_or(0, Author::bytes) + change.change.len() > bounds.document_bytes {
             return Err(Refusal::TooMuch);
         }
         let places = self.authors.len() + 1;
         let lack = room::Lack {
             authors: if log.is_none() {
-                places.saturating_sub(limits.authors)
+                places.saturating_sub(bounds.authors)
             } else {
                 0
             },
-            bytes: (self.bytes - replaced + change.change.len()).saturating_sub(limits.offer_bytes),
+            bytes: (self.bytes - replaced + change.change.len()).saturating_sub(bounds.bytes),
         };
         let (going, pot) = self.room_for(lack, &author, &from, me, limits)?;
         // What cannot be replayed was damaged here: it is not the author who signed poison.
         let document = self.document(&author, epoch).map_err(|_| Refusal::Replay)?;
-        match document.with_change(&change.change, expected, limits) {
+        match document.with_change::<K>(&change.change, expected, limits) {
             Ok((changed, view, head)) => {
-                let gone: Vec<Author> = going
+                let evicted = going
                     .iter()
-                    .filter_map(|a| self.evict(a, from, pot, limits))
+                    .filter_map(|a| Some((*a, self.evict(a, from, pot, limits)?.said)))
                     .collect();
-                let (added, mut removed) =
-                    self.commit(author, from, epoch, changed, change, head, view);
-                removed.extend(gone.iter().flat_map(|log| &log.offer.experts));
+                let before = self.commit(author, from, epoch, changed, change, head, view);
                 if let Some(log) = self.authors.get_mut(&author) {
-                    (log.writes, log.counted) = (writes, self.tick);
+                    (log.writes, log.counted) = (Some(writes), self.tick);
                 }
-                Ok(Outcome::Applied {
-                    added,
-                    removed,
-                    evicted: going,
-                })
+                Ok(Outcome::Applied { before, evicted })
             }
             Err(refusal) => {
                 // As it was; else every bad change would cost a replay of the document.
@@ -314,23 +329,57 @@ impl Offers {
     }
 
     /// Writes the next change of our own document. `epoch` above the present one starts a fresh
-    /// document. No change when it says `to` already; else the experts that came and went.
+    /// document. No change when it says `to` already; else what it said before.
     pub(crate) fn write(
         &mut self,
         key: &NodeKey,
         mesh: &MeshId,
         epoch: u64,
-        to: View,
-    ) -> Result<Option<Turnover>, Refusal> {
+        to: K::View,
+        limits: &CatalogLimits,
+    ) -> Result<Option<Arc<K::Said>>, Refusal> {
         let me = key.peer_id();
-        let log = self.get(&me).filter(|l| l.epoch() == epoch);
+        let log = self.get(&me).filter(|l| l.epoch == epoch);
         let (from, sequence) = (log.map(Author::view), log.map_or(0, |l| l.log.len()) + 1);
         if from.as_ref() == Some(&to) {
             return Ok(None);
         }
-        let (document, bytes, head) = self.document(&me, epoch)?.edited(from.as_ref(), &to)?;
-        let change = envelope::sign(key, mesh, epoch, sequence, bytes)?;
+        let (document, bytes, head) = self.document(&me, epoch)?.edited::<K>(from.as_ref(), &to)?;
+        if bytes.len() > K::bounds(limits).change_bytes {
+            return Err(Refusal::TooMuch);
+        }
+        let change = envelope::sign::<K>(key, mesh, epoch, sequence, bytes)?;
         Ok(Some(self.commit(me, me, epoch, document, change, head, to)))
+    }
+
+    /// What `author`'s document says in a version that is not kept: `changes` of `epoch`, in order,
+    /// after those of the kept one that come before them.
+    pub(crate) fn branch<'a>(
+        &self,
+        author: &PeerId,
+        epoch: u64,
+        changes: impl Iterator<Item = &'a SignedChange>,
+        limits: &CatalogLimits,
+    ) -> Option<K::View> {
+        let changes: Vec<&SignedChange> = changes.collect();
+        let first = changes.first()?.sequence;
+        let kept = self.get(author).filter(|l| l.epoch == epoch);
+        let mut all = kept.map(|l| l.log.changes()).unwrap_or_default();
+        all.truncate(usize::try_from(first.checked_sub(1)?).ok()?);
+        all.extend(changes.into_iter().cloned());
+        let (mut document, mut head) = (Document::new::<K>(author, epoch), None);
+        let mut says = None;
+        for (change, sequence) in all.iter().zip(1..) {
+            let bytes = &change.change;
+            if change.sequence != sequence {
+                return None;
+            }
+            let expected =
+                check_continuity::<K>(bytes, author, epoch, sequence, head, limits).ok()?;
+            let (changed, view, at) = document.with_change::<K>(bytes, expected, limits).ok()?;
+            (document, head, says) = (changed, Some(at), Some(view));
+        }
+        says
     }
 
     /// Bytes of all changes of an author's present epoch.
@@ -347,9 +396,9 @@ impl Offers {
         {
             return Ok(self.hot.remove(at).2);
         }
-        match self.get(author).filter(|l| l.epoch() == epoch) {
-            Some(log) => Document::replay(author, epoch, &log.log.changes(), log.head),
-            None => Ok(Document::new(author, epoch)),
+        match self.get(author).filter(|l| l.epoch == epoch) {
+            Some(log) => Document::replay::<K>(author, epoch, &log.log.changes(), log.head),
+            None => Ok(Document::new::<K>(author, epoch)),
         }
     }
 
@@ -370,35 +419,29 @@ impl Offers {
         document: Document,
         change: SignedChange,
         head: Head,
-        view: View,
-    ) -> Turnover {
+        view: K::View,
+    ) -> Arc<K::Said> {
         self.keep_hot(author, epoch, document);
         self.forgotten.remove(&author);
         self.bytes += change.change.len();
         let log = self
             .authors
             .entry(author)
-            .or_insert_with(|| Author::new(epoch, Log::default(), head, View::default()));
+            .or_insert_with(|| Author::new(epoch, Log::default(), head, K::View::default()));
         let met = self.connected.contains(&author);
         log.introducer
             .get_or_insert(if met { author } else { from });
         log.seen = Some(self.tick);
         log.noted = self.tick;
-        if log.epoch() != epoch {
+        if log.epoch != epoch {
             self.bytes -= log.bytes();
             log.log = Log::default();
+            log.epoch = epoch;
         }
         log.log.push(change);
         log.head = head;
         let position = (epoch, log.log.len());
-        let offer = Arc::new(view.into_offer(position));
-        let before = std::mem::replace(&mut log.offer, offer);
         self.buckets.set(author, position);
-        let lacking = |from: &PeerOffer, what: &PeerOffer| {
-            let from: BTreeSet<&ExpertId> = from.experts.iter().collect();
-            let gone = what.experts.iter().filter(|id| !from.contains(id));
-            gone.copied().collect()
-        };
-        (lacking(&before, &log.offer), lacking(&log.offer, &before))
+        std::mem::replace(&mut log.said, Arc::new(K::said(view, position)))
     }
 }

@@ -1,0 +1,79 @@
+//! What becomes of charter documents: the charter, whose documents are kept, and who is out.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use polymath_types::PeerId;
+
+use super::{Batch, Catalog};
+use crate::{
+    frames,
+    kind::{
+        Category,
+        charter::merge::{Merged, merge},
+    },
+};
+
+impl Catalog {
+    pub(super) fn merged_now(&self) -> Merged {
+        merge(&self.founders, |peer| self.charters.said(peer))
+    }
+
+    /// Brings the charter up to what the documents say. Those that no longer count are dropped; of
+    /// those that count from now on, some peers are asked at once.
+    pub(super) fn remerge(&mut self, batch: &mut Batch) {
+        self.merge_due = false;
+        let merged = self.merged_now();
+        let before = std::mem::replace(&mut self.merged, merged);
+        let me = self.me;
+        let kept: BTreeSet<PeerId> = self.merged.counted.iter().copied().collect();
+        let gone: Vec<PeerId> = self
+            .charters
+            .documents
+            .iter()
+            .map(|(author, _)| *author)
+            .filter(|author| !kept.contains(author) && *author != me)
+            .collect();
+        for author in gone {
+            self.charters.documents.remove(&author);
+            self.charters.asked.close(&author);
+            self.charters.unannounced.remove(&author);
+            batch.evicted.insert((Category::Charter, author));
+        }
+        // A document that nobody keeps would make every comparison differ.
+        self.charters.documents.show(&me, kept.contains(&me));
+        let new: Vec<PeerId> = kept
+            .iter()
+            .filter(|author| !before.counted.contains(author))
+            .copied()
+            .collect();
+        let own = new.contains(&me) && self.charters.said(&me).is_some();
+        let heads: Vec<_> = new
+            .iter()
+            .filter(|author| **author != me)
+            .map(|author| frames::head(author, self.charters.documents.position(author)))
+            .collect();
+        if let Some(seed) = new.first().filter(|_| own || !heads.is_empty()) {
+            for peer in self.some_peers(&BTreeSet::new(), &seed.to_bytes()) {
+                batch.send(peer, frames::want(Category::Charter, heads.clone(), &[]));
+                if own {
+                    let head = frames::head(&me, self.charters.documents.position(&me));
+                    batch.send(peer, frames::heads(Category::Charter, &[head]));
+                }
+            }
+        }
+        let (old, new) = (&before.charter, &self.merged.charter);
+        if old == new {
+            return;
+        }
+        let turned = |a: &polymath_types::Charter, b: &polymath_types::Charter| -> Vec<PeerId> {
+            let gone = a.revoked.keys().filter(|peer| !b.is_revoked(peer));
+            gone.copied().collect()
+        };
+        batch.relisted.extend(turned(old, new));
+        batch.relisted.extend(turned(new, old));
+        if new.is_revoked(&me) && !old.is_revoked(&me) {
+            tracing::warn!("this node was shut out of its mesh by the mesh's admins");
+        }
+        batch.charter = Some(Arc::new(new.clone()));
+    }
+}

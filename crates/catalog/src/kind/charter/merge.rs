@@ -1,0 +1,225 @@
+//! The charter: a pure function of the documents of all admins and of who founded the mesh.
+//!
+//! Who counts is found by rank. The founders come first, in the order of the genesis; then, level by
+//! level, those whom admins appointed, the earlier appointed first. One is admitted if the last word on
+//! its role, among those admitted before it, is an appointment; so an admin is removed by whom it does
+//! not outrank, never the other way round, and of two that remove each other the senior stays. Between
+//! keys that accuse each other no rule can tell the thief: whatever a time or a count decided, a thief
+//! could write. Rank cannot be forged, since it comes from the genesis.
+//!
+//! Nothing of a document counts whose author is not admitted, whatever counts or positions it claims:
+//! whoever removes an admin repeats, in its own document, what of the removed one's is to stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use polymath_types::{ADMIN, Admin, Charter, PeerId, Stated};
+
+use super::{Entries, Entry, Field, Section, peer_of};
+use crate::limits::CHARTER;
+
+/// The charter and how it came about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Merged {
+    pub(crate) charter: Charter,
+    /// Whose documents count, by rank: the admins, and those who resigned.
+    pub(crate) counted: Vec<PeerId>,
+    /// The highest count in any of them.
+    pub(crate) last: u64,
+}
+
+/// Somebody who may be an admin; the smallest comes first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    level: usize,
+    /// When it was appointed; of founders, which one it is.
+    at: u64,
+    peer: PeerId,
+    by: Option<PeerId>,
+}
+
+/// The documents, by author.
+trait Documents<'a>: Fn(&PeerId) -> Option<&'a Entries> {}
+impl<'a, F: Fn(&PeerId) -> Option<&'a Entries>> Documents<'a> for F {}
+
+/// Merges `documents`; those of others than admins do no harm.
+pub(crate) fn merge<'a>(
+    founders: &[PeerId],
+    documents: impl Fn(&PeerId) -> Option<&'a Entries>,
+) -> Merged {
+    let admitted = admit(founders, &documents);
+    let counted: Vec<PeerId> = admitted.iter().map(|c| c.peer).collect();
+    let last = last_words(&counted, &documents);
+    let mut charter = Charter {
+        admins: active(admitted, &documents),
+        ..Charter::default()
+    };
+    for (field, (by, entry)) in &last {
+        lay_down(&mut charter, &counted, field, *by, entry);
+    }
+    let all = counted.iter().filter_map(&documents);
+    let highest = all.flat_map(|d| d.0.values()).map(|entry| entry.at).max();
+    Merged {
+        charter,
+        counted,
+        last: highest.unwrap_or(0),
+    }
+}
+
+/// Of each field the entry that holds, and whose it is.
+pub(crate) fn last_words<'a>(
+    counted: &[PeerId],
+    documents: &impl Fn(&PeerId) -> Option<&'a Entries>,
+) -> BTreeMap<&'a Field, (PeerId, &'a Entry)> {
+    let mut last: BTreeMap<&Field, (PeerId, &Entry)> = BTreeMap::new();
+    for author in counted {
+        for (field, entry) in documents(author).into_iter().flat_map(|d| &d.0) {
+            let before = last.get(field);
+            if before.is_none_or(|(by, e)| weight(field, entry, author) > weight(field, e, by)) {
+                last.insert(field, (*author, entry));
+            }
+        }
+    }
+    last
+}
+
+fn lay_down(
+    charter: &mut Charter,
+    counted: &[PeerId],
+    (section, key): &Field,
+    by: PeerId,
+    entry: &Entry,
+) {
+    let Entry { at, says } = entry;
+    let (at, Some(first)) = (*at, says.first()) else {
+        return;
+    };
+    let value = first.clone();
+    match section {
+        Section::Roles => {
+            if let Some(peer) = peer_of(key).filter(|p| first != ADMIN && !charter.is_admin(p)) {
+                charter.roles.insert(peer, Stated { value, by, at });
+            }
+        }
+        // Those who count are revoked by their seniors only, and then they do not count.
+        Section::Revoked => {
+            if let Some(peer) = peer_of(key).filter(|p| !counted.contains(p)) {
+                let value = ();
+                charter.revoked.insert(peer, Stated { value, by, at });
+            }
+        }
+        Section::Aliases => {
+            let alias = Stated { value, by, at };
+            charter.aliases.insert(key.clone(), alias);
+        }
+        Section::Categories => {
+            let value = says.clone();
+            let hints = Stated { value, by, at };
+            charter.categories.insert(key.clone(), hints);
+        }
+        Section::Codebooks => {
+            if let Ok(value) = first.parse() {
+                let version = Stated { value, by, at };
+                charter.codebooks.insert(key.clone(), version);
+            }
+        }
+    }
+}
+
+fn appoints(entry: &Entry) -> bool {
+    entry.says.first().is_some_and(|role| role == ADMIN)
+}
+
+/// What wins: the later one; of two at the same count the one that takes rights away, then that of the
+/// greater author.
+fn weight(field: &Field, entry: &Entry, author: &PeerId) -> (u64, bool, PeerId) {
+    let strict = match field.0 {
+        Section::Roles => !appoints(entry),
+        Section::Revoked => !entry.says.is_empty(),
+        _ => false,
+    };
+    (entry.at, strict, *author)
+}
+
+/// Those whose documents count, the most senior first.
+fn admit<'a>(founders: &[PeerId], documents: &impl Documents<'a>) -> Vec<Candidate> {
+    let founders = founders.iter().zip(0..).map(|(peer, at)| Candidate {
+        level: 0,
+        at,
+        peer: *peer,
+        by: None,
+    });
+    let mut queue: BTreeSet<Candidate> = founders.collect();
+    let mut admitted: Vec<Candidate> = Vec::new();
+    while let Some(next) = queue.pop_first() {
+        if admitted.len() == CHARTER.admins {
+            break;
+        }
+        if admitted.iter().any(|c| c.peer == next.peer) {
+            continue;
+        }
+        let word = |section| last_word(&admitted, documents, section, &next.peer);
+        let removed = match word(Section::Roles) {
+            Some(role) => !appoints(role),
+            None => next.by.is_some(),
+        };
+        let revoked = word(Section::Revoked).is_some_and(|entry| !entry.says.is_empty());
+        if removed || revoked {
+            continue;
+        }
+        for ((section, key), entry) in documents(&next.peer).into_iter().flat_map(|d| &d.0) {
+            if *section == Section::Roles && appoints(entry) {
+                queue.extend(peer_of(key).map(|peer| Candidate {
+                    level: next.level + 1,
+                    at: entry.at,
+                    peer,
+                    by: Some(next.peer),
+                }));
+            }
+        }
+        admitted.push(next);
+    }
+    admitted
+}
+
+/// What `seniors` say last of `peer`.
+fn last_word<'a>(
+    seniors: &[Candidate],
+    documents: &impl Documents<'a>,
+    section: Section,
+    peer: &PeerId,
+) -> Option<&'a Entry> {
+    let field = (section, peer.to_string());
+    seniors
+        .iter()
+        .filter_map(|c| Some((c.peer, documents(&c.peer)?.0.get(&field)?)))
+        .max_by_key(|(author, entry)| weight(&field, entry, author))
+        .map(|(_, entry)| entry)
+}
+
+/// The admitted without those who resigned: who say so themselves, and were not appointed again since.
+/// If all did, the most senior stays.
+fn active<'a>(admitted: Vec<Candidate>, documents: &impl Documents<'a>) -> Vec<Admin> {
+    let authors: Vec<PeerId> = admitted.iter().map(|c| c.peer).collect();
+    let stays = |peer: &PeerId| {
+        let field = (Section::Roles, peer.to_string());
+        let say = |author: &PeerId| documents(author)?.0.get(&field);
+        let resigned = say(peer).filter(|e| !appoints(e));
+        resigned.is_none_or(|own| {
+            let mut others = authors.iter().filter_map(say);
+            others.any(|e| appoints(e) && e.at > own.at)
+        })
+    };
+    let nobody = !authors.iter().any(stays);
+    let ranked = admitted.into_iter().enumerate();
+    let staying = ranked.filter(|(rank, c)| stays(&c.peer) || nobody && *rank == 0);
+    staying
+        .map(|(_, c)| Admin {
+            peer: c.peer,
+            by: c.by,
+            at: if c.by.is_some() { c.at } else { 0 },
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
