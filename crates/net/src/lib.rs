@@ -33,6 +33,7 @@ pub mod fuzz;
 mod guard;
 mod hello;
 mod lab;
+mod lingering;
 mod link;
 mod manager;
 mod meter;

@@ -17,6 +17,7 @@ use crate::{
     config::{CONNECT_TIMEOUT, NetConfig},
     counters::Counters,
     error::StartError,
+    lingering::Lingering,
     meter::Meters,
     proxy::Proxied,
     security::{Preferred, Security},
@@ -54,7 +55,7 @@ pub(crate) fn build(
     let mut quic = quic::Config::new(key);
     quic.max_concurrent_stream_limit = limits.streams_per_connection.saturating_add(64);
     let quic = quic::tokio::Transport::new(quic)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Lingering::new(muxer))));
     let plain = quic
         .or_transport(tcp)
         .map(|either, _| either.into_inner())
