@@ -92,6 +92,7 @@ pub(crate) fn refusal(error: &DialError, door: Option<&Door>) -> Option<Refused>
         Refused::UsedUp,
         Refused::Unknown,
         Refused::Busy,
+        Refused::Revoked,
     ];
     let last = door.and_then(Door::refusal).map(|(_, refused)| refused);
     let last = last.filter(|r| matches!(r, Refused::NotTheIssuer(_)));
