@@ -163,6 +163,7 @@ pub fn import_at_rest(
         key,
         mesh: mesh_at_rest(home)?,
         founders: founders(home)?,
+        observations: true,
         limits: Default::default(),
     };
     let (mut catalog, _) = Catalog::open(config, records);

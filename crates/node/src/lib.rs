@@ -251,6 +251,7 @@ impl Node {
                 key: key.clone(),
                 mesh: net.mesh(),
                 founders: membership.genesis.admins(),
+                observations: config.catalog.observations,
                 limits: Default::default(),
             },
             records,
