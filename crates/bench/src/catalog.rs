@@ -255,6 +255,7 @@ fn config() -> CatalogConfig {
         key: NodeKey::generate(),
         mesh: MESH,
         founders: Vec::new(),
+        observations: true,
         limits: CatalogLimits::default(),
     }
 }

@@ -159,6 +159,7 @@ pub(crate) fn open_at_rest(home: &Home, lock: &HomeLock) -> Result<CatalogAtRest
         key,
         mesh,
         founders: founders(home)?,
+        observations: true,
         limits: Default::default(),
     };
     let (catalog, _) = Catalog::open(config, records);

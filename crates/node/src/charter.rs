@@ -1,7 +1,7 @@
 //! The charter at work: what a person lays down, and whom the network shuts out by it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -53,16 +53,16 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 pub(crate) async fn shut_out(node: Node) {
     let inner = &node.inner;
     let mut changed = inner.sync.changed();
-    let mut before = BTreeSet::new();
+    let mut before = HashSet::new();
     loop {
         changed.mark_unchanged();
-        let now: BTreeSet<PeerId> = node.charter().revoked.keys().copied().collect();
+        let now = revoked(&node.charter());
         if now != before {
             let connected = inner.net.peers().into_iter();
             if connected.map(|p| p.peer).any(|p| now.contains(&p)) {
                 tokio::time::sleep(LAST_WORD).await;
             }
-            inner.net.shut_out(Arc::new(now.iter().copied().collect()));
+            inner.net.shut_out(Arc::new(now.clone()));
             before = now;
         }
         tokio::select! {
@@ -72,6 +72,11 @@ pub(crate) async fn shut_out(node: Node) {
             },
         }
     }
+}
+
+/// The peers that a charter shuts out.
+pub(crate) fn revoked(charter: &Charter) -> HashSet<PeerId> {
+    charter.revoked.keys().copied().collect()
 }
 
 /// The charter while no node runs.

@@ -108,6 +108,9 @@ pub struct Models {
 pub struct Catalog {
     /// Exchange offers with peers. Without it experts are found through the DHT alone.
     pub exchange: bool,
+    /// Keep and exchange what peers have observed of experts, and tell them what this node has: counts
+    /// and rewards by cluster, never a question.
+    pub observations: bool,
 }
 
 /// Running models.
@@ -192,7 +195,10 @@ impl Default for Models {
 }
 impl Default for Catalog {
     fn default() -> Self {
-        Self { exchange: true }
+        Self {
+            exchange: true,
+            observations: true,
+        }
     }
 }
 impl Default for Engine {

@@ -45,7 +45,7 @@ use arc_swap::ArcSwap;
 use polymath_blobs::{Cancel, Mirror, Progress, Store};
 use polymath_catalog::{Catalog, CatalogConfig, FRAME_BYTES, live::LIVE_FRAME_BYTES};
 use polymath_engine::{Engine, EngineConfig, MemoryLimit};
-use polymath_net::{Door, Multiaddr, Net, NetConfig, NetLimits, Role, is_dialable};
+use polymath_net::{Door, Multiaddr, Net, NetConfig, NetLimits, Role, ShutOut, is_dialable};
 use polymath_proto::v1::{
     catalog_server::CatalogServer, expert_server::ExpertServer, files_server::FilesServer,
     live_server::LiveServer,
@@ -230,6 +230,7 @@ impl Node {
                 key: key.clone(),
                 mesh: membership.genesis.id(),
                 founders: membership.genesis.admins(),
+                observations: config.catalog.observations,
                 limits: Default::default(),
             },
             records,
@@ -256,6 +257,7 @@ impl Node {
             upnp: config.net.upnp,
             proxy: Some(config.net.proxy.clone()).filter(|p| !p.is_empty()),
             door: door.clone(),
+            shut_out: ShutOut::new(Arc::new(charter::revoked(catalog.charter()))),
             ..NetConfig::new(key.clone(), membership.genesis.clone(), listen)
         })
         .await

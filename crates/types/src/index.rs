@@ -11,7 +11,7 @@ use libp2p_identity::PeerId;
 use lookups::Lookups;
 pub use lookups::Property;
 
-use crate::{Charter, ExpertCard, ExpertId, Table};
+use crate::{Cell, Charter, ExpertCard, ExpertId, Table, Weighed, WeighedExpert};
 
 /// A peer that serves an expert.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub struct Index {
     lookups: Lookups,
     /// What the mesh's admins have laid down.
     charter: Arc<Charter>,
+    /// What others have seen of experts, served at present or not.
+    observed: Table<ExpertId, WeighedExpert>,
 }
 
 impl Index {
@@ -204,6 +206,29 @@ impl Index {
     /// This is laid down from now on. Offers of whoever is revoked are for the caller to take out.
     pub fn set_charter(&mut self, charter: Arc<Charter>) {
         self.charter = charter;
+    }
+
+    /// What others have seen of an expert in a cluster, weighed; this node's own evidence is not in it.
+    pub fn observed(&self, cell: &Cell) -> Option<Weighed> {
+        let books = self.observed.get(&cell.expert)?;
+        let at = books.binary_search_by_key(&&cell.codebook, |(book, _)| book);
+        let cells = &books[at.ok()?].1;
+        let found = cells.binary_search_by_key(&cell.cluster, |(cluster, _)| *cluster);
+        found.ok().map(|at| cells[at].1)
+    }
+
+    /// The same of all clusters.
+    pub fn observed_of(&self, expert: &ExpertId) -> Option<&WeighedExpert> {
+        self.observed.get(expert)
+    }
+
+    /// Others have seen this of an expert from now on.
+    pub fn set_observed(&mut self, expert: ExpertId, weighed: WeighedExpert) {
+        if weighed.is_empty() {
+            self.observed.remove(&expert);
+        } else {
+            self.observed.insert(expert, weighed);
+        }
     }
 
     /// Every peer that made an offer.

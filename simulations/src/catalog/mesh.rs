@@ -87,6 +87,7 @@ impl Mesh {
             key,
             mesh: MESH,
             founders: Vec::new(),
+            observations: true,
             limits: CatalogLimits::default(),
         };
         let (catalog, _) = Catalog::open(config, []);

@@ -54,6 +54,7 @@ impl Kind for OfferKind {
             operations: limits.operations,
             burst: CHANGE_BURST,
             changes_a_tick: CHANGES_A_TICK,
+            change_cost: 1,
         }
     }
 

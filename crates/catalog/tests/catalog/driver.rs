@@ -75,6 +75,7 @@ impl Node {
             key: key.clone(),
             mesh: MESH,
             founders: founders.clone(),
+            observations: true,
             limits,
         };
         let (catalog, recovered) = Catalog::open(config, disk.clone());

@@ -14,6 +14,8 @@ mod formats;
 mod hostile;
 mod inspecting;
 mod mutations;
+mod observations;
+mod observations_schema;
 mod rate;
 mod restart;
 mod scale;

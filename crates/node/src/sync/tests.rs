@@ -43,6 +43,7 @@ fn config(key: &NodeKey) -> CatalogConfig {
         key: key.clone(),
         mesh: MESH,
         founders: Vec::new(),
+        observations: true,
         limits: Default::default(),
     }
 }
