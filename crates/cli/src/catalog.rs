@@ -11,7 +11,7 @@ use polymath_types::{ErrorKind, ExpertId, Failure, Format, MeshId, PeerOffer};
 use serde_json::{Value, json};
 use toml::Table;
 
-use crate::{args::CatalogVerb, output, session::Session, signals};
+use crate::{args::CatalogVerb, charter, output, session::Session, signals};
 
 /// Frames of a file that are sent to the node in one call.
 const FRAMES_A_CALL: usize = 8;
@@ -215,6 +215,9 @@ fn print_event(session: &Session, event: &Event) {
         Event::Gone(peer) => {
             let value = json!({ "event": "gone", "peer": peer });
             output::print(session, &value, || format!("{peer}  gone"));
+        }
+        Event::Charter(view) => {
+            output::print(session, &charter::whole_json(view), || charter::line(view));
         }
         Event::Complete(_) => {
             let value = json!({ "event": "complete" });

@@ -7,6 +7,7 @@
 mod admission;
 mod anchors;
 mod catalog;
+mod charter;
 pub mod config;
 mod control;
 mod discover;
@@ -62,6 +63,7 @@ use admission::{Bounds, Gate, Serve};
 
 pub use anchors::PUBLIC;
 pub use catalog::{import_at_rest, mesh_at_rest, records_at_rest};
+pub use charter::{charter_at_rest, edit_charter_at_rest};
 pub use control::{Control, connect};
 pub use dispatch::{Answer, failure, request_id};
 pub use home::{Home, HomeLock, IdentityView, Membership, MeshKey};
@@ -217,7 +219,24 @@ impl Node {
             Role::Server
         };
         let mesh_dir = home.mesh_dir(membership.genesis.id());
+        let index = Arc::new(ArcSwap::from_pointee(Index::default()));
         let invites = invites::Invites::open(key.peer_id(), &mesh_dir)?;
+        let invites = invites.heeding(Arc::clone(&index));
+        let catalog_dir = mesh_dir.join("catalog");
+        let (record_store, records) = records::RecordStore::open(&catalog_dir)?;
+        let record_store = record_store.marking(&catalog_dir, &key.peer_id(), &records);
+        let (catalog, recovered) = Catalog::open(
+            CatalogConfig {
+                key: key.clone(),
+                mesh: membership.genesis.id(),
+                founders: membership.genesis.admins(),
+                limits: Default::default(),
+            },
+            records,
+        );
+        for (record, problem) in &recovered.problems {
+            tracing::warn!("catalog record {record} was skipped: {problem}");
+        }
         let door = door(&membership, Some(&invites));
         let announce = config.net.announce.iter().map(|a| parse_dialable(a));
         let mut limits = if config.net.anchor {
@@ -243,22 +262,6 @@ impl Node {
         .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
 
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let catalog_dir = mesh_dir.join("catalog");
-        let (record_store, records) = records::RecordStore::open(&catalog_dir)?;
-        let record_store = record_store.marking(&catalog_dir, &key.peer_id(), &records);
-        let (catalog, recovered) = Catalog::open(
-            CatalogConfig {
-                key: key.clone(),
-                mesh: net.mesh(),
-                founders: membership.genesis.admins(),
-                limits: Default::default(),
-            },
-            records,
-        );
-        for (record, problem) in &recovered.problems {
-            tracing::warn!("catalog record {record} was skipped: {problem}");
-        }
-        let index = Arc::new(ArcSwap::from_pointee(Index::default()));
         let sync = sync::start(catalog, record_store, Arc::clone(&index), &tasks, &cancel);
         let (live, live_inbox) = live::open(
             key.clone(),
@@ -329,6 +332,7 @@ impl Node {
             node.inner.live.run(live_inbox, &net, &clients, load);
             tasks.spawn(end_if_it_runs_twice(node.clone()));
         }
+        tasks.spawn(charter::shut_out(node.clone()));
         tasks.spawn(members::meet(node.clone()));
         tasks.spawn(members::keep_secret(node.clone()));
         tasks.spawn(members::seek(node.clone()));
@@ -451,6 +455,9 @@ impl Node {
         let service = &self.inner.service;
         let cards = service.hosted.ready();
         let ready: Vec<ExpertId> = cards.iter().map(|c| c.id()).collect();
+        if self.revoked_by().is_some() {
+            return Arc::new(Index::default().with_served(me, &cards));
+        }
         let index = self.inner.discovered.merged(&self.inner.index.load_full());
         let offered = index.peers().get(&me).map_or(&[][..], |o| &o.experts);
         // What an earlier run of this home offered, others may still hope for; and what is offered to
