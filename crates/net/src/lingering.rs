@@ -294,6 +294,22 @@ mod tests {
     }
 
     #[test]
+    fn as_many_linger_as_there_is_room_for_and_the_oldest_goes_first() {
+        let ended = Ended {
+            streams: Mutex::new((Vec::new(), None)),
+        };
+        let streams: Vec<_> = (0..=MOST).map(|_| Arc::new(())).collect();
+        for stream in &streams {
+            let consent = Consent::default();
+            let stream = stream.clone();
+            ended.push(Waiting { stream, consent });
+        }
+        let held = |stream: &Arc<()>| Arc::strong_count(stream) > 1;
+        assert!(!held(&streams[0]));
+        assert!(streams[1..].iter().all(held));
+    }
+
+    #[test]
     fn what_is_no_negotiation_is_not_waited_for() {
         assert_eq!(complete_after(&[0xff; 8]), Some(3));
         assert_eq!(complete_after(&[0, 0, 1]), Some(2));

@@ -75,6 +75,7 @@ fn of_dial(error: &DialError) -> Unused {
         DialError::WrongMesh { .. } => Unused::ForeignMesh,
         DialError::NotPolymath { .. } => Unused::NotPolymath,
         DialError::Version { .. } => Unused::VersionMismatch,
+        DialError::TurnedAway { .. } => Unused::Refused,
         _ => Unused::NotConnected,
     }
 }

@@ -23,7 +23,7 @@ impl Manager {
         }
     }
 
-    fn cut_off(&mut self, id: PeerId) {
+    pub(super) fn cut_off(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };

@@ -236,6 +236,10 @@ impl Manager {
             self.shared.emit(NetEvent::Connected { peer: id });
         }
         self.dial_succeeded(connection, &link);
+        // The list may have changed between the swarm's consent and its telling.
+        if self.shared.shut_out.contains(&id) {
+            self.cut_off(id);
+        }
     }
 
     /// Whether a peer has told that it can be dialled at this address.
