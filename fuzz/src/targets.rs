@@ -68,13 +68,21 @@ pub(crate) const TARGETS: [Target; 19] = [
     Target {
         name: "scratch_apply",
         run: scratch_apply,
-        golden: &["catalog/tests/golden/sync_frame_v2.bin"],
+        golden: &[
+            "catalog/tests/golden/sync_frame_v2.bin",
+            "catalog/tests/golden/charter_frame_v2.bin",
+            "catalog/tests/golden/observations_frame_v2.bin",
+        ],
         seeds: &[],
     },
     Target {
         name: "sync_frame",
         run: polymath_catalog::fuzz::sync_frame,
-        golden: &["catalog/tests/golden/sync_frame_v2.bin"],
+        golden: &[
+            "catalog/tests/golden/sync_frame_v2.bin",
+            "catalog/tests/golden/charter_frame_v2.bin",
+            "catalog/tests/golden/observations_frame_v2.bin",
+        ],
         seeds: &[],
     },
     Target {

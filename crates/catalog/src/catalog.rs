@@ -347,7 +347,7 @@ impl Catalog {
         let charters = self.sealed::<CharterKind>();
         let observations = self.sealed::<ObservationKind>();
         let cards = self.cards.iter();
-        let cards = cards.map(|(id, card)| (record::card_name(&id), record::seal_card(card)));
+        let cards = cards.map(|(id, card)| (record::card_name(id), record::seal_card(card)));
         offers.chain(charters).chain(observations).chain(cards)
     }
 

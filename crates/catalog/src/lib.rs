@@ -38,7 +38,10 @@ pub use catalog::{
 };
 pub use document::in_sandbox;
 pub use inspect::{Damage, FileError, History, Inspected, Step, from_file, inspect, to_file};
-pub use kind::charter::edit::{CharterEdit, CharterError};
+pub use kind::{
+    charter::edit::{CharterEdit, CharterError},
+    offer::is_label,
+};
 pub use limits::{CatalogLimits, FRAME_BYTES, OBSERVED_LEAST};
 pub use record::RecordError;
 pub use refusal::{Counters, Refusal};

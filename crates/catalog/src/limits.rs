@@ -186,6 +186,10 @@ impl CatalogLimits {
     pub const ADDRESS_BYTES: usize = 256;
     /// Software name and version, bytes.
     pub const AGENT_BYTES: usize = 128;
+    /// Labels of a peer.
+    pub const LABELS: usize = 16;
+    /// A label's key and its value, bytes.
+    pub const LABEL_BYTES: (usize, usize) = (32, 64);
 }
 
 impl Default for CatalogLimits {

@@ -5,7 +5,7 @@
 //! catalog of thousands opens without replaying anything; charter documents are few, and are replayed. Changes were
 //! verified before they were written, and the checksum guards them since.
 
-use std::str::FromStr;
+use std::{collections::BTreeMap, str::FromStr};
 
 use polymath_proto::v1::SignedChange;
 use polymath_types::{CardError, ExpertCard, ExpertId, Format, MeshId, PeerId, VersionMismatch};
@@ -74,6 +74,26 @@ pub(crate) struct DocumentRecord {
     /// Observations only.
     #[prost(message, repeated, tag = "9")]
     pub(crate) seen_of: Vec<SeenRecord>,
+    /// Offers only, as what follows.
+    #[prost(message, repeated, tag = "10")]
+    pub(crate) terms: Vec<TermsRecord>,
+    #[prost(btree_map = "string, string", tag = "11")]
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// On which terms an author serves an expert.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct TermsRecord {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) expert: Bytes,
+    #[prost(uint64, tag = "2")]
+    pub(crate) price_in: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) price_out: u64,
+    #[prost(uint32, tag = "4")]
+    pub(crate) context: u32,
+    #[prost(uint32, tag = "5")]
+    pub(crate) concurrency: u32,
 }
 
 /// What an observer has seen of one expert under one codebook.

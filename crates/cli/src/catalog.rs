@@ -4,6 +4,7 @@
 //! record that does not hold is named, and never shown as if it did.
 
 mod observed;
+pub(crate) mod terms;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -128,10 +129,15 @@ impl Known {
     }
 
     fn json(&self, peer: &str, offer: &PeerOffer) -> Value {
-        let expert = |id: &ExpertId| json!({ "id": id.to_string(), "name": self.names.get(id) });
+        let expert = |id: &ExpertId| {
+            let mut value = terms::json(offer.terms_of(id));
+            value["id"] = id.to_string().into();
+            value["name"] = self.names.get(id).cloned().into();
+            value
+        };
         json!({
             "peer": peer, "epoch": offer.epoch, "sequence": offer.sequence, "agent": offer.agent,
-            "addresses": offer.addresses,
+            "addresses": offer.addresses, "labels": offer.labels,
             "experts": offer.experts.iter().map(expert).collect::<Vec<_>>(),
         })
     }
@@ -207,10 +213,16 @@ async fn watch(session: &Session) -> Result<(), Failure> {
 fn print_event(session: &Session, event: &Event) {
     match event {
         Event::Offer(offer) => {
-            let expert = |e: &v1::CatalogExpert| json!({ "id": e.id, "name": (!e.name.is_empty()).then_some(&e.name) });
+            let expert = |e: &v1::CatalogExpert| {
+                let mut value = terms::json(terms::from_proto(e.terms));
+                value["id"] = e.id.as_str().into();
+                value["name"] = Some(e.name.as_str()).filter(|n| !n.is_empty()).into();
+                value
+            };
+            let labels: BTreeMap<_, _> = offer.labels.iter().collect();
             let value = json!({
                 "event": "offer", "peer": offer.peer, "epoch": offer.epoch, "sequence": offer.sequence,
-                "agent": offer.agent, "addresses": offer.addresses,
+                "agent": offer.agent, "addresses": offer.addresses, "labels": labels,
                 "experts": offer.experts.iter().map(expert).collect::<Vec<_>>(),
             });
             output::print(session, &value, || {
@@ -282,11 +294,12 @@ async fn show(session: &Session, peer: &str) -> Result<(), Failure> {
 
 /// What a peer offers, for people.
 fn shown(known: &Known, peer: &str, offer: &PeerOffer) -> Vec<String> {
-    let experts = offer
-        .experts
-        .iter()
-        .map(|id| format!("{} ({id})", known.name(id)));
-    vec![
+    let experts = offer.experts.iter().map(|id| {
+        let stated = terms::stated(offer.terms_of(id));
+        format!("{} ({id}){stated}", known.name(id))
+    });
+    let experts: Vec<String> = experts.collect();
+    let mut lines = vec![
         format!("peer       {peer}"),
         format!(
             "version    epoch {}, change {}",
@@ -294,11 +307,12 @@ fn shown(known: &Known, peer: &str, offer: &PeerOffer) -> Vec<String> {
         ),
         format!("agent      {}", offer.agent),
         format!("addresses  {}", offer.addresses.join("\n           ")),
-        format!(
-            "experts    {}",
-            experts.collect::<Vec<_>>().join("\n           ")
-        ),
-    ]
+        format!("experts    {}", experts.join("\n           ")),
+    ];
+    if !offer.labels.is_empty() {
+        lines.push(format!("labels     {}", terms::labels(&offer.labels)));
+    }
+    lines
 }
 
 async fn history(session: &Session, peer: &str) -> Result<(), Failure> {

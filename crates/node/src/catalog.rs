@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use polymath_catalog::{Action, Catalog, CatalogConfig, Counters};
 use polymath_proto::v1::{self, SyncFrame, catalog_event::Event};
-use polymath_types::{ErrorKind, Failure, Index, MeshId, PeerId, PeerOffer};
+use polymath_types::{ErrorKind, Failure, Index, MeshId, PeerId, PeerOffer, Terms};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -104,6 +104,7 @@ fn to_proto(peer: &PeerId, offer: &PeerOffer, index: &Index) -> v1::CatalogOffer
             .expert(id)
             .map(|e| e.card.name.clone())
             .unwrap_or_default(),
+        terms: Some(terms_to_proto(offer.terms_of(id))),
     });
     v1::CatalogOffer {
         peer: peer.to_string(),
@@ -112,6 +113,16 @@ fn to_proto(peer: &PeerId, offer: &PeerOffer, index: &Index) -> v1::CatalogOffer
         agent: offer.agent.clone(),
         addresses: offer.addresses.clone(),
         experts: experts.collect(),
+        labels: offer.labels.clone().into_iter().collect(),
+    }
+}
+
+pub(crate) fn terms_to_proto(terms: Terms) -> v1::Terms {
+    v1::Terms {
+        price_in: terms.price_in,
+        price_out: terms.price_out,
+        context: terms.context,
+        concurrency: terms.concurrency,
     }
 }
 

@@ -21,6 +21,11 @@ pub struct Config {
     pub client: bool,
     /// Whose questions the hosted experts answer: `mesh`, or `self` for this machine's user alone.
     pub serve: String,
+    /// What peers are asked for, as `EXPERT=IN/OUT`: credits for 1,000 tokens of prompt and answer, such
+    /// as `chef=0.5/1.5`. What is not listed is free.
+    pub prices: Vec<String>,
+    /// What this node is called, as `KEY=VALUE` such as `office=berlin`; all peers see it.
+    pub labels: Vec<String>,
     /// Join open meshes without being asked whether that is understood: see [`crate::Notice`].
     pub accept_public: bool,
     /// Peer-to-peer side.
@@ -140,6 +145,8 @@ impl Default for Config {
             experts: Vec::new(),
             client: false,
             serve: "mesh".into(),
+            prices: Vec::new(),
+            labels: Vec::new(),
             accept_public: false,
             net: Net::default(),
             api: Api::default(),
@@ -291,6 +298,7 @@ impl Config {
         )?;
         one_of("serve", &self.serve, &["mesh", "self"])?;
         self.limits.check()?;
+        self.check_terms()?;
         if !(1..=256).contains(&self.engine.slots)
             || self.engine.queue > 65_536
             || self.engine.threads > 1024

@@ -32,6 +32,7 @@ mod remembered;
 mod serve;
 mod sources;
 mod sync;
+mod terms;
 mod unused;
 mod views;
 

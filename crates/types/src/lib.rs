@@ -31,7 +31,7 @@ pub use card::{
 pub use charter::{ADMIN, Admin, Charter, Stated};
 pub use error::{Attempt, ErrorKind, Failure};
 pub use identity::{IdentityError, NodeKey};
-pub use index::{Index, IndexedExpert, PeerOffer, Property, Replica};
+pub use index::{Index, IndexedExpert, PeerOffer, Property, Replica, Terms};
 pub use invite::{Invite, InviteClaims, InviteError, InviteKey};
 pub use libp2p_identity::{Keypair, PeerId, PublicKey};
 pub use mesh::{Access, Genesis, GenesisError, MeshId, MeshSecret};

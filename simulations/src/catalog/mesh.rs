@@ -120,6 +120,7 @@ impl Mesh {
                 n % 256
             )],
             experts: node.experts.clone(),
+            ..Offer::default()
         };
         let refused = |why: String| Fault::Refused { node: n, why };
         let added = node.catalog.add_card(card);

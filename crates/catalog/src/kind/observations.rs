@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use automerge::{
-    AutomergeError, ObjId, ObjType, ROOT, ReadDoc, ScalarValue, Value,
+    AutomergeError, ObjId, ObjType, ROOT, ReadDoc, Value,
     transaction::{Transactable, Transaction},
 };
 use polymath_types::{Cell, CodebookId, Evidence, ExpertId, Format, Observations, PeerId, Seen};
@@ -18,7 +18,7 @@ use crate::{
     Catalog, CatalogLimits, Refusal,
     buckets::Position,
     catalog::Shelf,
-    document::{Head, MAP_KEYS, Reader, bounded},
+    document::{Head, MAP_KEYS, Reader, bounded, whole},
     limits::OBSERVED,
     record::{DocumentRecord, SeenRecord},
 };
@@ -219,16 +219,11 @@ fn cluster(key: &str) -> Result<u16, Refusal> {
     }
 }
 
-/// A whole number; Automerge would make one of any other kind of number, too.
 fn integer(document: &Reader<'_>, map: &ObjId, key: &str) -> Result<u32, Refusal> {
-    let number = match document.scalar(map, key)? {
-        Value::Scalar(scalar) => match scalar.as_ref() {
-            ScalarValue::Uint(number) => u32::try_from(*number).ok(),
-            _ => None,
-        },
-        Value::Object(_) => None,
-    };
-    number.ok_or(Refusal::Schema)
+    let number = whole(&document.scalar(map, key)?);
+    number
+        .and_then(|n| u32::try_from(n).ok())
+        .ok_or(Refusal::Schema)
 }
 
 impl From<&Seen> for SeenRecord {

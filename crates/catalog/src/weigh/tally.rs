@@ -172,7 +172,7 @@ impl Tally {
             let cells = cells.iter().filter_map(|(cluster, sums)| {
                 let own = of(own, *cluster).map_or(0, |e| e.count);
                 let (mass, reward) = sums.others;
-                let most = 1000 * u64::from(own.max(MASS).min(Evidence::MOST));
+                let most = 1000 * u64::from(own.clamp(MASS, Evidence::MOST));
                 let others = u64::from(mass).min(most);
                 let reward = u64::from(reward) * others / u64::from(mass.max(1));
                 let both = |proven: u32, more: u64| {

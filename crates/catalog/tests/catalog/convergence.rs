@@ -179,6 +179,7 @@ fn a_thousand_offers_travel_in_frames_of_bounded_size() {
             agent: "x".into(),
             addresses: long,
             experts: Vec::new(),
+            ..polymath_catalog::Offer::default()
         };
         let actions = node.catalog.set_offer(offer).unwrap();
         all.extend(changes(&node.perform(actions)));

@@ -150,6 +150,7 @@ impl Node {
             agent: "polymath/test".into(),
             addresses: vec![format!("/ip4/127.0.0.1/tcp/{}", 4000 + names.len())],
             experts: cards.iter().map(|c| c.id()).collect(),
+            ..Offer::default()
         };
         let mut actions = self.catalog.set_cards(cards).unwrap();
         actions.extend(self.catalog.set_offer(offer).unwrap());

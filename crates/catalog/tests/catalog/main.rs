@@ -20,3 +20,4 @@ mod rate;
 mod restart;
 mod scale;
 mod scene;
+mod terms;

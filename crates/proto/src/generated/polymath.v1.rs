@@ -1264,6 +1264,11 @@ pub struct CatalogOffer {
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "6")]
     pub experts: ::prost::alloc::vec::Vec<CatalogExpert>,
+    #[prost(map = "string, string", tag = "7")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CatalogExpert {
@@ -1272,6 +1277,23 @@ pub struct CatalogExpert {
     /// empty while its card is not known
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub terms: ::core::option::Option<Terms>,
+}
+/// On which terms a peer serves an expert.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Terms {
+    /// millionths of a credit for 1,000 tokens
+    #[prost(uint64, tag = "1")]
+    pub price_in: u64,
+    #[prost(uint64, tag = "2")]
+    pub price_out: u64,
+    /// tokens; 0: what the card says
+    #[prost(uint32, tag = "3")]
+    pub context: u32,
+    /// calls; 0: not stated
+    #[prost(uint32, tag = "4")]
+    pub concurrency: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CatalogImportRequest {
@@ -1914,6 +1936,9 @@ pub struct ListedExpert {
     pub hosted_here: bool,
     #[prost(string, tag = "10")]
     pub weights_id: ::prost::alloc::string::String,
+    /// of the peers
+    #[prost(message, optional, tag = "11")]
+    pub cheapest: ::core::option::Option<Terms>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinRequest {
