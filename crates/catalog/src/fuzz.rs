@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use polymath_proto::v1::{LiveFrame, SignedChange, SyncFrame};
+use polymath_proto::v1::{LiveFrame, SignedChange, SyncFrame, sync_frame::Frame};
 use polymath_types::{LoadReport, MeshId, NodeKey, PeerId};
 use prost::Message as _;
 
@@ -14,12 +14,17 @@ use crate::{
     live::{Live, LiveConfig},
 };
 
-/// A change of somebody's document: its own bytes, and signed. Automerge is behind both, and behind
-/// `catch_unwind`.
+/// A change of somebody's document: its own bytes, in its envelope, and in a frame. Automerge is behind
+/// all of them, and behind `catch_unwind`.
 pub fn change(bytes: &[u8]) {
     let limits = CatalogLimits::default();
     let _ = chunk::read(bytes, 10_000);
-    if let Ok(change) = SignedChange::decode(bytes) {
+    let mut changes: Vec<SignedChange> = SignedChange::decode(bytes).into_iter().collect();
+    let frame = SyncFrame::decode(bytes).ok().and_then(|f| f.frame);
+    if let Some(Frame::Offers(offers)) = frame {
+        changes.extend(offers.changes);
+    }
+    for change in changes {
         let _ = chunk::read(&change.change, 10_000);
         let mesh = MeshId::from_bytes([0; 32]);
         signed::<OfferKind>(&change, &limits, &mesh);

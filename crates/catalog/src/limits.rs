@@ -6,7 +6,7 @@ pub const FRAME_BYTES: usize = 256 * 1024;
 pub(crate) const HEADS_PAGE: usize = 2048;
 /// A table of so few documents is told as it is: that costs no more than its digest, and saves a
 /// round trip.
-pub(crate) const FEW_HEADS: usize = 40;
+pub(crate) const FEW_HEADS: usize = 32;
 /// Peers to which news are passed on. At random five each reach 99.3 % of a mesh (the fixed point of
 /// r = 1 - exp(-5 r)) at once, and the next digests the rest; more would only bring it to the same
 /// peers more often.
@@ -59,6 +59,8 @@ pub(crate) const NOTES_A_TICK: usize = 16;
 pub(crate) const MISSING_A_TICK: usize = 4096;
 /// Peers remembered as waiting for one card that is itself still on its way.
 pub(crate) const CARD_WAITERS: usize = 32;
+/// Authors of whom a second version of a change is kept, to prove to others that there are two.
+pub(crate) const CONTRADICTIONS: usize = 64;
 /// Documents kept live; a live one costs about 20 KB, all others are kept as signed changes.
 pub(crate) const HOT_DOCUMENTS: usize = 16;
 

@@ -46,8 +46,9 @@ impl Format {
     /// The version this build writes and reads.
     pub const fn current(self) -> u32 {
         match self {
-            // 2: digests in buckets instead of lists of all documents.
-            Self::Sync => 2,
+            // 2: digests in buckets instead of lists of all documents. 3: heads and sums cover what the
+            // last change is, not only how many there are.
+            Self::Sync => 3,
             _ => 1,
         }
     }

@@ -12,7 +12,7 @@ use prost::Message as _;
 
 use super::{Batch, Catalog};
 use crate::{
-    buckets::Position,
+    buckets::{Known, Position},
     envelope, frames,
     kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
     limits::{ANSWER_BYTES, FRAME_BYTES, OWED_SHARES},
@@ -113,8 +113,7 @@ impl Catalog {
         let mut bytes = 0;
         let changes_owed = &mut owed.documents[K::CATEGORY as usize].changes;
         while let Some((author, position)) = changes_owed.pop_first() {
-            let log = K::shelf(self).documents.get(&author);
-            let more = log.map(|log| log.after(position)).unwrap_or_default();
+            let more = K::shelf(self).documents.after(&author, position);
             let size: usize = more.iter().map(frames::change_room).sum();
             if bytes + size > FRAME_BYTES && !changes.is_empty() {
                 changes_owed.insert(author, position);
@@ -173,11 +172,14 @@ impl Catalog {
         let mut owed = self.answers.of.remove(&peer).unwrap_or_default();
         for head in want.offers {
             let author = envelope::peer_id(&head.author);
-            let known =
-                author.and_then(|a| Some((a, K::shelf(self).documents.get(&a)?.position())));
+            let known = author.and_then(|a| Some((a, K::shelf(self).documents.known(&a)?)));
             let position = (head.epoch, head.sequence);
+            // Of one that contradicts itself both versions are owed, however long the asker's is.
+            let has_more = |known: &Known| {
+                known.position > position || known.mark.is_none() && known.position.0 == head.epoch
+            };
             if let Some((author, known)) = known
-                && known > position
+                && has_more(&known)
                 && room > 0
             {
                 let changes = &mut owed.documents[K::CATEGORY as usize].changes;

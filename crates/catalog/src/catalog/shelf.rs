@@ -100,7 +100,7 @@ impl Catalog {
         // back, and equal digests would hide it.
         if self.writes::<K>() {
             let (epoch, sequence) = K::shelf(self).documents.position(&self.me);
-            let own = frames::head(&self.me, (epoch, sequence.saturating_sub(1)));
+            let own = frames::question(&self.me, (epoch, sequence.saturating_sub(1)));
             batch.send(peer, frames::want(K::CATEGORY, vec![own], &[]));
         }
     }

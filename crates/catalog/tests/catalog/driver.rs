@@ -11,8 +11,8 @@ use polymath_catalog::{
 };
 use polymath_proto::v1::{Heads, OfferHead, SyncFrame, sync_frame::Frame};
 use polymath_types::{
-    ExpertCard, ExpertId, ExpertKind, Index, Keypair, LabelSet, MeshId, Model, NodeKey, PeerId,
-    Runtime, Sampling,
+    ExpertCard, ExpertId, ExpertKind, Format, Index, Keypair, LabelSet, MeshId, Model, NodeKey,
+    PeerId, Runtime, Sampling,
 };
 use prost::Message as _;
 
@@ -313,7 +313,7 @@ pub(crate) fn changes(sent: &[(PeerId, SyncFrame)]) -> Vec<polymath_proto::v1::S
 
 pub(crate) fn frame(frame: Frame) -> SyncFrame {
     SyncFrame {
-        version: 2,
+        version: Format::Sync.current(),
         category: 0,
         frame: Some(frame),
     }
@@ -335,6 +335,7 @@ pub(crate) fn head(author: &PeerId, epoch: u64, sequence: u64) -> OfferHead {
         author: author.to_bytes().into(),
         epoch,
         sequence,
+        mark: vec![9; 16].into(),
     }
 }
 

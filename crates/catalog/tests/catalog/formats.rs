@@ -1,4 +1,4 @@
-//! Bytes kept in files: what a record on disk (version 1) and a frame on the wire (version 2) are.
+//! Bytes kept in files: what a record on disk (version 1) and a frame on the wire (version 3) are.
 //!
 //! `POLYMATH_WRITE_GOLDEN=1` writes the files anew; that is right only together with a new version.
 
@@ -62,9 +62,9 @@ fn the_record_is_what_version_1_wrote() {
 }
 
 #[test]
-fn the_frame_is_what_version_2_sent() {
+fn the_frame_is_what_version_3_sent() {
     let (node, frame) = author();
-    let kept = golden("sync_frame_v2.bin", &frame.encode_to_vec());
+    let kept = golden("sync_frame_v3.bin", &frame.encode_to_vec());
     assert_eq!(frame.encode_to_vec(), kept);
     let mut reader = Node::fresh(1);
     reader.connect_to(node.id());
@@ -100,7 +100,7 @@ fn the_charter_record_and_frame_are_what_version_1_wrote() {
     let name = format!("charter-{}", node.id());
     let record = golden("charter_record_v1.bin", &node.disk[&name]);
     assert_eq!(node.disk[&name], record);
-    let sent = golden("charter_frame_v2.bin", &frame.encode_to_vec());
+    let sent = golden("charter_frame_v3.bin", &frame.encode_to_vec());
     assert_eq!(frame.encode_to_vec(), sent);
 
     let founders = vec![node.id()];
@@ -136,7 +136,7 @@ fn the_observations_record_and_frame_are_what_version_1_wrote() {
     let name = format!("observations-{}", node.id());
     let record = golden("observations_record_v1.bin", &node.disk[&name]);
     assert_eq!(node.disk[&name], record);
-    let sent = golden("observations_frame_v2.bin", &frame.encode_to_vec());
+    let sent = golden("observations_frame_v3.bin", &frame.encode_to_vec());
     assert_eq!(frame.encode_to_vec(), sent);
 
     let disk = Disk::from([(name, record)]);

@@ -10,6 +10,7 @@ mod claims;
 mod convergence;
 mod driver;
 mod eviction;
+mod forks;
 mod formats;
 mod hostile;
 mod inspecting;

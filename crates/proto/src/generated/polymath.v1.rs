@@ -884,6 +884,11 @@ pub struct OfferHead {
     /// changes applied
     #[prost(uint64, tag = "3")]
     pub sequence: u64,
+    /// In heads, not in questions: the first 16 bytes of the hash of the last of these changes, which tell
+    /// two histories of one length apart. Empty if the author signed two different changes of this epoch
+    /// and the sender has both; whoever asks is given them.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub mark: ::prost::bytes::Bytes,
 }
 /// What the sender asks for.
 #[derive(Clone, PartialEq, ::prost::Message)]
