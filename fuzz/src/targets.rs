@@ -73,13 +73,18 @@ pub(crate) const TARGETS: [Target; 19] = [
         golden: &[
             "catalog/tests/golden/sync_frame_v3.bin",
             "catalog/tests/golden/charter_frame_v3.bin",
+            "catalog/tests/golden/observations_frame_v3.bin",
         ],
         seeds: &[],
     },
     Target {
         name: "sync_frame",
         run: polymath_catalog::fuzz::sync_frame,
-        golden: &["catalog/tests/golden/sync_frame_v3.bin"],
+        golden: &[
+            "catalog/tests/golden/sync_frame_v3.bin",
+            "catalog/tests/golden/charter_frame_v3.bin",
+            "catalog/tests/golden/observations_frame_v3.bin",
+        ],
         seeds: &[],
     },
     Target {

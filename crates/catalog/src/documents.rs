@@ -40,8 +40,8 @@ pub(crate) struct Author<K: Kind> {
     seen: Option<u64>,
     /// The tick of which its record on the disk says that it was seen.
     noted: u64,
-    /// How often its record may be written before the next tick, as of tick `counted`; nothing is as
-    /// often as may be.
+    /// What may be spent on writing its record before the next tick, as of tick `counted`; nothing is as
+    /// much as may be.
     writes: Option<u32>,
     counted: u64,
     /// It signed two different changes with one sequence.
@@ -77,7 +77,7 @@ impl<K: Kind> Author<K> {
         self.seen.unwrap_or(0)
     }
 
-    /// Writes left at `tick`.
+    /// What is left for writes at `tick`.
     fn writes_at(&self, tick: u64, bounds: &Bounds) -> u32 {
         let ticks = u32::try_from(tick.saturating_sub(self.counted)).unwrap_or(u32::MAX);
         let more = ticks.saturating_mul(bounds.changes_a_tick);
@@ -343,7 +343,8 @@ impl<K: Kind> Documents<K> {
         }
         let log = self.get(&author);
         let writes = log.map_or(bounds.burst, |l| l.writes_at(self.tick, &bounds));
-        let cost = u32::from(!(paid && same_epoch));
+        let free = paid && same_epoch;
+        let cost = if free { 0 } else { bounds.change_cost };
         let Some(writes) = writes.checked_sub(cost) else {
             return Err(Refusal::Rate);
         };

@@ -10,7 +10,7 @@ use crate::{
     Catalog, CatalogConfig, CatalogLimits, chunk,
     document::{Document, Head},
     envelope,
-    kind::{Kind, charter::CharterKind, offer::OfferKind},
+    kind::{Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
     live::{Live, LiveConfig},
 };
 
@@ -27,12 +27,15 @@ pub fn change(bytes: &[u8]) {
     for change in changes {
         let _ = chunk::read(&change.change, 10_000);
         let mesh = MeshId::from_bytes([0; 32]);
-        if let Ok(author) = envelope::check_form::<OfferKind>(&change, &limits) {
-            let _ = envelope::check_signature::<OfferKind>(&change, &author, &mesh);
-        }
-        if let Ok(author) = envelope::check_form::<CharterKind>(&change, &limits) {
-            let _ = envelope::check_signature::<CharterKind>(&change, &author, &mesh);
-        }
+        signed::<OfferKind>(&change, &limits, &mesh);
+        signed::<CharterKind>(&change, &limits, &mesh);
+        signed::<ObservationKind>(&change, &limits, &mesh);
+    }
+}
+
+fn signed<K: Kind>(change: &SignedChange, limits: &CatalogLimits, mesh: &MeshId) {
+    if let Ok(author) = envelope::check_form::<K>(change, limits) {
+        let _ = envelope::check_signature::<K>(change, &author, mesh);
     }
 }
 
@@ -42,6 +45,7 @@ pub fn change(bytes: &[u8]) {
 pub fn scratch_apply(changes: &[Vec<u8>]) {
     apply::<OfferKind>(changes);
     apply::<CharterKind>(changes);
+    apply::<ObservationKind>(changes);
 }
 
 fn apply<K: Kind>(changes: &[Vec<u8>]) {
@@ -70,8 +74,10 @@ pub fn sync_frame(bytes: &[u8]) {
     };
     let config = CatalogConfig {
         key: NodeKey::generate(),
-        mesh: MeshId::from_bytes([0; 32]),
+        // Of the golden files, so that what they hold is taken.
+        mesh: MeshId::from_bytes([7; 32]),
         founders: vec![NodeKey::generate().peer_id()],
+        observations: true,
         limits: CatalogLimits::default(),
     };
     let (mut catalog, _) = Catalog::open(config, []);

@@ -107,6 +107,7 @@ impl Mesh {
             key,
             mesh: MESH,
             founders: Vec::new(),
+            observations: true,
             limits: CatalogLimits::default(),
         };
         let (catalog, _) = Catalog::open(config, records);
@@ -152,6 +153,7 @@ impl Mesh {
             agent: "polymath/meshsim".into(),
             addresses: vec![format!("/ip4/10.0.{high}.{low}/udp/{port}/quic-v1")],
             experts: node.experts.clone(),
+            ..Offer::default()
         };
         let actions = node.catalog.set_offer(offer);
         let actions = actions.map_err(|e| refused(n, e))?;

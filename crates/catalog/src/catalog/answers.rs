@@ -14,7 +14,7 @@ use super::{Batch, Catalog};
 use crate::{
     buckets::{Known, Position},
     envelope, frames,
-    kind::{Category, Kind, charter::CharterKind, offer::OfferKind},
+    kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
     limits::{ANSWER_BYTES, FRAME_BYTES, OWED_SHARES},
 };
 
@@ -31,7 +31,7 @@ struct Owed {
     /// Of a thing too large for one frame: the others.
     ready: VecDeque<SyncFrame>,
     /// By [`Category`].
-    documents: [OwedDocuments; 2],
+    documents: [OwedDocuments; Category::ALL.len()],
     cards: BTreeSet<ExpertId>,
     /// Bytes sent in this tick.
     sent: usize,
@@ -87,6 +87,8 @@ impl Catalog {
                     .or_else(|| self.tell_leaves::<OfferKind>(&mut owed))
                     .or_else(|| self.tell_changes::<OfferKind>(&mut owed))
                     .or_else(|| self.tell_cards(&mut owed))
+                    .or_else(|| self.tell_leaves::<ObservationKind>(&mut owed))
+                    .or_else(|| self.tell_changes::<ObservationKind>(&mut owed))
             })
             .flatten();
         owed.sent += frame.as_ref().map_or(0, SyncFrame::encoded_len);
@@ -162,7 +164,8 @@ impl Catalog {
     pub(super) fn on_want<K: Kind>(&mut self, peer: PeerId, want: Want, batch: &mut Batch) {
         let all: usize = self.answers.of.values().map(Owed::len).sum();
         // Places for all of the table, to each of a few; of more, each has its part.
-        let most = (self.limits.authors + self.limits.cards) * OWED_SHARES;
+        let all_documents = self.limits.authors + self.limits.observers;
+        let most = (all_documents + self.limits.cards) * OWED_SHARES;
         let part = most / self.peers.len().max(OWED_SHARES);
         let own = self.answers.of.get(&peer).map_or(0, Owed::len);
         let mut room = most.saturating_sub(all).max(part.saturating_sub(own));

@@ -26,9 +26,13 @@ use crate::{
 impl Catalog {
     /// Begins a comparison with `peer`, if it is ours to begin.
     pub(super) fn compare_with<K: Kind>(&self, peer: PeerId, batch: &mut Batch) {
-        // In a mesh that nobody founded there is no charter.
-        let charter = K::CATEGORY == Category::Charter;
-        if self.me > peer && !(charter && self.founders.is_empty()) {
+        let kept = match K::CATEGORY {
+            Category::Offers => true,
+            // In a mesh that nobody founded there is none.
+            Category::Charter => !self.founders.is_empty(),
+            Category::Observations => self.observing,
+        };
+        if self.me > peer && kept {
             let buckets = K::shelf(self).documents.buckets();
             let frame = if buckets.len() <= FEW_HEADS {
                 frames::everything(K::CATEGORY, buckets)

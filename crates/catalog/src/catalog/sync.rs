@@ -18,7 +18,7 @@ use crate::{
     cards::Taken,
     documents::Outcome,
     effort, envelope, frames,
-    kind::{Category, Kind, charter::CharterKind, offer::OfferKind},
+    kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
     limits::{ANNOUNCED, FEW_HEADS, MISSING_A_TICK, PUSHED, PUSHES, TOLD, WANT_ENTRIES},
     record,
 };
@@ -47,6 +47,7 @@ impl Catalog {
         let mut batch = Batch::default();
         self.greet::<CharterKind>(peer, &mut batch);
         self.greet::<OfferKind>(peer, &mut batch);
+        self.greet::<ObservationKind>(peer, &mut batch);
         self.finish(batch)
     }
 
@@ -78,6 +79,7 @@ impl Catalog {
         self.answers.forget(&peer);
         self.parted::<CharterKind>(&peer);
         self.parted::<OfferKind>(&peer);
+        self.parted::<ObservationKind>(&peer);
         self.asked_cards.disconnected(&peer, self.ticks);
         self.cards.disconnected(&peer);
     }
@@ -103,7 +105,11 @@ impl Catalog {
         match Category::of(frame.category) {
             Some(Category::Offers) => self.on_frame::<OfferKind>(peer, frame, &mut batch)?,
             Some(Category::Charter) => self.on_frame::<CharterKind>(peer, frame, &mut batch)?,
-            None => return Ok(Vec::new()),
+            Some(Category::Observations) if self.observing => {
+                self.on_frame::<ObservationKind>(peer, frame, &mut batch)?;
+            }
+            // A kind that is switched off, or of a later version.
+            Some(Category::Observations) | None => return Ok(Vec::new()),
         }
         Ok(self.finish(batch))
     }
@@ -359,6 +365,7 @@ impl Catalog {
         tracing::warn!(%author, "this author signs changes that no document can contain; it is ignored for a while");
         self.forget::<OfferKind>(author, batch);
         self.forget::<CharterKind>(author, batch);
+        self.forget::<ObservationKind>(author, batch);
     }
 
     fn forget<K: Kind>(&mut self, author: PeerId, batch: &mut Batch) {

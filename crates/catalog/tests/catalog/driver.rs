@@ -75,6 +75,7 @@ impl Node {
             key: key.clone(),
             mesh: MESH,
             founders: founders.clone(),
+            observations: true,
             limits,
         };
         let (catalog, recovered) = Catalog::open(config, disk.clone());
@@ -149,6 +150,7 @@ impl Node {
             agent: "polymath/test".into(),
             addresses: vec![format!("/ip4/127.0.0.1/tcp/{}", 4000 + names.len())],
             experts: cards.iter().map(|c| c.id()).collect(),
+            ..Offer::default()
         };
         let mut actions = self.catalog.set_cards(cards).unwrap();
         actions.extend(self.catalog.set_offer(offer).unwrap());

@@ -43,6 +43,7 @@ fn config(key: &NodeKey) -> CatalogConfig {
         key: key.clone(),
         mesh: MESH,
         founders: Vec::new(),
+        observations: true,
         limits: Default::default(),
     }
 }
@@ -57,6 +58,7 @@ fn keeper(key: &NodeKey, disk: &FaultyDisk) -> Keeper {
         peers: HashMap::new(),
         room: FuturesUnordered::new(),
         unwritten: Changes::new(),
+        edited: Vec::new(),
         trouble: Trouble::default(),
     }
 }
