@@ -248,6 +248,7 @@ impl Author {
             mesh: MESH,
             founders: Vec::new(),
             limits: CatalogLimits::default(),
+            observations: true,
         };
         let (mut catalog, _) = Catalog::open(config, std::mem::take(&mut self.stored));
         // Somebody to tell it to.
@@ -266,6 +267,7 @@ impl Author {
                 ),
             ],
             experts: Vec::new(),
+            ..Offer::default()
         });
         let mut change = None;
         for action in offered.map_err(|e| refused(e.to_string()))? {

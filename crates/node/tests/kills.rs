@@ -35,6 +35,7 @@ fn config(key: NodeKey) -> CatalogConfig {
         mesh: MESH,
         founders: Vec::new(),
         limits: CatalogLimits::default(),
+        observations: true,
     }
 }
 
