@@ -73,7 +73,7 @@ pub fn run(config: &Config) -> Result<Report, Fault> {
     let mut authors = Vec::new();
     let mut first = Vec::new();
     for number in 0..config.peers {
-        let mut author = Author::new(chance, number)?;
+        let mut author = Author::new(chance, number);
         first.push(author.next()?);
         authors.push(author);
     }
@@ -228,13 +228,13 @@ struct Author {
 }
 
 impl Author {
-    fn new(chance: Chance, number: usize) -> Result<Self, Fault> {
-        Ok(Self {
+    fn new(chance: Chance, number: usize) -> Self {
+        Self {
             chance,
             number: AUTHORS + number,
             stored: BTreeMap::new(),
             version: 0,
-        })
+        }
     }
 
     /// Writes the next change: one of three addresses is another.
@@ -247,8 +247,8 @@ impl Author {
             key: actors::key(self.chance, self.number)?,
             mesh: MESH,
             founders: Vec::new(),
-            observations: true,
             limits: CatalogLimits::default(),
+            observations: true,
         };
         let (mut catalog, _) = Catalog::open(config, std::mem::take(&mut self.stored));
         // Somebody to tell it to.
@@ -266,6 +266,7 @@ impl Author {
                     number % 65_536
                 ),
             ],
+            experts: Vec::new(),
             ..Offer::default()
         });
         let mut change = None;

@@ -446,7 +446,10 @@ impl Catalog {
         knowing.insert(peer);
         let head = frames::head(&author, &known);
         for receiver in self.some_peers(TOLD, &knowing, &change.signature) {
-            batch.send(receiver, frames::heads(K::CATEGORY, &[head.clone()]));
+            batch.send(
+                receiver,
+                frames::heads(K::CATEGORY, std::slice::from_ref(&head)),
+            );
         }
     }
 
