@@ -301,7 +301,8 @@ impl Node {
             discovered: discover::Discovered::default(),
             door,
             invites,
-            anchors: anchors::Anchors::open(&membership.genesis, &mesh_dir),
+            anchors: anchors::Anchors::open(&membership.genesis, &mesh_dir)
+                .heeding(Arc::clone(&index)),
             remembered: remembered::Remembered::open(&mesh_dir),
             sources: sources::Sources::default(),
             gateway: Mutex::default(),
