@@ -1,0 +1,3 @@
+//! One module an experiment.
+
+pub mod strong_weak;
