@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, path::PathBuf};
 
-use polymath_eval::{encode, load};
+use polymath_eval::load;
 use polymath_router::learning::{Fit, Sparse, fit};
 
 fn main() {
@@ -23,8 +23,8 @@ fn main() {
         .rows
         .iter()
         .filter(|r| !test.contains(r.query.as_str()))
-        .map(|r| encode(&r.query))
-        .map(|e| (e.vector, e.cues))
+        .map(|r| polymath_encoder::encode(&r.query))
+        .map(|e| (Sparse::new(&e.places, &e.values), e.cues.to_vec()))
         .collect();
     let mut bytes = Vec::new();
     for (clusters, seed) in [(8, 0), (32, 1), (32, 2), (32, 3)] {

@@ -14,7 +14,7 @@ use std::{
 
 use serde::Deserialize;
 
-pub mod utterances;
+pub(crate) mod utterances;
 
 pub use utterances::{Utterance, Utterances};
 

@@ -5,13 +5,14 @@
 //! [`Estimator`](polymath_router::learning::Estimator), the one a daemon decides with; nothing here knows a
 //! trick that it lacks. It leaves to the CLI how a [`Report`](polymath_figures::Report) is printed.
 //!
-//! Methods and constants are chosen on training folds only; test folds are read once, to print.
+//! Methods and constants are chosen on training rows only ([`study`]); test rows are read once, to print.
 
 pub mod baseline;
 pub mod bootstrap;
 mod data;
 pub mod experiments;
-mod learn;
+mod figures;
+pub mod study;
 
 pub use data::{Answered, DataError, Graded, Table, Utterance, Utterances, load};
-pub use learn::{Encoded, encode, expert_id, learner, see};
+pub use experiments::{Experiment, evaluate};

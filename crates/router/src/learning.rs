@@ -17,6 +17,7 @@ mod codebook;
 mod drift;
 mod estimator;
 mod explore;
+mod learner;
 pub mod merge;
 mod newcomer;
 mod ridge;
@@ -26,5 +27,6 @@ pub use codebook::{Codebook, CodebookError, CodebookId, Fit, Member, Space, fit}
 pub use drift::Drift;
 pub use estimator::{Estimate, Estimator, EstimatorConfig, Seen};
 pub use explore::{Explorer, Pick};
+pub use learner::Learner;
 pub use newcomer::Newcomer;
 pub use sparse::Sparse;

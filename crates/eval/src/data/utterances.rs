@@ -17,7 +17,7 @@ pub struct Utterance {
 pub type Utterances = BTreeMap<String, Vec<Utterance>>;
 
 /// Reads `{split: [[text, label], …]}`.
-pub fn clinc(path: &Path) -> Result<Utterances, DataError> {
+pub(crate) fn clinc(path: &Path) -> Result<Utterances, DataError> {
     let splits: BTreeMap<String, Vec<(String, String)>> = json(path)?;
     let utterance = |(text, label)| Utterance { text, label };
     Ok(splits
@@ -27,7 +27,7 @@ pub fn clinc(path: &Path) -> Result<Utterances, DataError> {
 }
 
 /// Reads `{domain: [intent, …]}`.
-pub fn domains(path: &Path) -> Result<BTreeMap<String, Vec<String>>, DataError> {
+pub(crate) fn domains(path: &Path) -> Result<BTreeMap<String, Vec<String>>, DataError> {
     json(path)
 }
 
@@ -41,7 +41,7 @@ fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, DataError> {
 
 /// Reads `text,category` with a heading; texts with commas or line ends stand in quotes, in which `""` is
 /// one quote (RFC 4180).
-pub fn csv(path: &Path) -> Result<Vec<Utterance>, DataError> {
+pub(crate) fn csv(path: &Path) -> Result<Vec<Utterance>, DataError> {
     let mut text = String::new();
     let read = open(path)?.read_to_string(&mut text);
     read.map_err(|source| DataError::Read {

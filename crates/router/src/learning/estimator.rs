@@ -367,6 +367,14 @@ impl Estimator {
         self.observations.retain(|o| o.expert != *expert);
     }
 
+    /// Something changed somewhere: counts are worth `keep` (0 to 1) of what they were, so that all are tried
+    /// again. What the regressions learnt of words stays.
+    pub fn doubt(&mut self, keep: f32) {
+        for known in self.experts.values_mut() {
+            known.own.fade(keep);
+        }
+    }
+
     /// A new version starts from `keep` of what was learnt of its parent.
     pub fn inherit(&mut self, parent: &ExpertId, child: ExpertId, keep: f32) {
         let Some(known) = self.experts.get(parent) else {
