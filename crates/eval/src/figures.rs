@@ -35,6 +35,12 @@ pub(crate) fn goal(row: Row, least: f64) -> Row {
     noted(row, format!("asked for: {least}, {met}"))
 }
 
+/// Whether a whole interval lies above nothing, as issue 6 asks.
+pub(crate) fn above_zero(row: Row, i: Interval) -> Row {
+    let met = if i.low > 0.0 { "met" } else { "MISSED" };
+    noted(row, format!("asked for: an interval above 0, {met}"))
+}
+
 /// The baselines, ours, and for each the regret to the oracle.
 pub(crate) fn beside(set: &str, baselines: &[Baseline], ours: &[(String, Vec<f64>)]) -> Vec<Row> {
     let oracle = baselines.iter().find(|b| b.name == "oracle");

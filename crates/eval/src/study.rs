@@ -16,7 +16,7 @@ use polymath_types::ExpertId;
 use crate::Table;
 
 /// What the penalty is chosen among.
-pub const PENALTIES: [f32; 5] = [0.5, 2.0, 5.0, 15.0, 50.0];
+pub const PENALTIES: [f32; 6] = [0.5, 2.0, 5.0, 15.0, 50.0, 150.0];
 /// Rows of MMLU and of MMLU-Pro on which methods were compared; they are never tested on.
 pub const DEVELOPMENT: usize = 3000;
 /// Folds inside the training rows.

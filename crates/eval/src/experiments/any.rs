@@ -8,7 +8,7 @@ use crate::{
     DataError,
     baseline::{self, Baseline},
     bootstrap,
-    figures::{beside, percent},
+    figures::{above_zero, beside, noted, percent},
     load,
     study::{Study, folds},
 };
@@ -79,13 +79,14 @@ pub(super) fn routed(name: &str, study: &Study, parts: &[(Vec<usize>, Vec<usize>
         .map(|(a, b)| a - b)
         .collect();
     let mut rows = beside(name, &baselines, &[("routed".into(), ours)]);
+    let interval = bootstrap::mean(&gain);
     let row = percent(
         format!("{name}: routed less best single, paired"),
         "gain",
-        bootstrap::mean(&gain),
+        interval,
     );
-    rows.push(crate::figures::noted(
-        row,
+    rows.push(noted(
+        above_zero(row, interval),
         format!("penalties {penalties:?}"),
     ));
     rows

@@ -49,7 +49,7 @@ impl Default for EstimatorConfig {
             dimensions: 1 << 14,
             prior_mass: 4.0,
             level_masses: vec![20.0, 20.0],
-            penalty: 15.0,
+            penalty: 50.0,
             words: 1.0,
             cues: 0.5,
             products: 0.1,

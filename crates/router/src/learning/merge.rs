@@ -59,13 +59,17 @@ impl Default for Trust {
         Self {
             most_per_cell: 100.0,
             most_in_all: 400.0,
-            tolerance: 0.1,
+            tolerance: 0.15,
         }
     }
 }
 
 /// Counts an expert needs of a reporter before its mean says anything.
 const TELLING: f32 = 3.0;
+/// Counts beyond which a reporter weighs no more in the reference: it is a vote by heads, not by volume.
+const MOST_HEARD: f32 = 6.0;
+/// Deviations by chance, squared, that are no disagreement.
+const CHANCE: f32 = 4.0;
 /// Rounds of reference and weights.
 const ROUNDS: usize = 3;
 
@@ -196,7 +200,7 @@ fn agreement(
                 let middle = reference.get(expert)?;
                 (n >= TELLING).then(|| {
                     let chance = (middle * (1.0 - middle)).max(0.04) / n;
-                    (n, ((mean - middle).powi(2) - 2.0 * chance).max(0.0))
+                    (n, ((mean - middle).powi(2) - CHANCE * chance).max(0.0))
                 })
             };
             let (mut sum, mut total) = (0.0, 0.0);
@@ -235,7 +239,7 @@ fn reference(
     let mut by_expert: BTreeMap<ExpertId, Vec<(f32, f32)>> = BTreeMap::new();
     for ((told, weights), share) in told.iter().zip(weights).zip(share) {
         for (expert, (n, mean)) in told {
-            let weight = weights.get(expert).copied().unwrap_or(0.0) * (n * share).min(20.0);
+            let weight = weights.get(expert).copied().unwrap_or(0.0) * (n * share).min(MOST_HEARD);
             by_expert.entry(*expert).or_default().push((*mean, weight));
         }
     }
