@@ -1,9 +1,8 @@
 //! What is fuzzed: one function a decoder, with bytes that it takes.
 
-use polymath_proto::v1::{SyncFrame, sync_frame::Frame};
 use polymath_types::{AnchorList, ExpertCard, Genesis, Invite};
-use prost::Message as _;
-use sha2::{Digest as _, Sha256};
+
+use crate::chunks;
 
 pub(crate) struct Target {
     pub(crate) name: &'static str,
@@ -62,19 +61,30 @@ pub(crate) const TARGETS: [Target; 19] = [
     Target {
         name: "change",
         run: polymath_catalog::fuzz::change,
-        golden: &["catalog/tests/golden/offer_record_v1.bin"],
+        golden: &[
+            "catalog/tests/golden/sync_frame_v3.bin",
+            "catalog/tests/golden/charter_frame_v3.bin",
+        ],
         seeds: &[b"\x85\x6f\x4a\x83\0\0\0\0\x01\x10"],
     },
     Target {
         name: "scratch_apply",
-        run: scratch_apply,
-        golden: &["catalog/tests/golden/sync_frame_v2.bin"],
+        run: |bytes| polymath_catalog::fuzz::scratch_apply(&chunks::find(bytes)),
+        golden: &[
+            "catalog/tests/golden/sync_frame_v3.bin",
+            "catalog/tests/golden/charter_frame_v3.bin",
+            "catalog/tests/golden/observations_frame_v3.bin",
+        ],
         seeds: &[],
     },
     Target {
         name: "sync_frame",
         run: polymath_catalog::fuzz::sync_frame,
-        golden: &["catalog/tests/golden/sync_frame_v2.bin"],
+        golden: &[
+            "catalog/tests/golden/sync_frame_v3.bin",
+            "catalog/tests/golden/charter_frame_v3.bin",
+            "catalog/tests/golden/observations_frame_v3.bin",
+        ],
         seeds: &[],
     },
     Target {
@@ -168,26 +178,3 @@ pub(crate) const TARGETS: [Target; 19] = [
         seeds: &[],
     },
 ];
-
-/// The changes of a frame, with checksums that are right whatever became of them: else Automerge
-/// would look at none.
-fn scratch_apply(bytes: &[u8]) {
-    /// Behind the magic number and the checksum.
-    const HASHED: usize = 8;
-    let Ok(SyncFrame {
-        frame: Some(Frame::Offers(offers)),
-        ..
-    }) = SyncFrame::decode(bytes)
-    else {
-        return;
-    };
-    let changes = offers.changes.into_iter().map(|c| {
-        let mut change = c.change.to_vec();
-        if change.len() > HASHED {
-            let hash = Sha256::digest(&change[HASHED..]);
-            change[4..HASHED].copy_from_slice(&hash[..4]);
-        }
-        change
-    });
-    polymath_catalog::fuzz::scratch_apply(&changes.collect::<Vec<_>>());
-}

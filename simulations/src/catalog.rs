@@ -3,7 +3,7 @@
 //!
 //! Bytes are those of encoded frames, counted when sent; streams, encryption and packets come on top.
 
-mod mesh;
+pub(crate) mod mesh;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,7 +11,7 @@ use self::mesh::{Goal, Mesh, TICK};
 use crate::{
     Fault, Report, Row,
     chance::{Chance, For},
-    links,
+    links::{self, Distance},
 };
 
 /// A phase that lasts longer is a fault.
@@ -47,9 +47,9 @@ pub fn run(config: &Config) -> Result<Report, Fault> {
     Fault::check("--nodes", config.nodes as u64, 4, 500)?;
     Fault::check("--links", config.links as u64, 1, 64)?;
     let chance = Chance::new(config.seed);
-    let mut mesh = Mesh::new(chance);
+    let mut mesh = Mesh::new(chance, Distance::Drawn);
     let mut rows = Vec::new();
-    cold_start(config, chance, &mut mesh, &mut rows)?;
+    cold_start(config, &mut mesh, &mut rows)?;
     idle(&mut mesh, &mut rows)?;
     departures_and_arrival(chance, &mut mesh, &mut rows)?;
     partition(chance, &mut mesh, &mut rows)?;
@@ -70,23 +70,13 @@ pub fn run(config: &Config) -> Result<Report, Fault> {
 }
 
 /// All start at once with one expert each.
-fn cold_start(
-    config: &Config,
-    chance: Chance,
-    mesh: &mut Mesh,
-    rows: &mut Vec<Row>,
-) -> Result<(), Fault> {
+fn cold_start(config: &Config, mesh: &mut Mesh, rows: &mut Vec<Row>) -> Result<(), Fault> {
     for _ in 0..config.nodes {
         let n = mesh.add_node()?;
         mesh.host(n)?;
     }
-    for n in 0..config.nodes {
-        let others = chance.shuffled(config.nodes, For::Link, &[n as u64]);
-        let others = others.into_iter().filter(|o| *o != n).take(config.links);
-        others.for_each(|other| mesh.connect(n, other));
-    }
+    mesh.connect_all(config.links);
     let all = mesh.alive();
-    mesh.mend(&all);
     let took = mesh.run_until("cold start", &[everyone(mesh)], LIMIT)?;
     let case = "cold start, all equal";
     let most = mesh.nodes.iter().map(|n| n.sent).max().unwrap_or_default();
@@ -199,7 +189,7 @@ fn partition(chance: Chance, mesh: &mut Mesh, rows: &mut Vec<Row>) -> Result<(),
     Ok(())
 }
 
-fn everyone(mesh: &Mesh) -> Goal {
+pub(crate) fn everyone(mesh: &Mesh) -> Goal {
     let nodes = mesh.alive();
     // Offers outlive their authors' connections: who has left still counts.
     let authors = (0..mesh.nodes.len()).collect();

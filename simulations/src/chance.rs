@@ -19,6 +19,8 @@ pub(crate) enum For {
     Service,
     Kill,
     Order,
+    Pause,
+    Arrival,
 }
 
 /// A counter-based generator: SplitMix64's finaliser (Steele, Lea, Flood 2014) over the words.

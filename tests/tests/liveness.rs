@@ -54,13 +54,15 @@ fn until_all_say(nodes: &[Node], peer: &str, wanted: &str) -> Duration {
 
 #[test]
 fn a_killed_node_is_out_of_routing_on_every_other() {
-    let lab = Lab::new();
-    let mut nodes = mesh(&lab, 8, "/ip4/127.0.0.1/tcp/0");
-    let killed = nodes.remove(3);
-    let peer = killed.peer();
-    killed.kill();
-    let took = until_all_say(&nodes, &peer, "suspended");
-    println!("8 daemons, SIGKILL: suspended on all after {took:?}");
+    for listen in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
+        let lab = Lab::new();
+        let mut nodes = mesh(&lab, 8, listen);
+        let killed = nodes.remove(3);
+        let peer = killed.peer();
+        killed.kill();
+        let took = until_all_say(&nodes, &peer, "suspended");
+        println!("8 daemons, {listen}, SIGKILL: suspended on all after {took:?}");
+    }
 }
 
 #[test]

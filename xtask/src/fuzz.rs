@@ -9,9 +9,10 @@ use crate::process;
 pub(crate) const HELP: &str = "\
 Mutates valid bytes and gives them to every decoder of what the network brings, on the stable toolchain.
 
-Usage: cargo xtask fuzz [--seconds N] [--target NAME] [--seed N]
+Usage: cargo xtask fuzz [--seconds N | --executions N] [--target NAME] [--seed N]
 
   --seconds N    for each target (default: 60)
+  --executions N inputs for each target instead, however long they take
   --target NAME  only this one
   --seed N       other inputs than those of seed 1
 

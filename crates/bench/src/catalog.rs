@@ -5,6 +5,7 @@
 //! the side that is named. The cards of the experts are counted apart.
 
 mod authors;
+mod observed;
 mod shared;
 
 use std::{
@@ -171,6 +172,9 @@ fn measure(quick: bool, shelf: &impl Shelf) -> Result<Report, Failure> {
     rows.push(busy.against(SHARED, Spread::of(&ratios)));
     rows.extend(opening(shelf, &replica.stored, &mesh)?);
     rows.extend(index(&replica.catalog.index(), &mesh));
+    // What both know of offers is equal here; the rival has no observations.
+    drop(shared);
+    rows.extend(observed::measure(count, &mesh, &mut known, &mut replica)?);
     let conditions = json!({
         "threads": 1, "network": "none: frames are handed over", "experts_a_peer": 4, "addresses_a_peer": 3,
         "offer_bytes": cold.documents / count,
@@ -255,6 +259,7 @@ fn config() -> CatalogConfig {
         key: NodeKey::generate(),
         mesh: MESH,
         founders: Vec::new(),
+        observations: true,
         limits: CatalogLimits::default(),
     }
 }

@@ -1,9 +1,11 @@
 //! What is known, summed up in buckets: equal replicas find out in 2 KB, others where they differ.
 //!
 //! A document belongs to one of 4096 leaves by a hash of its author; sixteen leaves make a branch.
-//! The sum of a leaf is a hash of all positions in it, in order; that of a branch a hash of its
+//! The sum of a leaf is a hash of all positions and marks in it, in order; that of a branch a hash of its
 //! leaves' sums. Sums that can be added up would be cheaper, but whoever owns some documents could
 //! choose them so that what two nodes know of others looks equal.
+
+use std::cmp::Ordering;
 
 use polymath_types::PeerId;
 
@@ -19,10 +21,50 @@ const EMPTY: [u8; SUM] = [0; SUM];
 /// Epoch and sequence: how far a document is known.
 pub(crate) type Position = (u64, u64);
 
+/// Bytes of a [`Mark`]: two changes with one mark are 2^64 hashes of work.
+pub(crate) const MARK: usize = 16;
+
+/// The first bytes of the hash of a document's last change, which covers all before it.
+pub(crate) type Mark = [u8; MARK];
+
+/// What is known of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Known {
+    pub(crate) position: Position,
+    /// None once its author was seen to contradict itself in this epoch: nothing more is taken of it
+    /// then, and which of its versions is kept is a matter of chance.
+    pub(crate) mark: Option<Mark>,
+}
+
+impl Known {
+    /// Whether whoever knows a document as `other` lacks something of this.
+    pub(crate) fn adds_to(&self, other: Option<&Self>) -> bool {
+        let Some(other) = other else {
+            return self.position > (0, 0);
+        };
+        let (epoch, sequence) = self.position;
+        match (epoch.cmp(&other.position.0), self.mark, other.mark) {
+            (Ordering::Less, ..) | (Ordering::Equal, _, None) => false,
+            (Ordering::Greater, ..) | (Ordering::Equal, None, Some(_)) => true,
+            (Ordering::Equal, Some(mark), Some(theirs)) => {
+                sequence > other.position.1 || sequence == other.position.1 && mark != theirs
+            }
+        }
+    }
+
+    /// From where whoever knows this must ask, to be told what `other` has beyond it: the last change
+    /// too if there is another one in its place.
+    pub(crate) fn question(&self, other: &Self) -> Position {
+        let (epoch, sequence) = self.position;
+        let parted = self.position == other.position && self.mark != other.mark;
+        (epoch, sequence.saturating_sub(u64::from(parted)))
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 struct Leaf {
     /// By author.
-    members: Vec<(PeerId, Position)>,
+    members: Vec<(PeerId, Known)>,
     sum: [u8; SUM],
 }
 
@@ -61,13 +103,17 @@ impl Leaf {
         self.sum = if self.members.is_empty() {
             EMPTY
         } else {
-            sum("polymath catalog leaf sum v1", |hasher| {
-                for (author, (epoch, sequence)) in &self.members {
+            sum("polymath catalog leaf sum v2", |hasher| {
+                for (author, known) in &self.members {
+                    let (epoch, sequence) = known.position;
+                    // Of those who contradict themselves replicas hold different versions.
+                    let sequence = if known.mark.is_some() { sequence } else { 0 };
                     let author = author.to_bytes();
                     hasher.update(&[u8::try_from(author.len()).unwrap_or(u8::MAX)]);
                     hasher.update(&author);
                     hasher.update(&epoch.to_be_bytes());
                     hasher.update(&sequence.to_be_bytes());
+                    hasher.update(&known.mark.unwrap_or_default());
                 }
             })
         };
@@ -75,17 +121,26 @@ impl Leaf {
 }
 
 impl Buckets {
-    /// `author`'s document is known up to `position`.
-    pub(crate) fn set(&mut self, author: PeerId, position: Position) {
+    /// What is known of `author`'s document now.
+    pub(crate) fn set(&mut self, author: PeerId, known: Known) {
         let leaf = &mut self.leaves[leaf_of(&author)];
         match leaf.members.binary_search_by_key(&author, |(a, _)| *a) {
-            Ok(at) => leaf.members[at].1 = position,
+            Ok(at) => leaf.members[at].1 = known,
             Err(at) => {
-                leaf.members.insert(at, (author, position));
+                leaf.members.insert(at, (author, known));
                 self.len += 1;
             }
         }
         leaf.sum_up();
+    }
+
+    /// The same, unless others are not told of the document.
+    pub(crate) fn update(&mut self, author: &PeerId, known: Known) {
+        let leaf = &mut self.leaves[leaf_of(author)];
+        if let Ok(at) = leaf.members.binary_search_by_key(author, |(a, _)| *a) {
+            leaf.members[at].1 = known;
+            leaf.sum_up();
+        }
     }
 
     /// Nothing is known of `author` any more.
@@ -101,7 +156,9 @@ impl Buckets {
     /// Puts many into one leaf, which takes a stranger millions of keys.
     #[cfg(test)]
     pub(crate) fn crowd(&mut self, number: usize, authors: usize) {
-        let mut members: Vec<_> = (0..authors).map(|_| (PeerId::random(), (1, 1))).collect();
+        let mut members: Vec<_> = (0..authors)
+            .map(|_| (PeerId::random(), tests::known(1, 1)))
+            .collect();
         members.sort_unstable();
         self.len += authors;
         self.leaves[number].members = members;
@@ -114,12 +171,12 @@ impl Buckets {
     }
 
     /// Every document.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &(PeerId, Position)> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &(PeerId, Known)> {
         self.leaves.iter().flat_map(|leaf| &leaf.members)
     }
 
     /// The documents of one leaf.
-    pub(crate) fn leaf(&self, number: usize) -> &[(PeerId, Position)] {
+    pub(crate) fn leaf(&self, number: usize) -> &[(PeerId, Known)] {
         self.leaves.get(number).map_or(&[], |leaf| &leaf.members)
     }
 
@@ -166,11 +223,11 @@ impl Buckets {
     pub(crate) fn ahead_of<'a>(
         &'a self,
         leaves: impl Iterator<Item = usize> + 'a,
-        theirs: &'a std::collections::BTreeMap<PeerId, Position>,
-    ) -> impl Iterator<Item = &'a (PeerId, Position)> {
+        theirs: &'a std::collections::BTreeMap<PeerId, Known>,
+    ) -> impl Iterator<Item = &'a (PeerId, Known)> {
         leaves
             .flat_map(|number| self.leaf(number))
-            .filter(|(author, position)| theirs.get(author).is_none_or(|p| p < position))
+            .filter(|(author, known)| known.adds_to(theirs.get(author)))
     }
 }
 
@@ -192,10 +249,17 @@ mod tests {
 
     use super::*;
 
+    pub(super) fn known(epoch: u64, sequence: u64) -> Known {
+        Known {
+            position: (epoch, sequence),
+            mark: Some([7; MARK]),
+        }
+    }
+
     fn filled(authors: &[PeerId]) -> Buckets {
         let mut buckets = Buckets::default();
         for author in authors {
-            buckets.set(*author, (1, 1));
+            buckets.set(*author, known(1, 1));
         }
         buckets
     }
@@ -206,11 +270,11 @@ mod tests {
         let one = filled(&authors);
         let mut other = Buckets::default();
         for author in authors.iter().rev() {
-            other.set(*author, (0, 7));
-            other.set(*author, (1, 1));
+            other.set(*author, known(0, 7));
+            other.set(*author, known(1, 1));
         }
         let passing = PeerId::random();
-        other.set(passing, (9, 9));
+        other.set(passing, known(9, 9));
         assert_ne!(one.digest(), other.digest());
         other.remove(&passing);
         other.remove(&passing);
@@ -223,7 +287,7 @@ mod tests {
     fn a_difference_leads_to_its_leaf() {
         let authors: Vec<PeerId> = (0..3000).map(|_| PeerId::random()).collect();
         let (one, mut other) = (filled(&authors), filled(&authors));
-        other.set(authors[5], (1, 2));
+        other.set(authors[5], known(1, 2));
         let branches = one.differing(&other.digest()).unwrap();
         let [branch] = branches[..] else {
             panic!("{branches:?}");
@@ -232,7 +296,41 @@ mod tests {
         assert_eq!(leaves, [leaf_of(&authors[5])]);
         let theirs: BTreeMap<_, _> = one.leaf(leaves[0]).iter().copied().collect();
         let ahead: Vec<_> = other.ahead_of(leaves.into_iter(), &theirs).collect();
-        assert_eq!(ahead, [&(authors[5], (1, 2))]);
+        assert_eq!(ahead, [&(authors[5], known(1, 2))]);
+    }
+
+    #[test]
+    fn histories_of_one_length_differ_until_both_are_known_to_contradict_each_other() {
+        let authors: Vec<PeerId> = (0..300).map(|_| PeerId::random()).collect();
+        let (mut one, mut other) = (filled(&authors), filled(&authors));
+        let forked = Known {
+            mark: Some([8; MARK]),
+            ..known(1, 1)
+        };
+        other.set(authors[5], forked);
+        let leaf = leaf_of(&authors[5]);
+        assert_eq!(
+            one.differing(&other.digest()),
+            Some(vec![leaf / LEAVES_A_BRANCH])
+        );
+        let theirs: BTreeMap<_, _> = one.leaf(leaf).iter().copied().collect();
+        let ahead: Vec<_> = other.ahead_of([leaf].into_iter(), &theirs).collect();
+        assert_eq!(ahead, [&(authors[5], forked)]);
+        assert_eq!(known(1, 1).question(&forked), (1, 0));
+
+        let proven = |position| Known {
+            position,
+            mark: None,
+        };
+        one.update(&authors[5], proven((1, 1)));
+        assert!(proven((1, 1)).adds_to(Some(&forked)) && !forked.adds_to(Some(&proven((1, 1)))));
+        other.update(&authors[5], proven((1, 9)));
+        assert_eq!(one.differing(&other.digest()), Some(Vec::new()));
+        assert!(!proven((1, 9)).adds_to(Some(&proven((1, 1)))));
+        assert!(known(2, 1).adds_to(Some(&proven((1, 1)))));
+        let stranger = PeerId::random();
+        one.update(&stranger, known(1, 1));
+        assert_eq!(one.len(), 300, "what is not shown stays so");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod answers;
 mod charters;
 mod compare;
+mod observed;
 mod own;
 mod shelf;
 mod sync;
@@ -10,6 +11,7 @@ mod sync;
 use std::{collections::BTreeSet, sync::Arc};
 
 use answers::Answers;
+pub use observed::ObservationsError;
 pub use own::{Offer, OfferError};
 use polymath_proto::v1::SyncFrame;
 use polymath_types::{
@@ -26,9 +28,11 @@ use crate::{
     kind::{
         Category, Kind,
         charter::{CharterKind, merge::Merged},
+        observations::ObservationKind,
         offer::OfferKind,
     },
     record::{self, Record},
+    weigh::Observers,
 };
 pub(crate) use shelf::Shelf;
 
@@ -41,6 +45,9 @@ pub struct CatalogConfig {
     pub mesh: MeshId,
     /// The mesh's founding admins, in the order of its genesis.
     pub founders: Vec<PeerId>,
+    /// Whether observations are kept and exchanged. A node that does not neither asks for them nor passes
+    /// them on, and publishes none.
+    pub observations: bool,
     /// Bounds.
     pub limits: CatalogLimits,
 }
@@ -85,6 +92,8 @@ pub struct Recovered {
     pub offers: usize,
     /// Admins whose charter documents are known again.
     pub charters: usize,
+    /// Authors whose observations are known again.
+    pub observations: usize,
     /// Cards that are known again.
     pub cards: usize,
     /// Records that were skipped, by name; all others were taken.
@@ -132,6 +141,13 @@ pub struct Catalog {
     limits: CatalogLimits,
     pub(crate) offers: Shelf<OfferKind>,
     pub(crate) charters: Shelf<CharterKind>,
+    pub(crate) observations: Shelf<ObservationKind>,
+    /// Observations are kept and exchanged.
+    pub(crate) observing: bool,
+    observers: Observers,
+    /// Observations of others that an earlier run kept and this one does not; the disk is told with the
+    /// first actions.
+    leftover: Vec<PeerId>,
     pub(crate) merged: Merged,
     /// A charter document has changed.
     pub(crate) merge_due: bool,
@@ -157,6 +173,7 @@ impl Catalog {
             key,
             mesh,
             founders,
+            observations,
             limits,
         } = config;
         let mut catalog = Self {
@@ -166,6 +183,10 @@ impl Catalog {
             founders,
             offers: Shelf::new(limits.authors),
             charters: Shelf::new(CharterKind::bounds(&limits).authors),
+            observations: Shelf::new(limits.observers),
+            observing: observations,
+            observers: Observers::default(),
+            leftover: Vec::new(),
             merged: Merged::default(),
             // Whose documents no longer count is told to the disk with the first actions.
             merge_due: true,
@@ -188,20 +209,29 @@ impl Catalog {
                 Err(problem) => recovered.problems.push((name, problem)),
             }
         }
+        if !catalog.observing {
+            catalog.drop_observations();
+        }
         // Ticks go on where the last run's ended, so that what was seen in both compares.
-        let (offers, charters) = (&catalog.offers.documents, &catalog.charters.documents);
-        catalog.ticks = match offers.last_seen().max(charters.last_seen()) {
-            0 => 0,
-            last => last.saturating_add(1),
+        let last_seen = [
+            catalog.offers.documents.last_seen(),
+            catalog.charters.documents.last_seen(),
+            catalog.observations.documents.last_seen(),
+        ];
+        catalog.ticks = match last_seen.into_iter().max() {
+            None | Some(0) => 0,
+            Some(last) => last.saturating_add(1),
         };
         catalog.begin_tick::<OfferKind>();
         catalog.begin_tick::<CharterKind>();
+        catalog.begin_tick::<ObservationKind>();
         catalog.conducts.begin_tick(catalog.ticks);
         catalog.cards.begin_tick(catalog.ticks);
         catalog.efforts.begin_tick(catalog.ticks);
         catalog.merged = catalog.merged_now();
         recovered.offers = catalog.offers.documents.iter().count();
         recovered.charters = catalog.charters.documents.iter().count();
+        recovered.observations = catalog.observations.documents.iter().count();
         recovered.cards = catalog.cards.len();
         let index = Arc::make_mut(&mut catalog.index);
         let charter = &catalog.merged.charter;
@@ -213,6 +243,7 @@ impl Catalog {
             }
         }
         index.set_charter(Arc::new(charter.clone()));
+        catalog.weigh_all();
         (catalog, recovered)
     }
 
@@ -228,6 +259,7 @@ impl Catalog {
                 fits
             }
             Record::Charter(author, log) => self.put_back::<CharterKind>(author, log),
+            Record::Observations(author, log) => self.put_back::<ObservationKind>(author, log),
         };
         if fits { Ok(()) } else { Err(RecordError::Full) }
     }
@@ -278,6 +310,7 @@ impl Catalog {
         self.ticks = self.ticks.saturating_add(1);
         self.begin_tick::<OfferKind>();
         self.begin_tick::<CharterKind>();
+        self.begin_tick::<ObservationKind>();
         self.conducts.begin_tick(self.ticks);
         self.cards.begin_tick(self.ticks);
         self.efforts.begin_tick(self.ticks);
@@ -286,6 +319,8 @@ impl Catalog {
         batch.answers.extend(self.answers.begin_tick());
         self.tick_kind::<CharterKind>(&mut batch);
         self.tick_kind::<OfferKind>(&mut batch);
+        self.tick_kind::<ObservationKind>(&mut batch);
+        self.observers.tick();
         self.ask_missing_cards(&mut batch);
         let unused = self.cards.collect();
         let mut actions = self.finish(batch);
@@ -310,9 +345,10 @@ impl Catalog {
     pub fn records(&self) -> impl Iterator<Item = (String, Vec<u8>)> + '_ {
         let offers = self.sealed::<OfferKind>();
         let charters = self.sealed::<CharterKind>();
+        let observations = self.sealed::<ObservationKind>();
         let cards = self.cards.iter();
-        let cards = cards.map(|(id, card)| (record::card_name(&id), record::seal_card(card)));
-        offers.chain(charters).chain(cards)
+        let cards = cards.map(|(id, card)| (record::card_name(id), record::seal_card(card)));
+        offers.chain(charters).chain(observations).chain(cards)
     }
 
     fn sealed<K: Kind>(&self) -> impl Iterator<Item = (String, Vec<u8>)> + '_ {
@@ -339,8 +375,9 @@ impl Catalog {
         let offers = changed.filter(|(category, _)| *category == Category::Offers);
         let mut authors: BTreeSet<PeerId> = offers.map(|(_, author)| *author).collect();
         authors.extend(&batch.relisted);
+        let observed = self.weigh_changed(batch, &authors);
         let nothing = cards.is_empty() && authors.is_empty() && batch.lost_cards.is_empty();
-        if nothing && batch.charter.is_none() {
+        if nothing && batch.charter.is_none() && observed.is_empty() {
             return false;
         }
         // Readers hold the one before: what differs is copied, the rest shared.
@@ -363,6 +400,9 @@ impl Catalog {
         for (id, card) in cards {
             index.set_card(*id, Arc::clone(card));
         }
+        for (expert, weighed) in observed {
+            index.set_observed(expert, weighed);
+        }
         true
     }
 
@@ -376,6 +416,9 @@ impl Catalog {
         if self.merge_due {
             self.remerge(&mut batch);
         }
+        let leftover = std::mem::take(&mut self.leftover).into_iter();
+        let leftover = leftover.map(|author| (Category::Observations, author));
+        batch.evicted.extend(leftover);
         let changed = self.patch_index(&batch);
         let mut actions: Vec<Action> = batch
             .evicted
@@ -392,6 +435,7 @@ impl Catalog {
             let bytes = match category {
                 Category::Offers => self.seal_of::<OfferKind>(author),
                 Category::Charter => self.seal_of::<CharterKind>(author),
+                Category::Observations => self.seal_of::<ObservationKind>(author),
             };
             if let Some(bytes) = bytes {
                 let name = record::name(*category, author);

@@ -9,8 +9,8 @@ use std::{
 };
 
 use automerge::{
-    ActorId, Automerge, AutomergeError, Change, ChangeHash, ObjId, ObjType, ROOT, ReadDoc, Value,
-    transaction::CommitOptions,
+    ActorId, Automerge, AutomergeError, Change, ChangeHash, ObjId, ObjType, ROOT, ReadDoc,
+    ScalarValue, Value, transaction::CommitOptions,
 };
 use polymath_proto::v1::SignedChange;
 use polymath_types::{Format, PeerId};
@@ -250,6 +250,17 @@ pub(crate) fn bounded(found: usize, limit: usize) -> Result<usize, Refusal> {
     }
 }
 
+/// A whole number; Automerge itself would make one of any kind of number.
+pub(crate) fn whole(value: &Value<'_>) -> Option<u64> {
+    match value {
+        Value::Scalar(scalar) => match scalar.as_ref() {
+            ScalarValue::Uint(number) => Some(*number),
+            _ => None,
+        },
+        Value::Object(_) => None,
+    }
+}
+
 pub(crate) fn text(value: &Value<'_>, limit: usize) -> Result<String, Refusal> {
     let text = value.as_str().ok_or(Refusal::Schema)?;
     bounded(text.len(), limit)?;
@@ -264,7 +275,7 @@ pub(crate) fn text(value: &Value<'_>, limit: usize) -> Result<String, Refusal> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use polymath_types::ExpertId;
+    use polymath_types::{ExpertId, Terms};
 
     use super::*;
     use crate::kind::offer::{OfferKind, View};
@@ -287,6 +298,20 @@ mod tests {
             agent: "polymath/0".into(),
             addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
             experts: experts.iter().map(|n| id(*n)).collect(),
+            ..View::default()
+        };
+        let priced = |price_in: u64, labels: &[(&str, &str)]| {
+            let mut said = view(&["/a"], &[1, 2]);
+            let terms = Terms {
+                price_in,
+                price_out: 7,
+                context: 4096,
+                concurrency: 0,
+            };
+            said.terms.insert(id(2), terms);
+            let labels = labels.iter();
+            said.labels = labels.map(|(k, v)| ((*k).into(), (*v).into())).collect();
+            said
         };
         let steps = [
             view(&[], &[]),
@@ -294,6 +319,9 @@ mod tests {
             view(&["/a", "/c"], &[2]),
             view(&["/a", "/b", "/c", "/d"], &[1, 2, 3]),
             view(&["/x", "/c", "/d"], &[]),
+            priced(1, &[("office", "berlin"), ("rack", "3")]),
+            priced(5, &[("office", "bonn")]),
+            priced(0, &[]),
             view(&[], &[9]),
         ];
         let limits = CatalogLimits::default();
@@ -312,7 +340,7 @@ mod tests {
         }
         let one_address = View {
             addresses: vec!["/b".into()],
-            ..steps[5].clone()
+            ..steps[8].clone()
         };
         let (_, bytes, _) = document.edited::<OfferKind>(from, &one_address).unwrap();
         assert_eq!(chunk::read(&bytes, 1024).unwrap().operations, 1);

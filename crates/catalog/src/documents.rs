@@ -16,12 +16,12 @@ use polymath_types::{MeshId, NodeKey, PeerId};
 
 use crate::{
     CatalogLimits, Refusal,
-    buckets::{Buckets, Position},
+    buckets::{Buckets, Known, MARK, Position},
     document::{Document, Head, check_continuity},
     envelope,
     evictions::Evictions,
     kind::{Bounds, Kind},
-    limits::HOT_DOCUMENTS,
+    limits::{CONTRADICTIONS, HOT_DOCUMENTS},
     log::Log,
 };
 
@@ -40,8 +40,8 @@ pub(crate) struct Author<K: Kind> {
     seen: Option<u64>,
     /// The tick of which its record on the disk says that it was seen.
     noted: u64,
-    /// How often its record may be written before the next tick, as of tick `counted`; nothing is as
-    /// often as may be.
+    /// What may be spent on writing its record before the next tick, as of tick `counted`; nothing is as
+    /// much as may be.
     writes: Option<u32>,
     counted: u64,
     /// It signed two different changes with one sequence.
@@ -77,7 +77,7 @@ impl<K: Kind> Author<K> {
         self.seen.unwrap_or(0)
     }
 
-    /// Writes left at `tick`.
+    /// What is left for writes at `tick`.
     fn writes_at(&self, tick: u64, bounds: &Bounds) -> u32 {
         let ticks = u32::try_from(tick.saturating_sub(self.counted)).unwrap_or(u32::MAX);
         let more = ticks.saturating_mul(bounds.changes_a_tick);
@@ -91,6 +91,16 @@ impl<K: Kind> Author<K> {
 
     pub(crate) fn position(&self) -> Position {
         (self.epoch, self.log.len())
+    }
+
+    /// What is known, unless its author contradicts itself.
+    fn known(&self) -> Known {
+        let mut mark = [0; MARK];
+        mark.copy_from_slice(&self.head.hash[..MARK]);
+        Known {
+            position: self.position(),
+            mark: Some(mark),
+        }
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -147,6 +157,9 @@ pub(crate) struct Documents<K: Kind> {
     /// How many gave way in this tick, to whom.
     evictions: Evictions,
     forgotten: BTreeMap<PeerId, room::Forgotten>,
+    /// Of authors that signed two different changes with one sequence of the present epoch: the one that
+    /// is not in their log. Nothing more is taken of such an epoch.
+    contradictions: BTreeMap<PeerId, SignedChange>,
 }
 
 impl<K: Kind> Default for Documents<K> {
@@ -160,6 +173,7 @@ impl<K: Kind> Default for Documents<K> {
             tick: 0,
             evictions: Evictions::default(),
             forgotten: BTreeMap::new(),
+            contradictions: BTreeMap::new(),
         }
     }
 }
@@ -176,6 +190,49 @@ impl<K: Kind> Documents<K> {
     /// How far every document is known.
     pub(crate) fn buckets(&self) -> &Buckets {
         &self.buckets
+    }
+
+    /// What is known of an author's document.
+    pub(crate) fn known(&self, author: &PeerId) -> Option<Known> {
+        let known = self.get(author)?.known();
+        Some(if self.contradictions.contains_key(author) {
+            Known {
+                mark: None,
+                ..known
+            }
+        } else {
+            known
+        })
+    }
+
+    /// What whoever knows an author's document up to `position` lacks; of one that contradicts itself,
+    /// both versions.
+    pub(crate) fn after(&self, author: &PeerId, position: Position) -> Vec<SignedChange> {
+        let Some(log) = self.get(author) else {
+            return Vec::new();
+        };
+        let other = self.contradictions.get(author);
+        let Some(other) = other.filter(|_| position.0 <= log.epoch) else {
+            return log.after(position);
+        };
+        let from = position.1.min(other.sequence.saturating_sub(1));
+        let mut changes = log.after((position.0, from));
+        changes.push(other.clone());
+        changes
+    }
+
+    /// Keeps a change that cannot stand beside those kept of its author, who signed both.
+    fn contradict(&mut self, author: PeerId, change: &SignedChange) {
+        if self.contradictions.len() >= CONTRADICTIONS {
+            return;
+        }
+        // On its own, not in the frame that it came in.
+        if let Some(own) = Log::new(vec![change.clone()]).get(1) {
+            self.contradictions.entry(author).or_insert(own);
+        }
+        if let Some(known) = self.known(&author) {
+            self.buckets.update(&author, known);
+        }
     }
 
     /// How far an author's document is known; (0, 0) is not at all.
@@ -196,7 +253,7 @@ impl<K: Kind> Documents<K> {
                 && self.bytes + log.bytes() <= K::bounds(limits).bytes;
         if fits {
             self.bytes += log.bytes();
-            self.buckets.set(author, log.position());
+            self.buckets.set(author, log.known());
             self.authors.insert(author, log);
         }
         fits
@@ -204,8 +261,8 @@ impl<K: Kind> Documents<K> {
 
     /// Whether others are told that the document is here.
     pub(crate) fn show(&mut self, author: &PeerId, shown: bool) {
-        match self.get(author).map(Author::position) {
-            Some(position) if shown => self.buckets.set(*author, position),
+        match self.known(author) {
+            Some(known) if shown => self.buckets.set(*author, known),
             _ => self.buckets.remove(author),
         }
     }
@@ -215,6 +272,7 @@ impl<K: Kind> Documents<K> {
         let gone = self.authors.remove(author)?;
         self.bytes -= gone.bytes();
         self.buckets.remove(author);
+        self.contradictions.remove(author);
         self.hot.retain(|(a, ..)| a != author);
         Some(gone)
     }
@@ -258,11 +316,22 @@ impl<K: Kind> Documents<K> {
         {
             return Ok(Outcome::Repeat);
         }
+        let other = self.contradictions.get(&author).filter(|_| same_epoch);
+        if other.is_some_and(|c| c.sequence == sequence && c.change == change.change) {
+            return Ok(Outcome::Repeat);
+        }
+        let contradicted = other.is_some();
         envelope::check_signature::<K>(&change, &author, mesh)?;
         if author == *me {
             return Ok(Outcome::OwnFork);
         }
         if known.is_some() {
+            self.contradict(author, &change);
+            return Err(Refusal::Equivocation);
+        }
+        // Of an epoch in which its author contradicts itself nothing more is taken: all replicas stay
+        // where they are until the author, which learns of it, begins the next.
+        if contradicted {
             return Err(Refusal::Equivocation);
         }
         let expected = if same_epoch { known_sequence + 1 } else { 1 };
@@ -274,7 +343,8 @@ impl<K: Kind> Documents<K> {
         }
         let log = self.get(&author);
         let writes = log.map_or(bounds.burst, |l| l.writes_at(self.tick, &bounds));
-        let cost = u32::from(!(paid && same_epoch));
+        let free = paid && same_epoch;
+        let cost = if free { 0 } else { bounds.change_cost };
         let Some(writes) = writes.checked_sub(cost) else {
             return Err(Refusal::Rate);
         };
@@ -437,11 +507,13 @@ impl<K: Kind> Documents<K> {
             self.bytes -= log.bytes();
             log.log = Log::default();
             log.epoch = epoch;
+            log.equivocated = false;
+            self.contradictions.remove(&author);
         }
         log.log.push(change);
         log.head = head;
-        let position = (epoch, log.log.len());
-        self.buckets.set(author, position);
+        let position = log.position();
+        self.buckets.set(author, log.known());
         std::mem::replace(&mut log.said, Arc::new(K::said(view, position)))
     }
 }

@@ -10,7 +10,7 @@ use polymath_types::{ExpertId, Format, PeerId};
 use prost::{Message as _, bytes::Bytes};
 
 use crate::{
-    buckets::{Buckets, Position},
+    buckets::{Buckets, Known, Position},
     kind::Category,
     limits::{FRAME_BYTES, HEADS_PAGE, WANT_ENTRIES},
 };
@@ -20,11 +20,34 @@ const OVERHEAD: usize = 64;
 /// Tag and length before each entry.
 const PER_ENTRY: usize = 8;
 
-pub(crate) fn head(author: &PeerId, (epoch, sequence): Position) -> OfferHead {
+/// What is known of a document.
+pub(crate) fn head(author: &PeerId, known: &Known) -> OfferHead {
+    let mark = known.mark.map(|mark| Bytes::copy_from_slice(&mark));
+    OfferHead {
+        mark: mark.unwrap_or_default(),
+        ..question(author, known.position)
+    }
+}
+
+/// What a head says; `None` if it is none.
+pub(crate) fn known(head: &OfferHead) -> Option<Known> {
+    let mark = match head.mark.as_ref() {
+        [] => None,
+        mark => Some(mark.try_into().ok()?),
+    };
+    Some(Known {
+        position: (head.epoch, head.sequence),
+        mark,
+    })
+}
+
+/// How far the asker knows a document.
+pub(crate) fn question(author: &PeerId, (epoch, sequence): Position) -> OfferHead {
     OfferHead {
         author: author.to_bytes().into(),
         epoch,
         sequence,
+        mark: Bytes::new(),
     }
 }
 
@@ -47,7 +70,7 @@ pub(crate) fn everything(category: Category, buckets: &Buckets) -> SyncFrame {
     frame(
         category,
         Frame::Heads(Heads {
-            heads: buckets.all().map(|(a, p)| head(a, *p)).collect(),
+            heads: buckets.all().map(|(a, k)| head(a, k)).collect(),
             leaves: Vec::new(),
             all: true,
         }),
@@ -98,11 +121,11 @@ pub(crate) fn leaves(category: Category, buckets: &Buckets, numbers: &[usize]) -
     for number in numbers {
         let leaf = buckets.leaf(*number);
         let (members, more) = leaf.split_at(leaf.len().min(HEADS_PAGE));
-        rest.extend(more.iter().map(|(a, p)| head(a, *p)));
+        rest.extend(more.iter().map(|(a, k)| head(a, k)));
         if page.heads.len() + members.len() > HEADS_PAGE {
             frames.push(frame(category, Frame::Heads(std::mem::take(&mut page))));
         }
-        page.heads.extend(members.iter().map(|(a, p)| head(a, *p)));
+        page.heads.extend(members.iter().map(|(a, k)| head(a, k)));
         page.leaves.extend(u32::try_from(*number));
     }
     if !page.leaves.is_empty() {

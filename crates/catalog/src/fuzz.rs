@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use polymath_proto::v1::{LiveFrame, SignedChange, SyncFrame};
+use polymath_proto::v1::{LiveFrame, SignedChange, SyncFrame, sync_frame::Frame};
 use polymath_types::{LoadReport, MeshId, NodeKey, PeerId};
 use prost::Message as _;
 
@@ -10,24 +10,32 @@ use crate::{
     Catalog, CatalogConfig, CatalogLimits, chunk,
     document::{Document, Head},
     envelope,
-    kind::{Kind, charter::CharterKind, offer::OfferKind},
+    kind::{Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
     live::{Live, LiveConfig},
 };
 
-/// A change of somebody's document: its own bytes, and signed. Automerge is behind both, and behind
-/// `catch_unwind`.
+/// A change of somebody's document: its own bytes, in its envelope, and in a frame. Automerge is behind
+/// all of them, and behind `catch_unwind`.
 pub fn change(bytes: &[u8]) {
     let limits = CatalogLimits::default();
     let _ = chunk::read(bytes, 10_000);
-    if let Ok(change) = SignedChange::decode(bytes) {
+    let mut changes: Vec<SignedChange> = SignedChange::decode(bytes).into_iter().collect();
+    let frame = SyncFrame::decode(bytes).ok().and_then(|f| f.frame);
+    if let Some(Frame::Offers(offers)) = frame {
+        changes.extend(offers.changes);
+    }
+    for change in changes {
         let _ = chunk::read(&change.change, 10_000);
         let mesh = MeshId::from_bytes([0; 32]);
-        if let Ok(author) = envelope::check_form::<OfferKind>(&change, &limits) {
-            let _ = envelope::check_signature::<OfferKind>(&change, &author, &mesh);
-        }
-        if let Ok(author) = envelope::check_form::<CharterKind>(&change, &limits) {
-            let _ = envelope::check_signature::<CharterKind>(&change, &author, &mesh);
-        }
+        signed::<OfferKind>(&change, &limits, &mesh);
+        signed::<CharterKind>(&change, &limits, &mesh);
+        signed::<ObservationKind>(&change, &limits, &mesh);
+    }
+}
+
+fn signed<K: Kind>(change: &SignedChange, limits: &CatalogLimits, mesh: &MeshId) {
+    if let Ok(author) = envelope::check_form::<K>(change, limits) {
+        let _ = envelope::check_signature::<K>(change, &author, mesh);
     }
 }
 
@@ -37,6 +45,7 @@ pub fn change(bytes: &[u8]) {
 pub fn scratch_apply(changes: &[Vec<u8>]) {
     apply::<OfferKind>(changes);
     apply::<CharterKind>(changes);
+    apply::<ObservationKind>(changes);
 }
 
 fn apply<K: Kind>(changes: &[Vec<u8>]) {
@@ -65,8 +74,10 @@ pub fn sync_frame(bytes: &[u8]) {
     };
     let config = CatalogConfig {
         key: NodeKey::generate(),
-        mesh: MeshId::from_bytes([0; 32]),
+        // Of the golden files, so that what they hold is taken.
+        mesh: MeshId::from_bytes([7; 32]),
         founders: vec![NodeKey::generate().peer_id()],
+        observations: true,
         limits: CatalogLimits::default(),
     };
     let (mut catalog, _) = Catalog::open(config, []);

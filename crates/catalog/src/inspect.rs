@@ -8,7 +8,9 @@
 use std::sync::Arc;
 
 use polymath_proto::v1::{SignedChange, SyncFrame};
-use polymath_types::{ExpertCard, ExpertId, Format, MeshId, PeerId, PeerOffer, VersionMismatch};
+use polymath_types::{
+    ExpertCard, ExpertId, Format, MeshId, Observations, PeerId, PeerOffer, VersionMismatch,
+};
 use prost::Message as _;
 
 use crate::{
@@ -30,6 +32,8 @@ pub enum Inspected {
     Offer(History),
     /// An admin's charter document: its changes of the present epoch, from the first one on.
     Charter(PeerId, Vec<SignedChange>),
+    /// A peer's observations, and its changes of the present epoch, from the first one on.
+    Observations(PeerId, Observations, Vec<SignedChange>),
     /// A card.
     Card(ExpertId, Arc<ExpertCard>),
 }
@@ -103,6 +107,11 @@ pub fn inspect(name: &str, bytes: &[u8], mesh: &MeshId) -> Result<Inspected, Dam
             let changes = steps.map(|(_, _, change)| change).collect();
             Ok(Inspected::Charter(author, changes))
         }
+        Record::Observations(author, log) => {
+            let steps = verified(&author, &log, mesh)?.into_iter();
+            let changes = steps.map(|(_, _, change)| change).collect();
+            Ok(Inspected::Observations(author, log.view(), changes))
+        }
     }
 }
 
@@ -150,12 +159,14 @@ fn verified<K: Kind>(
 /// Puts records that were verified into one file.
 pub fn to_file<'a>(mesh: &MeshId, records: impl IntoIterator<Item = &'a Inspected>) -> Vec<u8> {
     let (mut changes, mut charters, mut cards) = (Vec::new(), Vec::new(), Vec::new());
+    let mut observations = Vec::new();
     for record in records {
         match record {
             Inspected::Offer(history) => {
                 changes.extend(history.steps.iter().map(|step| step.change.clone()));
             }
             Inspected::Charter(_, steps) => charters.extend(steps.iter().cloned()),
+            Inspected::Observations(_, _, steps) => observations.extend(steps.iter().cloned()),
             Inspected::Card(_, card) => cards.push(card.to_bytes().into()),
         }
     }
@@ -166,6 +177,7 @@ pub fn to_file<'a>(mesh: &MeshId, records: impl IntoIterator<Item = &'a Inspecte
     for frame in frames::changes(Category::Charter, charters)
         .into_iter()
         .chain(frames::changes(Category::Offers, changes))
+        .chain(frames::changes(Category::Observations, observations))
         .chain(frames::cards(cards))
     {
         let bytes = frame.encode_to_vec();

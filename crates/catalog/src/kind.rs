@@ -6,6 +6,7 @@
 //! the one, signatures and actors bind it, records' names begin with it.
 
 pub(crate) mod charter;
+pub(crate) mod observations;
 pub(crate) mod offer;
 
 use std::{fmt, sync::Arc};
@@ -28,10 +29,12 @@ pub(crate) enum Category {
     Offers = 0,
     /// What an admin lays down.
     Charter = 1,
+    /// What a peer has seen of experts.
+    Observations = 2,
 }
 
 impl Category {
-    pub(crate) const ALL: [Self; 2] = [Self::Charter, Self::Offers];
+    pub(crate) const ALL: [Self; 3] = [Self::Charter, Self::Offers, Self::Observations];
 
     pub(crate) fn of(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|c| *c as u32 == number)
@@ -55,9 +58,11 @@ pub(crate) struct Bounds {
     pub(crate) change_bytes: usize,
     /// Operations in one change.
     pub(crate) operations: u64,
-    /// Times an author's record may be written without a pause, and a tick in the long run.
+    /// What an author may spend on its record without a pause, what it gains a tick, and what writing
+    /// the record costs.
     pub(crate) burst: u32,
     pub(crate) changes_a_tick: u32,
+    pub(crate) change_cost: u32,
 }
 
 /// A kind of documents.

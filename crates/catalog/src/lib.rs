@@ -31,11 +31,17 @@ pub mod live;
 mod log;
 mod record;
 mod refusal;
+mod weigh;
 
-pub use catalog::{Action, Catalog, CatalogConfig, FrameError, Offer, OfferError, Recovered};
+pub use catalog::{
+    Action, Catalog, CatalogConfig, FrameError, ObservationsError, Offer, OfferError, Recovered,
+};
 pub use document::in_sandbox;
 pub use inspect::{Damage, FileError, History, Inspected, Step, from_file, inspect, to_file};
-pub use kind::charter::edit::{CharterEdit, CharterError};
-pub use limits::{CatalogLimits, FRAME_BYTES};
+pub use kind::{
+    charter::edit::{CharterEdit, CharterError},
+    offer::is_label,
+};
+pub use limits::{CatalogLimits, FRAME_BYTES, OBSERVED_LEAST};
 pub use record::RecordError;
 pub use refusal::{Counters, Refusal};

@@ -6,7 +6,7 @@ pub const FRAME_BYTES: usize = 256 * 1024;
 pub(crate) const HEADS_PAGE: usize = 2048;
 /// A table of so few documents is told as it is: that costs no more than its digest, and saves a
 /// round trip.
-pub(crate) const FEW_HEADS: usize = 40;
+pub(crate) const FEW_HEADS: usize = 32;
 /// Peers to which news are passed on. At random five each reach 99.3 % of a mesh (the fixed point of
 /// r = 1 - exp(-5 r)) at once, and the next digests the rest; more would only bring it to the same
 /// peers more often.
@@ -59,6 +59,8 @@ pub(crate) const NOTES_A_TICK: usize = 16;
 pub(crate) const MISSING_A_TICK: usize = 4096;
 /// Peers remembered as waiting for one card that is itself still on its way.
 pub(crate) const CARD_WAITERS: usize = 32;
+/// Authors of whom a second version of a change is kept, to prove to others that there are two.
+pub(crate) const CONTRADICTIONS: usize = 64;
 /// Documents kept live; a live one costs about 20 KB, all others are kept as signed changes.
 pub(crate) const HOT_DOCUMENTS: usize = 16;
 
@@ -102,6 +104,51 @@ pub(crate) const CHARTER: CharterLimits = CharterLimits {
     changes_a_tick: 64,
 };
 
+/// Bounds on observations documents. They are the same on all nodes: what one refuses others would
+/// pass on.
+pub(crate) struct ObservationLimits {
+    /// Cells in one document: 64 experts in 32 clusters.
+    pub(crate) cells: usize,
+    /// Experts in it, of all codebooks together.
+    pub(crate) experts: usize,
+    pub(crate) codebooks: usize,
+    /// Clusters are numbered below this.
+    pub(crate) clusters: u16,
+    pub(crate) document_bytes: usize,
+    pub(crate) change_bytes: usize,
+    /// A count and a reward a cell, all of them replaced, and the maps around them.
+    pub(crate) operations: u64,
+    pub(crate) roll_after: usize,
+    pub(crate) changes_per_epoch: usize,
+    /// Changes without a pause, and ticks a change in the long run: they are slow data.
+    pub(crate) burst: u32,
+    pub(crate) ticks_a_change: u32,
+}
+
+pub(crate) const OBSERVED: ObservationLimits = ObservationLimits {
+    cells: 2048,
+    experts: 256,
+    codebooks: 4,
+    clusters: 1024,
+    document_bytes: 192 * 1024,
+    change_bytes: 96 * 1024,
+    operations: 8192,
+    roll_after: 16,
+    changes_per_epoch: 64,
+    burst: 4,
+    ticks_a_change: 8,
+};
+
+/// Outcomes below which a cell is told to nobody: what one person asked must not be seen in it. A cell
+/// that was told changes by as many.
+pub const OBSERVED_LEAST: u32 = 5;
+/// Codebooks whose observations are weighed.
+pub(crate) const CODEBOOKS: usize = 8;
+/// Observers who are weighed again in one tick.
+pub(crate) const REWEIGHED_A_TICK: usize = 256;
+/// Ticks between two comparisons of observations with a peer.
+pub(crate) const OBSERVED_TICKS: u64 = 4;
+
 /// What the catalog keeps and accepts at most. All nodes of a mesh should hold the same limits on
 /// a single document (the last seven), else some refuse what others pass on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +157,10 @@ pub struct CatalogLimits {
     pub authors: usize,
     /// Bytes of signed changes kept, all authors together.
     pub offer_bytes: usize,
+    /// Authors whose observations are kept; this node's own are kept in any case.
+    pub observers: usize,
+    /// Bytes of signed changes of observations kept, all authors together.
+    pub observation_bytes: usize,
     /// Cards kept.
     pub cards: usize,
     /// Bytes of cards kept.
@@ -137,6 +188,10 @@ impl CatalogLimits {
     pub const ADDRESS_BYTES: usize = 256;
     /// Software name and version, bytes.
     pub const AGENT_BYTES: usize = 128;
+    /// Labels of a peer.
+    pub const LABELS: usize = 16;
+    /// A label's key and its value, bytes.
+    pub const LABEL_BYTES: (usize, usize) = (32, 64);
 }
 
 impl Default for CatalogLimits {
@@ -144,6 +199,8 @@ impl Default for CatalogLimits {
         Self {
             authors: 16_384,
             offer_bytes: 64 << 20,
+            observers: 16_384,
+            observation_bytes: 48 << 20,
             cards: 65_536,
             card_bytes: 64 << 20,
             peers: 1024,

@@ -50,6 +50,10 @@ pub const LIVE_FRAME_BYTES: usize = 32 * 1024;
 /// How often [`Live::tick`] wants to be called.
 pub const LIVE_TICK: Duration = Duration::from_millis(250);
 
+/// Bytes a second of one node's statuses and those it passes on, sent and received together, while nothing
+/// changes.
+pub const LIVE_BYTES_A_SECOND: u64 = pace::BUDGET;
+
 /// Lost peers that are remembered.
 const LOST: usize = 1024;
 /// A status that comes so soon after its author was lost was on its way before.
@@ -247,6 +251,8 @@ struct Own {
     message: Option<LiveMessage>,
     load: LoadReport,
     at: Option<Duration>,
+    /// For how long it is good.
+    valid: Duration,
     rival: u64,
     /// Others must be told more than usual soon.
     due: bool,
@@ -269,7 +275,7 @@ pub struct Live {
     spread: Spread,
     checks: Allowance,
     counters: LiveCounters,
-    /// Authors alive at the last count, and when that was.
+    /// Nodes that speak, this one among them, at the last count, and when that was.
     alive: (usize, Option<Duration>),
 }
 
@@ -292,6 +298,7 @@ impl Live {
                 message: None,
                 load: LoadReport::default(),
                 at: None,
+                valid: Duration::ZERO,
                 rival: 0,
                 due: false,
                 ended: false,
@@ -449,14 +456,15 @@ impl Live {
             .1
             .is_none_or(|at| now.saturating_sub(at) >= second)
         {
-            self.alive = (self.table.alive(now) + 1, Some(now));
+            self.alive = (self.table.speaking(now) + 1, Some(now));
         }
         let nodes = self.alive.0;
         let changed = pace::changed_much(&self.own.load, &load);
         let pause = match (self.own.due, changed) {
             (true, _) => ANSWERS,
             (_, true) => pace::hurried(nodes),
-            _ => pace::interval(nodes),
+            // A first status, written before the mesh was known, is good for a moment only.
+            _ => pace::interval(nodes).min(self.own.valid * 3 / 4),
         };
         let speaks = !self.own.order.leaving && !self.own.ended;
         if speaks && self.own.at.is_none_or(|at| now.saturating_sub(at) >= pause) {

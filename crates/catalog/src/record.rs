@@ -1,11 +1,11 @@
 //! What is kept on disk: one record a document, one a card.
 //!
 //! A record is `PMCT`, the version (u32, little endian), BLAKE3 of the payload (32 bytes), the
-//! payload. An offer's payload holds the signed changes *and* what they say, so that a catalog of
-//! thousands opens without replaying anything; charter documents are few, and are replayed. Changes were
+//! payload. The payload of offers and observations holds the signed changes *and* what they say, so that a
+//! catalog of thousands opens without replaying anything; charter documents are few, and are replayed. Changes were
 //! verified before they were written, and the checksum guards them since.
 
-use std::str::FromStr;
+use std::{collections::BTreeMap, str::FromStr};
 
 use polymath_proto::v1::SignedChange;
 use polymath_types::{CardError, ExpertCard, ExpertId, Format, MeshId, PeerId, VersionMismatch};
@@ -15,7 +15,7 @@ use crate::{
     document::Head,
     documents::Author,
     envelope,
-    kind::{Category, Kind, charter::CharterKind, offer::OfferKind},
+    kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
     log::Log,
 };
 
@@ -42,7 +42,7 @@ pub enum RecordError {
     Mesh,
     /// Neither a document nor a card.
     #[error(
-        "not a name of a catalog record: expected 'offer-<peer id>', 'charter-<peer id>' or 'card-<expert id>'"
+        "not a name of a catalog record: expected 'offer-<peer id>', 'charter-<peer id>', 'observations-<peer id>' or 'card-<expert id>'"
     )]
     Name,
     /// More records than the catalog keeps.
@@ -71,11 +71,51 @@ pub(crate) struct DocumentRecord {
     /// The tick in which the author was last seen, counted on from run to run; 0 is not known.
     #[prost(uint64, tag = "8")]
     seen: u64,
+    /// Observations only.
+    #[prost(message, repeated, tag = "9")]
+    pub(crate) seen_of: Vec<SeenRecord>,
+    /// Offers only, as what follows.
+    #[prost(message, repeated, tag = "10")]
+    pub(crate) terms: Vec<TermsRecord>,
+    #[prost(btree_map = "string, string", tag = "11")]
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// On which terms an author serves an expert.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct TermsRecord {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) expert: Bytes,
+    #[prost(uint64, tag = "2")]
+    pub(crate) price_in: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) price_out: u64,
+    #[prost(uint32, tag = "4")]
+    pub(crate) context: u32,
+    #[prost(uint32, tag = "5")]
+    pub(crate) concurrency: u32,
+}
+
+/// What an observer has seen of one expert under one codebook.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SeenRecord {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) codebook: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) expert: Bytes,
+    /// One a cell, as what follows.
+    #[prost(uint32, repeated, tag = "3")]
+    pub(crate) clusters: Vec<u32>,
+    #[prost(uint32, repeated, tag = "4")]
+    pub(crate) counts: Vec<u32>,
+    #[prost(uint32, repeated, tag = "5")]
+    pub(crate) rewards: Vec<u32>,
 }
 
 pub(crate) enum Record {
     Offer(PeerId, Author<OfferKind>),
     Charter(PeerId, Author<CharterKind>),
+    Observations(PeerId, Author<ObservationKind>),
     Card(ExpertId, ExpertCard),
 }
 
@@ -83,6 +123,7 @@ pub(crate) fn name(category: Category, author: &PeerId) -> String {
     let prefix = match category {
         Category::Offers => OfferKind::RECORD,
         Category::Charter => CharterKind::RECORD,
+        Category::Observations => ObservationKind::RECORD,
     };
     format!("{prefix}{author}")
 }
@@ -155,6 +196,10 @@ pub(crate) fn open(name: &str, bytes: &[u8], mesh: &MeshId) -> Result<Record, Re
     if let Some(author) = name.strip_prefix(CharterKind::RECORD) {
         let (author, log) = document(author, bytes, mesh)?;
         return Ok(Record::Charter(author, log));
+    }
+    if let Some(author) = name.strip_prefix(ObservationKind::RECORD) {
+        let (author, log) = document(author, bytes, mesh)?;
+        return Ok(Record::Observations(author, log));
     }
     let author = name.strip_prefix(OfferKind::RECORD);
     let (author, log) = document(author.ok_or(RecordError::Name)?, bytes, mesh)?;

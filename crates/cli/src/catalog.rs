@@ -3,6 +3,9 @@
 //! What is shown is read from the store and verified from its bytes, whether a node runs or not: a
 //! record that does not hold is named, and never shown as if it did.
 
+mod observed;
+pub(crate) mod terms;
+
 use std::{collections::BTreeMap, path::Path};
 
 use polymath_node::{FileError, History, Inspected, Node, Step, from_file, inspect, to_file};
@@ -11,7 +14,7 @@ use polymath_types::{ErrorKind, ExpertId, Failure, Format, MeshId, PeerOffer};
 use serde_json::{Value, json};
 use toml::Table;
 
-use crate::{args::CatalogVerb, output, session::Session, signals};
+use crate::{args::CatalogVerb, charter, output, session::Session, signals};
 
 /// Frames of a file that are sent to the node in one call.
 const FRAMES_A_CALL: usize = 8;
@@ -74,7 +77,7 @@ async fn known(session: &Session) -> Result<Known, Failure> {
     }
     let cards = whole.iter().filter_map(|record| match record {
         Inspected::Card(id, card) => Some((*id, card.name.clone())),
-        Inspected::Offer(_) | Inspected::Charter(..) => None,
+        Inspected::Offer(_) | Inspected::Charter(..) | Inspected::Observations(..) => None,
     });
     let names = cards.collect();
     Ok(Known {
@@ -85,11 +88,16 @@ async fn known(session: &Session) -> Result<Known, Failure> {
     })
 }
 
+fn ambiguous(peer: &str) -> Failure {
+    let what = format!("several peers end in '{peer}'; give more of the id");
+    Failure::new(ErrorKind::InvalidInput, what)
+}
+
 impl Known {
     fn histories(&self) -> impl Iterator<Item = &History> {
         self.whole.iter().filter_map(|record| match record {
             Inspected::Offer(history) => Some(history),
-            Inspected::Card(..) | Inspected::Charter(..) => None,
+            Inspected::Card(..) | Inspected::Charter(..) | Inspected::Observations(..) => None,
         })
     }
 
@@ -104,8 +112,7 @@ impl Known {
             Failure::new(ErrorKind::NotFound, what)
         })?;
         if named.next().is_some() {
-            let what = format!("several peers end in '{peer}'; give more of the id");
-            return Err(Failure::new(ErrorKind::InvalidInput, what));
+            return Err(ambiguous(peer));
         }
         Ok(found)
     }
@@ -122,10 +129,15 @@ impl Known {
     }
 
     fn json(&self, peer: &str, offer: &PeerOffer) -> Value {
-        let expert = |id: &ExpertId| json!({ "id": id.to_string(), "name": self.names.get(id) });
+        let expert = |id: &ExpertId| {
+            let mut value = terms::json(offer.terms_of(id));
+            value["id"] = id.to_string().into();
+            value["name"] = self.names.get(id).cloned().into();
+            value
+        };
         json!({
             "peer": peer, "epoch": offer.epoch, "sequence": offer.sequence, "agent": offer.agent,
-            "addresses": offer.addresses,
+            "addresses": offer.addresses, "labels": offer.labels,
             "experts": offer.experts.iter().map(expert).collect::<Vec<_>>(),
         })
     }
@@ -146,7 +158,8 @@ async fn ls(session: &Session) -> Result<(), Failure> {
     known.warn();
     let offers = || known.histories().filter_map(|h| Some((h, h.offer()?)));
     let all = offers().map(|(h, offer)| known.json(&h.author.to_string(), offer));
-    let value = json!({ "offers": all.collect::<Vec<_>>() });
+    let observed: Vec<Value> = known.observations().map(|o| o.summary()).collect();
+    let value = json!({ "offers": all.collect::<Vec<_>>(), "observations": observed });
     output::print(session, &value, || {
         let rows: Vec<Vec<String>> = offers()
             .map(|(h, offer)| {
@@ -158,10 +171,14 @@ async fn ls(session: &Session) -> Result<(), Failure> {
                 ]
             })
             .collect();
-        if rows.is_empty() {
+        let offers = if rows.is_empty() {
             "no offer is known yet".to_owned()
         } else {
             output::table(&["PEER", "VERSION", "AGENT", "EXPERTS"], &rows)
+        };
+        match observed::table(&known) {
+            Some(observers) => format!("{offers}\n\n{observers}"),
+            None => offers,
         }
     });
     Ok(())
@@ -196,10 +213,16 @@ async fn watch(session: &Session) -> Result<(), Failure> {
 fn print_event(session: &Session, event: &Event) {
     match event {
         Event::Offer(offer) => {
-            let expert = |e: &v1::CatalogExpert| json!({ "id": e.id, "name": (!e.name.is_empty()).then_some(&e.name) });
+            let expert = |e: &v1::CatalogExpert| {
+                let mut value = terms::json(terms::from_proto(e.terms));
+                value["id"] = e.id.as_str().into();
+                value["name"] = Some(e.name.as_str()).filter(|n| !n.is_empty()).into();
+                value
+            };
+            let labels: BTreeMap<_, _> = offer.labels.iter().collect();
             let value = json!({
                 "event": "offer", "peer": offer.peer, "epoch": offer.epoch, "sequence": offer.sequence,
-                "agent": offer.agent, "addresses": offer.addresses,
+                "agent": offer.agent, "addresses": offer.addresses, "labels": labels,
                 "experts": offer.experts.iter().map(expert).collect::<Vec<_>>(),
             });
             output::print(session, &value, || {
@@ -216,6 +239,9 @@ fn print_event(session: &Session, event: &Event) {
             let value = json!({ "event": "gone", "peer": peer });
             output::print(session, &value, || format!("{peer}  gone"));
         }
+        Event::Charter(view) => {
+            output::print(session, &charter::whole_json(view), || charter::line(view));
+        }
         Event::Complete(_) => {
             let value = json!({ "event": "complete" });
             output::print(session, &value, || {
@@ -228,32 +254,65 @@ fn print_event(session: &Session, event: &Event) {
 async fn show(session: &Session, peer: &str) -> Result<(), Failure> {
     let known = known(session).await?;
     known.warn();
-    let history = known.of(peer)?;
-    let Some(offer) = history.offer() else {
-        return Ok(());
+    let observed = known.observed_by(peer)?;
+    // Whoever only asks observes, and offers nothing.
+    let history = match known.of(peer) {
+        Err(failure) if observed.is_none() || failure.kind != ErrorKind::NotFound => {
+            return Err(failure);
+        }
+        found => found.ok(),
     };
-    let peer = history.author.to_string();
-    output::print(session, &known.json(&peer, offer), || {
-        let experts = offer
-            .experts
-            .iter()
-            .map(|id| format!("{} ({id})", known.name(id)));
-        [
-            format!("peer       {peer}"),
-            format!(
-                "version    epoch {}, change {}",
-                offer.epoch, offer.sequence
-            ),
-            format!("agent      {}", offer.agent),
-            format!("addresses  {}", offer.addresses.join("\n           ")),
-            format!(
-                "experts    {}",
-                experts.collect::<Vec<_>>().join("\n           ")
-            ),
-        ]
-        .join("\n")
+    if let (Some(history), Some(observed)) = (history, &observed)
+        && history.author.to_string() != observed.author
+    {
+        return Err(ambiguous(peer));
+    }
+    let offer = history.and_then(|h| Some((h.author.to_string(), h.offer()?)));
+    let mut value = match (&offer, &observed) {
+        (Some((peer, offer)), _) => known.json(peer, offer),
+        (None, Some(observed)) => json!({ "peer": observed.author }),
+        (None, None) => return Ok(()),
+    };
+    if let Some(observed) = &observed {
+        value["observations"] = observed.json(&known);
+    }
+    output::print(session, &value, || {
+        let mut lines = Vec::new();
+        if let Some((peer, offer)) = &offer {
+            lines.extend(shown(&known, peer, offer));
+        }
+        if let Some(observed) = &observed {
+            if offer.is_none() {
+                lines.push(format!("peer       {}", observed.author));
+            }
+            lines.extend(observed.lines(&known));
+        }
+        lines.join("\n")
     });
     Ok(())
+}
+
+/// What a peer offers, for people.
+fn shown(known: &Known, peer: &str, offer: &PeerOffer) -> Vec<String> {
+    let experts = offer.experts.iter().map(|id| {
+        let stated = terms::stated(offer.terms_of(id));
+        format!("{} ({id}){stated}", known.name(id))
+    });
+    let experts: Vec<String> = experts.collect();
+    let mut lines = vec![
+        format!("peer       {peer}"),
+        format!(
+            "version    epoch {}, change {}",
+            offer.epoch, offer.sequence
+        ),
+        format!("agent      {}", offer.agent),
+        format!("addresses  {}", offer.addresses.join("\n           ")),
+        format!("experts    {}", experts.join("\n           ")),
+    ];
+    if !offer.labels.is_empty() {
+        lines.push(format!("labels     {}", terms::labels(&offer.labels)));
+    }
+    lines
 }
 
 async fn history(session: &Session, peer: &str) -> Result<(), Failure> {
@@ -295,13 +354,14 @@ async fn verify(session: &Session) -> Result<(), Failure> {
         _ => None,
     });
     let charters: Vec<usize> = charters.collect();
+    let observations: Vec<usize> = known.observations().map(|o| o.changes).collect();
     let of_offers: usize = known.histories().map(|h| h.steps.len()).sum();
-    let changes = of_offers + charters.iter().sum::<usize>();
-    let charters = charters.len();
-    let cards = known.whole.len() - offers - charters;
+    let changes = of_offers + charters.iter().chain(&observations).sum::<usize>();
+    let (charters, observations) = (charters.len(), observations.len());
+    let cards = known.whole.len() - offers - charters - observations;
     let damaged = |(name, why): &(String, String)| json!({ "record": name, "why": why });
     let value = json!({
-        "offers": offers, "charters": charters, "changes": changes, "cards": cards,
+        "offers": offers, "charters": charters, "observations": observations, "changes": changes, "cards": cards,
         "damaged": known.damaged.iter().map(damaged).collect::<Vec<_>>(),
     });
     if !known.damaged.is_empty() {
@@ -309,7 +369,7 @@ async fn verify(session: &Session) -> Result<(), Failure> {
     }
     output::print(session, &value, || {
         let mut lines = vec![format!(
-            "{offers} offers and {charters} charter documents with {changes} signed changes, and {cards} cards hold"
+            "{offers} offers, {charters} charter and {observations} observations documents with {changes} signed changes, and {cards} cards hold"
         )];
         let bad = known.damaged.iter();
         lines.extend(bad.map(|(name, why)| format!("damaged: {name}: {why}")));

@@ -4,6 +4,7 @@ mod args;
 mod ask;
 mod bench;
 mod catalog;
+mod charter;
 mod config;
 mod daemon;
 mod demo;

@@ -8,7 +8,7 @@ use toml::Table;
 
 use crate::{
     args::{Lifetime, MeshVerb},
-    join, output,
+    charter, join, output,
     session::Session,
     views,
 };
@@ -25,6 +25,7 @@ pub(crate) async fn run(session: Session, verb: MeshVerb) -> Result<(), Failure>
             expires,
             txt,
         } => anchors(&session, address, expires, txt).await,
+        MeshVerb::Charter(verb) => charter::run(&session, verb).await,
     }
 }
 
@@ -211,6 +212,7 @@ pub(crate) fn view_json(view: &v1::MeshView) -> Value {
         "id": view.id, "name": view.name, "access": view.access, "founders": view.founders,
         "joined": view.joined, "inside": view.inside, "waiting": view.waiting, "anchors": anchors,
         "public_anchors": polymath_node::PUBLIC, "sources": sources,
+        "revoked_by": (!view.revoked_by.is_empty()).then_some(&view.revoked_by),
     })
 }
 
@@ -231,6 +233,12 @@ fn view_text(view: &v1::MeshView) -> String {
     ];
     if !view.inside {
         lines.push(format!("waiting   to be let in: {}", view.waiting));
+    }
+    if !view.revoked_by.is_empty() {
+        lines.push(format!(
+            "revoked   this node is shut out, by {}",
+            view.revoked_by
+        ));
     }
     lines.push(match &view.anchors {
         Some(a) => format!(

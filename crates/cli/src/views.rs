@@ -7,7 +7,7 @@ use polymath_proto::v1;
 use polymath_types::{ErrorKind, Failure, Format};
 use serde_json::{Value, json};
 
-use crate::{output, session::Session};
+use crate::{catalog::terms, output, session::Session};
 
 /// Time a daemon gets to end after it was told to.
 const GOODBYE: Duration = Duration::from_secs(30);
@@ -232,8 +232,9 @@ pub(crate) async fn experts(session: Session) -> Result<(), Failure> {
     let value: Vec<Value> = experts
         .iter()
         .map(|e| {
+            let cheapest = terms::json(terms::from_proto(e.cheapest));
             json!({
-                "id": e.id, "name": e.name, "kind": e.kind, "model": e.model, "description": e.description,
+                "id": e.id, "name": e.name, "kind": e.kind, "cheapest": cheapest, "model": e.model, "description": e.description,
                 "licence": e.licence, "context_length": e.context_length, "peers": e.peers, "hosted_here": e.hosted_here,
                 "weights_id": e.weights_id,
             })
@@ -253,12 +254,16 @@ pub(crate) async fn experts(session: Session) -> Result<(), Failure> {
                     e.kind.clone(),
                     e.model.clone(),
                     format!("{}{here}", e.peers.len()),
+                    terms::price(terms::from_proto(e.cheapest)),
                     e.id[..12.min(e.id.len())].to_owned(),
                     about,
                 ]
             })
             .collect();
-        output::table(&["EXPERT", "KIND", "MODEL", "PEERS", "ID", "ABOUT"], &rows)
+        output::table(
+            &["EXPERT", "KIND", "MODEL", "PEERS", "PRICE", "ID", "ABOUT"],
+            &rows,
+        )
     });
     Ok(())
 }

@@ -21,7 +21,15 @@ const DIGITS: usize = 16;
 pub(crate) async fn list(State(node): State<Node>) -> Json<Value> {
     let mut data = vec![auto()];
     let mut seen = BTreeSet::new();
-    for expert in node.experts().experts {
+    let experts = node.experts().experts;
+    // What the mesh's admins call an expert goes before what it calls itself.
+    for (alias, name) in node.aliases() {
+        if let Some(expert) = experts.iter().find(|e| is_called(e, &name)) {
+            data.push(entry(&alias, expert));
+            seen.insert(alias);
+        }
+    }
+    for expert in experts {
         // Two experts may have one name; the second is pinned by its id.
         let id = if seen.insert(expert.name.clone()) {
             expert.name.clone()
@@ -42,14 +50,16 @@ pub(crate) async fn one(
         return Ok(Json(auto()));
     }
     let experts = node.experts().experts;
-    let by_id = |e: &v1::ListedExpert| name.len() >= 8 && e.id.starts_with(&name);
+    let aliases = node.aliases();
+    let meant = aliases.get(&name).unwrap_or(&name);
     experts
         .iter()
-        .find(|e| e.name == name || e.model == name || by_id(e))
+        .find(|e| is_called(e, meant))
         .map(|e| Json(entry(&name, e)))
         .ok_or_else(|| {
             let names: BTreeSet<&str> = experts.iter().map(|e| e.name.as_str()).collect();
-            let names: Vec<&str> = [AUTO].into_iter().chain(names).collect();
+            let aliases = aliases.keys().map(String::as_str);
+            let names: Vec<&str> = [AUTO].into_iter().chain(names).chain(aliases).collect();
             Refusal::new(
                 ErrorKind::NotFound,
                 format!(
@@ -58,6 +68,11 @@ pub(crate) async fn one(
                 ),
             )
         })
+}
+
+fn is_called(expert: &v1::ListedExpert, name: &str) -> bool {
+    let by_id = name.len() >= 8 && expert.id.starts_with(name);
+    expert.name == name || expert.model == name || by_id
 }
 
 fn auto() -> Value {

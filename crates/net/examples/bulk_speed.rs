@@ -21,7 +21,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use polymath_net::{
     Bulk, BulkArrival, BulkConnection, BulkLimits, Congestion, Incoming, MeshStream, Multiaddr,
-    Net, NetConfig, PeerId, Role, Ticket,
+    Net, NetConfig, PeerId, Role, ShutOut, Ticket,
 };
 use polymath_types::{Genesis, NodeKey};
 use tokio::{
@@ -157,7 +157,14 @@ async fn serve(ip: IpAddr) {
         let mut limits = BulkLimits::default();
         limits.congestion = congestion;
         let addr = SocketAddr::new(ip, port);
-        let lane = Bulk::bind(&NodeKey::generate(), genesis.id(), addr, limits).unwrap();
+        let lane = Bulk::bind(
+            &NodeKey::generate(),
+            genesis.id(),
+            addr,
+            limits,
+            ShutOut::default(),
+        )
+        .unwrap();
         let loss = Loss::default();
         tokio::spawn(serve_bulk(lane.clone(), loss.clone()));
         lanes.push((lane, loss));
@@ -314,7 +321,8 @@ impl Server {
                 limits.congestion = congestion;
                 let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
                 let key = NodeKey::generate();
-                let lane = Bulk::bind(&key, self.genesis.id(), any, limits).unwrap();
+                let lane =
+                    Bulk::bind(&key, self.genesis.id(), any, limits, ShutOut::default()).unwrap();
                 let question = format!("ticket {number} {}", key.peer_id());
                 let ticket = unhex(&Self::ask(&mut self.control, &question).await);
                 Prepared::Bulk {

@@ -49,6 +49,7 @@ pub use limits::{BulkLimits, Congestion};
 pub use ticket::Ticket;
 pub use transfer::{BulkAnswer, BulkArrival, BulkReceiver, BulkReply, BulkSender};
 
+use crate::shut_out::ShutOut;
 use counters::Counters;
 use ticket::Tickets;
 use tls::Identity;
@@ -70,6 +71,7 @@ struct Shared {
     limits: BulkLimits,
     counters: Arc<Counters>,
     tickets: Arc<Tickets>,
+    shut_out: ShutOut,
     /// Places for connections this node opens.
     outbound: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -90,15 +92,17 @@ impl Drop for Stops {
 }
 
 impl Bulk {
-    /// Takes a UDP port; port 0 takes a free one. Needs a running Tokio runtime.
+    /// Takes a UDP port; port 0 takes a free one. Whoever is, or comes to be, on the list `shut_out` gets and
+    /// keeps nothing here. Needs a running Tokio runtime.
     pub fn bind(
         key: &NodeKey,
         mesh: MeshId,
         addr: SocketAddr,
         limits: BulkLimits,
+        shut_out: ShutOut,
     ) -> Result<Self, BulkBindError> {
         let counters = Arc::new(Counters::default());
-        let tickets = Arc::new(Tickets::new(&limits, counters.clone()));
+        let tickets = Arc::new(Tickets::new(&limits, counters.clone(), shut_out.clone()));
         let identity = Identity::new(key, &protocol(mesh))?;
         let server = identity.server(tickets.clone())?;
         let transport = Arc::new(endpoint::transport(&limits));
@@ -115,6 +119,7 @@ impl Bulk {
             limits,
             counters,
             tickets,
+            shut_out,
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
@@ -155,6 +160,9 @@ impl Bulk {
         let shared = &self.shared;
         if shared.stop.is_cancelled() {
             return Err(BulkConnectError::Stopped);
+        }
+        if shared.shut_out.contains(&peer) {
+            return Err(BulkConnectError::ShutOut { peer });
         }
         let place = shared.outbound.clone().try_acquire_owned();
         let place = place.map_err(|_| BulkConnectError::Full {

@@ -5,9 +5,7 @@ use std::time::Duration;
 use libp2p::Multiaddr;
 use polymath_types::{Genesis, NodeKey};
 
-use crate::door::Door;
-
-use crate::lab::Conditions;
+use crate::{door::Door, lab::Conditions, shut_out::ShutOut};
 
 /// Whether others may rely on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +39,8 @@ pub struct NetConfig {
     /// The door of a closed mesh. With it nobody gets past the connection's first bytes who cannot
     /// prove to be a member or to be invited.
     pub door: Option<Door>,
+    /// Peers to be kept out. The list may be changed at any time, here or by [`Net::shut_out`](crate::Net::shut_out).
+    pub shut_out: ShutOut,
     /// Whether to ask the gateway for a port by UPnP.
     pub upnp: bool,
     /// `host:port` of an HTTP proxy to dial through (CONNECT).
@@ -69,6 +69,7 @@ impl NetConfig {
             announce: Vec::new(),
             loopback_is_internet: false,
             door: None,
+            shut_out: ShutOut::default(),
             upnp: false,
             proxy: None,
             agent: concat!("polymath/", env!("CARGO_PKG_VERSION")).to_owned(),

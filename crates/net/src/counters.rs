@@ -78,6 +78,8 @@ counters! {
     behaviours_restarted,
     /// Strangers turned away at the door of a closed mesh.
     strangers_refused,
+    /// Connections refused because their peer is shut out of the mesh.
+    shut_out_refused,
     /// Look-ups and announcements of this node's own that have ended.
     dht_queries,
     /// Requests they sent.

@@ -57,6 +57,9 @@ pub enum Refused {
         "an invite whose uses are counted is good at its issuer only, and this is another member: wait until {0} can be reached"
     )]
     NotTheIssuer(PeerId),
+    /// The peer itself is shut out of the mesh.
+    #[error("this mesh's admins have revoked this node: ask one of them to let it in again")]
+    Revoked,
     /// The member cannot let anybody in just now.
     #[error("the member cannot let anybody in now: try again, or ask another")]
     Busy,
@@ -75,7 +78,7 @@ impl Refused {
     /// What sort of failure it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Stranger | Self::Expired | Self::UsedUp | Self::Unknown => {
+            Self::Stranger | Self::Expired | Self::UsedUp | Self::Unknown | Self::Revoked => {
                 ErrorKind::PermissionDenied
             }
             Self::NotTheIssuer(_) | Self::Busy | Self::NoDoor(_) => ErrorKind::Unavailable,
@@ -99,6 +102,7 @@ impl Refused {
             Self::NotTheIssuer(_) => 5,
             Self::Busy => 6,
             Self::Version(_) => 7,
+            Self::Revoked => 8,
         }
     }
 }
@@ -284,17 +288,19 @@ impl Door {
             (4, _) => Refused::Unknown,
             (5, Some((claims, _))) => Refused::NotTheIssuer(claims.issuer),
             (6, _) => Refused::Busy,
+            (8, _) => Refused::Revoked,
             _ => Refused::NoDoor(format!("its reason has the number {code}")),
         }
     }
 
     /// The listener's part: has `them` prove that they may come in. What is refused is told to
-    /// them first.
+    /// them first. Who is `revoked` stays out whatever it shows.
     pub(crate) async fn answer<S>(
         &self,
         mut stream: S,
         me: PeerId,
         them: PeerId,
+        revoked: bool,
     ) -> Result<(), Refused>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -304,7 +310,7 @@ impl Door {
             return Err(Refused::Busy);
         };
         let knock = receive(&mut stream).await?;
-        match self.judge(secret, &knock, me, them).await {
+        match self.judge(secret, &knock, me, them, revoked).await {
             Ok(welcome) => send(&mut stream, &[&[version(), WELCOME], &welcome[..]].concat()).await,
             // To whoever does not speak of doors there is nothing to say.
             Err(Refused::NoDoor(why)) => Err(Refused::NoDoor(why)),
@@ -328,6 +334,7 @@ impl Door {
         knock: &[u8],
         me: PeerId,
         them: PeerId,
+        revoked: bool,
     ) -> Result<Vec<u8>, Refused> {
         let mesh = self.inner.mesh;
         let (kind, rest) = match knock {
@@ -349,6 +356,10 @@ impl Door {
         };
         if proof(&key, Part::Knock, mesh, them, me, &[]) != blake3::Hash::from_bytes(*shown) {
             return Err(Refused::Stranger);
+        }
+        // Before an invite counts a use, and behind the proof: strangers are told nothing of members.
+        if revoked {
+            return Err(Refused::Revoked);
         }
         let handed = match claims {
             None => &[][..],

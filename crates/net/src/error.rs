@@ -146,6 +146,22 @@ pub enum DialError {
         /// The peer.
         peer: PeerId,
     },
+    /// The peer is shut out of the mesh.
+    #[error(
+        "peer {peer} is shut out: this mesh's admins have revoked it; one of them can let it in again"
+    )]
+    ShutOut {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The peer has turned this node away, as one that is shut out of the mesh.
+    #[error(
+        "peer {by} turns this node away: this mesh's admins have revoked it; ask one of them to let it in again"
+    )]
+    TurnedAway {
+        /// Who says so.
+        by: PeerId,
+    },
     /// The swarm task has ended.
     #[error("the network of this node has stopped; restart the node")]
     Stopped,
@@ -165,6 +181,7 @@ impl DialError {
             Self::Version { .. } => ErrorKind::VersionMismatch,
             Self::Own { .. } => ErrorKind::InvalidInput,
             Self::Busy { .. } => ErrorKind::ResourceExhausted,
+            Self::ShutOut { .. } | Self::TurnedAway { .. } => ErrorKind::PermissionDenied,
         }
     }
 

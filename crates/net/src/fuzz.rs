@@ -52,7 +52,7 @@ pub fn door(bytes: &[u8]) {
     let (me, them) = (PeerId::random(), PeerId::random());
     let secret = MeshSecret::from_bytes([1; 32]);
     let member = Door::member(MESH, secret.clone(), None);
-    let entered = member.answer(stream(), me, them).now_or_never();
+    let entered = member.answer(stream(), me, them, false).now_or_never();
     assert!(
         !matches!(entered, Some(Ok(()))),
         "nobody here knows the secret"

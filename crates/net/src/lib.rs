@@ -33,6 +33,7 @@ pub mod fuzz;
 mod guard;
 mod hello;
 mod lab;
+mod lingering;
 mod link;
 mod manager;
 mod meter;
@@ -44,6 +45,7 @@ mod proxy;
 mod reach;
 mod report;
 mod security;
+mod shut_out;
 mod sources;
 mod streams;
 mod swarm;
@@ -73,4 +75,5 @@ pub use report::{
     AddressReport, AddressSource, Filtering, Mapping, NetReport, RelayReport, RelayState, Scope,
     TransportReport, UpnpReport, Verdict,
 };
+pub use shut_out::ShutOut;
 pub use streams::{Incoming, MeshStream};

@@ -33,6 +33,8 @@ pub(crate) struct Link {
     /// Made for one dial-back: nothing else may use it, and it is closed behind it.
     pub(crate) passing: AtomicBool,
     pub(crate) meter: Arc<Meter>,
+    /// Given up because its peer is shut out of the mesh.
+    pub(crate) shut_out: AtomicBool,
     punched: AtomicBool,
     /// Cancelled when the connection is closed or given up. Streams must not rely on the
     /// multiplexer alone: with a frozen peer its orderly close may never end.
@@ -69,6 +71,7 @@ impl Link {
             from_listen_port,
             passing: AtomicBool::new(false),
             meter,
+            shut_out: AtomicBool::new(false),
             punched: AtomicBool::new(false),
             lost: CancellationToken::new(),
             keep: AtomicBool::new(false),

@@ -10,6 +10,7 @@
 //! * [`upkeep`]: who fell silent, who outstayed, what is idle.
 //! * [`dht`]: the routing table's gate, look-ups, announcements.
 //! * [`place`]: where this node is, who is told, what it does for strangers.
+//! * [`shut_out`]: who is cut off.
 //! * [`relays`]: reservations. [`paths`]: leaving a relay for a direct path.
 
 mod command;
@@ -19,11 +20,12 @@ mod local;
 mod paths;
 mod place;
 mod relays;
+mod shut_out;
 mod table;
 mod upkeep;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -55,6 +57,7 @@ use crate::{
     peers::{NetEvent, PeerInfo},
     reach::Reach,
     report::{NetReport, UpnpReport},
+    shut_out::{ShutOut, Verdict},
     streams::Registry,
     swarm::{Mesh, MeshEvent},
 };
@@ -69,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) meters: Arc<Meters>,
+    pub(crate) shut_out: ShutOut,
+    pub(crate) verdict: Arc<Verdict>,
     pub(crate) events: broadcast::Sender<NetEvent>,
     pub(crate) listen: watch::Sender<Vec<Multiaddr>>,
     pub(crate) announced: watch::Sender<Vec<Multiaddr>>,
@@ -88,6 +93,7 @@ impl Shared {
         registry: Arc<Registry>,
         counters: Arc<Counters>,
         meters: Arc<Meters>,
+        verdict: Arc<Verdict>,
     ) -> Self {
         Self {
             local: config.key.peer_id(),
@@ -96,6 +102,8 @@ impl Shared {
             registry,
             counters,
             meters,
+            shut_out: config.shut_out.clone(),
+            verdict,
             events: broadcast::Sender::new(crate::config::EVENT_QUEUE),
             listen: watch::Sender::new(Vec::new()),
             announced: watch::Sender::new(Vec::new()),
@@ -151,6 +159,8 @@ pub(crate) struct Manager {
     closed: bool,
     peers: HashMap<PeerId, table::Peer>,
     dials: HashMap<ConnectionId, dials::Dial>,
+    /// Changes of the list of those who are shut out.
+    shut_out: watch::Receiver<Arc<HashSet<PeerId>>>,
     dht: dht::Dht,
     /// Members announced on the local network.
     local: HashMap<PeerId, local::LocalMember>,
@@ -188,6 +198,7 @@ impl Manager {
     ) -> Self {
         let mut manager = Self {
             swarm,
+            shut_out: shared.shut_out.subscribe(),
             shared,
             commands,
             role,
@@ -284,6 +295,7 @@ impl Manager {
                     Some(command) => self.on_command(command),
                     None => break None,
                 },
+                Ok(()) = self.shut_out.changed() => self.shut_out_changed(),
                 _ = tick.tick() => self.keep_house(Instant::now()),
             }
         };
@@ -444,9 +456,10 @@ impl Manager {
             MeshEvent::RelayClient(event) => self.on_relay_client(&event),
             MeshEvent::RelayServer(event) => self.on_relay_server(&event),
             MeshEvent::Upnp(event) => self.on_upnp(event),
-            MeshEvent::Limits(never) | MeshEvent::Sources(never) | MeshEvent::Streams(never) => {
-                match never {}
-            }
+            MeshEvent::ShutOut(never)
+            | MeshEvent::Limits(never)
+            | MeshEvent::Sources(never)
+            | MeshEvent::Streams(never) => match never {},
         }
     }
 

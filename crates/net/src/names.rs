@@ -3,7 +3,7 @@
 use libp2p::{StreamProtocol, kad::RecordKey};
 use polymath_types::{Format, MeshId, VersionMismatch};
 
-use crate::whereabouts;
+use crate::{shut_out, whereabouts};
 
 /// The protocol that asks a peer which mesh it belongs to; the same in every mesh and version.
 pub(crate) const HELLO: StreamProtocol = StreamProtocol::new("/polymath/hello/1");
@@ -40,7 +40,7 @@ pub(crate) enum Belongs {
 /// Whether a stream of this name serves the network alone: a connection with no other is idle.
 pub(crate) fn is_upkeep(protocol: &StreamProtocol) -> bool {
     let name = protocol.as_ref().split('/').nth(3);
-    matches!(name, Some(whereabouts::NAME))
+    matches!(name, Some(whereabouts::NAME | shut_out::NAME))
 }
 
 /// Whether a negotiated protocol is a mesh stream that rooms above have opened or accepted.
@@ -56,7 +56,9 @@ pub(crate) fn is_mesh_stream(protocol: &[u8]) -> bool {
     ) else {
         return false;
     };
-    name != KAD.as_bytes() && name != whereabouts::NAME.as_bytes()
+    ![KAD, whereabouts::NAME, shut_out::NAME]
+        .iter()
+        .any(|upkeep| name == upkeep.as_bytes())
 }
 
 impl Names {

@@ -1,6 +1,7 @@
 //! The handle.
 
 use std::{
+    collections::HashSet,
     fmt,
     pin::Pin,
     sync::{Arc, PoisonError},
@@ -29,6 +30,7 @@ use crate::{
     names::{HELLO, Names},
     peers::{NetEvent, PeerInfo},
     report::{NetReport, Scope, UpnpReport},
+    shut_out::{ShutOut, Verdict},
     streams::{Incoming, MeshStream, OpenRequest, Registry},
     swarm,
 };
@@ -97,8 +99,10 @@ impl Net {
         let registry = Arc::new(Registry::new(config.limits.clone(), counters.clone()));
         let names = Names::new(config.genesis.id());
         let meters = Arc::new(Meters::new(&config.limits, counters.clone()));
-        let swarm = swarm::build(&config, &names, &registry, &counters, &meters)?;
-        let shared = Arc::new(Shared::new(&config, names, registry, counters, meters));
+        let verdict = Arc::new(Verdict::default());
+        let swarm = swarm::build(&config, &names, &registry, &counters, &meters, &verdict)?;
+        let shared = Shared::new(&config, names, registry, counters, meters, verdict);
+        let shared = Arc::new(shared);
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
         let tasks = TaskTracker::new();
         let upnp = if config.upnp && config.role == Role::Server {
@@ -134,6 +138,7 @@ impl Net {
             ));
         }
         net.listen_to_members();
+        net.hear_of_being_shut_out();
         net.have_addresses_tested(config.role);
         if config.local_discovery {
             net.tasks.spawn(discovery::run(
@@ -477,6 +482,24 @@ impl Net {
     /// Closes all connections with `peer`. It may connect again.
     pub async fn disconnect(&self, peer: PeerId) {
         let _ = self.ask(|reply| Command::Disconnect { peer, reply }).await;
+    }
+
+    /// From now on these peers are shut out of the mesh, and no others: no connection with them is made or
+    /// let in, whatever the path; those there are end at once, with their streams. Who is no longer named
+    /// may come back at once.
+    pub fn shut_out(&self, peers: Arc<HashSet<PeerId>>) {
+        self.shared.shut_out.set(peers);
+    }
+
+    /// The list of those who are shut out, for all else that must keep them out.
+    pub fn shut_out_list(&self) -> ShutOut {
+        self.shared.shut_out.clone()
+    }
+
+    /// The member that has told this node last that it is shut out itself; none once any member has let it
+    /// in again.
+    pub fn shut_out_by(&self) -> Option<PeerId> {
+        self.shared.verdict.by()
     }
 
     /// Waits until some of `bytes` may be sent beside the mesh's own streams, within the operator's limit

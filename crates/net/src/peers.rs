@@ -67,6 +67,8 @@ pub enum GivenUp {
     Silent,
     /// There is no room for idle connections.
     NoRoom,
+    /// The peer is shut out of the mesh.
+    ShutOut,
 }
 
 /// What happens to peers. Subscribers that lag behind by more than 256 events lose the oldest.

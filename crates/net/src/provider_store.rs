@@ -281,6 +281,14 @@ impl ProviderStore {
         }
     }
 
+    /// Drops all that this peer provides.
+    pub(crate) fn remove_peer(&mut self, provider: &PeerId) {
+        let announcer = self.announcers.get(provider);
+        for key in announcer.map(|a| a.keys.clone()).unwrap_or_default() {
+            self.remove_other(&key, provider);
+        }
+    }
+
     fn sweep_when_due(&mut self, now: Instant) {
         let due = |at| now.saturating_duration_since(at) >= SWEEP;
         if self.swept.is_none_or(due) {

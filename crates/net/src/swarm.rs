@@ -27,6 +27,7 @@ use crate::{
     meter::Meters,
     names::Names,
     provider_store::ProviderStore,
+    shut_out::{self, Verdict},
     sources,
     streams::{self, Registry},
     transports::{self, Transports},
@@ -34,7 +35,8 @@ use crate::{
 
 #[derive(NetworkBehaviour)]
 pub(crate) struct Mesh {
-    /// These two first: they may refuse the connection.
+    /// These first: they may refuse the connection.
+    pub(crate) shut_out: shut_out::Behaviour,
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) sources: sources::Behaviour,
     pub(crate) identify: Adapter<identify::Behaviour, PublicOnly>,
@@ -54,8 +56,10 @@ pub(crate) fn build(
     registry: &Arc<Registry>,
     counters: &Arc<Counters>,
     meters: &Arc<Meters>,
+    verdict: &Arc<Verdict>,
 ) -> Result<Swarm<Mesh>, StartError> {
-    let Transports { transport, relay } = transports::build(config, meters, counters)?;
+    let Transports { transport, relay } =
+        transports::build(config, names, meters, counters, verdict)?;
     let behaviour = behaviour(config, names, registry, counters, meters.clone(), relay)?;
     let settings = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE_TIMEOUT)
@@ -96,6 +100,7 @@ fn behaviour(
     });
     let upnp = (serves && config.upnp).then(|| Adapter::new(upnp::tokio::Behaviour::default()));
     Ok(Mesh {
+        shut_out: shut_out::Behaviour(config.shut_out.clone()),
         limits: connection_limits::Behaviour::new(connection_limits(&config.limits)),
         sources: sources::Behaviour::new(
             config.limits.pending_per_source,

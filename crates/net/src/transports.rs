@@ -16,10 +16,14 @@ use libp2p::{
 use crate::{
     config::{CONNECT_TIMEOUT, NetConfig},
     counters::Counters,
+    door::Refused,
     error::StartError,
+    lingering::Lingering,
     meter::Meters,
+    names,
     proxy::Proxied,
     security::{Preferred, Security},
+    shut_out::{self, IsShutOut, Verdict, turn_away},
     wss::Wss,
 };
 
@@ -31,8 +35,10 @@ pub(crate) struct Transports {
 
 pub(crate) fn build(
     config: &NetConfig,
+    mesh: &names::Names,
     meters: &Arc<Meters>,
     counters: &Arc<Counters>,
+    verdict: &Arc<Verdict>,
 ) -> Result<Transports, StartError> {
     let key = config.key.keypair();
     let limits = &config.limits;
@@ -54,7 +60,7 @@ pub(crate) fn build(
     let mut quic = quic::Config::new(key);
     quic.max_concurrent_stream_limit = limits.streams_per_connection.saturating_add(64);
     let quic = quic::tokio::Transport::new(quic)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Lingering::new(muxer))));
     let plain = quic
         .or_transport(tcp)
         .map(|either, _| either.into_inner())
@@ -65,19 +71,36 @@ pub(crate) fn build(
         .map(|either, _| either.into_inner())
         .or_transport(names.around(plain)?)
         .map(|either, _| either.into_inner());
-    let (meters, counters) = (meters.clone(), counters.clone());
+    let (meters, counters, verdict) = (meters.clone(), counters.clone(), verdict.clone());
     let (door, me) = (config.door.clone(), config.key.peer_id());
+    let shut_out = config.shut_out.clone();
+    let farewell = mesh.stream(shut_out::NAME);
     let admitted = any.and_then(
         move |(peer, muxer): (PeerId, StreamMuxerBox), endpoint| async move {
+            let unwanted = shut_out.contains(&peer);
+            if unwanted && endpoint.is_listener() {
+                counters.shut_out_refused.up();
+            }
             let muxer = match door {
                 Some(door) => {
-                    let passed = door.pass(muxer, me, peer, &endpoint).await;
-                    // Who is refused at another's door is no stranger at ours.
-                    passed.inspect_err(|_| {
+                    let passed = door.pass(muxer, me, peer, &endpoint, unwanted).await;
+                    passed.inspect_err(|refused| {
+                        // Who is refused at another's door is no stranger at ours.
                         if endpoint.is_listener() {
                             counters.strangers_refused.up();
+                        } else if *refused == Refused::Revoked {
+                            verdict.told_by(peer);
                         }
                     })?
+                }
+                None if unwanted && endpoint.is_listener() => {
+                    if let Some(farewell) = farewell {
+                        turn_away(muxer, farewell).await;
+                    }
+                    return Err(io::Error::new(
+                        io::ErrorKind::PermissionDenied,
+                        IsShutOut(peer),
+                    ));
                 }
                 None => muxer,
             };

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use polymath_catalog::{Action, Catalog, CatalogConfig, Counters};
 use polymath_proto::v1::{self, SyncFrame, catalog_event::Event};
-use polymath_types::{ErrorKind, Failure, Index, MeshId, PeerId, PeerOffer};
+use polymath_types::{ErrorKind, Failure, Index, MeshId, PeerId, PeerOffer, Terms};
 use tokio::sync::mpsc;
 
 use crate::{
-    Home, HomeLock, Node,
+    Home, HomeLock, Node, charter,
     records::{Changes, RecordStore, Records},
 };
 
@@ -33,18 +33,23 @@ impl Node {
         Ok(between(&before, &after))
     }
 
-    /// Every offer that is known, then what changes.
+    /// Every offer that is known, and the charter; then what changes.
     pub(crate) fn watch_catalog(&self) -> mpsc::Receiver<v1::CatalogEvent> {
         let (events, watching) = mpsc::channel(EVENTS);
         let (node, mut changed) = (self.clone(), self.inner.sync.changed());
         let cancel = self.inner.cancel.clone();
         self.inner.tasks.spawn(async move {
             let mut known = BTreeMap::new();
+            let mut laid_down = None;
             let mut complete = false;
             loop {
                 changed.mark_unchanged();
                 let index = node.inner.index.load_full();
                 let mut news = difference(&mut known, &index);
+                if laid_down.as_ref() != Some(index.charter()) {
+                    news.push(Event::Charter(charter::to_proto(index.charter())));
+                    laid_down = Some(Arc::clone(index.charter()));
+                }
                 if !std::mem::replace(&mut complete, true) {
                     news.push(Event::Complete(true));
                 }
@@ -99,6 +104,7 @@ fn to_proto(peer: &PeerId, offer: &PeerOffer, index: &Index) -> v1::CatalogOffer
             .expert(id)
             .map(|e| e.card.name.clone())
             .unwrap_or_default(),
+        terms: Some(terms_to_proto(offer.terms_of(id))),
     });
     v1::CatalogOffer {
         peer: peer.to_string(),
@@ -107,6 +113,16 @@ fn to_proto(peer: &PeerId, offer: &PeerOffer, index: &Index) -> v1::CatalogOffer
         agent: offer.agent.clone(),
         addresses: offer.addresses.clone(),
         experts: experts.collect(),
+        labels: offer.labels.clone().into_iter().collect(),
+    }
+}
+
+pub(crate) fn terms_to_proto(terms: Terms) -> v1::Terms {
+    v1::Terms {
+        price_in: terms.price_in,
+        price_out: terms.price_out,
+        context: terms.context,
+        concurrency: terms.concurrency,
     }
 }
 
@@ -139,8 +155,44 @@ fn founders(home: &Home) -> Result<Vec<PeerId>, Failure> {
     Ok(membership.map_or_else(Vec::new, |m| m.genesis.admins()))
 }
 
-fn open(home: &Home) -> Result<(RecordStore, Records), Failure> {
-    RecordStore::open(&home.mesh_dir(mesh_at_rest(home)?).join("catalog"))
+/// The catalog of a home while no node runs, and its store.
+pub(crate) struct CatalogAtRest {
+    pub(crate) catalog: Catalog,
+    store: RecordStore,
+}
+
+pub(crate) fn open_at_rest(home: &Home, lock: &HomeLock) -> Result<CatalogAtRest, Failure> {
+    let (key, mesh) = (home.identity(lock)?, mesh_at_rest(home)?);
+    let dir = home.mesh_dir(mesh).join("catalog");
+    let (store, records) = RecordStore::open(&dir)?;
+    let store = store.marking(&dir, &key.peer_id(), &records);
+    let config = CatalogConfig {
+        key,
+        mesh,
+        founders: founders(home)?,
+        observations: true,
+        limits: Default::default(),
+    };
+    let (catalog, _) = Catalog::open(config, records);
+    Ok(CatalogAtRest { catalog, store })
+}
+
+impl CatalogAtRest {
+    /// Writes what is to be durable of `actions`; there is nobody to hear the rest.
+    pub(crate) fn write(&mut self, actions: Vec<Action>) -> Result<(), Failure> {
+        let mut changes = Changes::new();
+        for action in actions {
+            match action {
+                Action::Store { name, bytes } => changes.insert(name, Some(bytes.into())),
+                Action::Remove { name } => changes.insert(name, None),
+                _ => None,
+            };
+        }
+        self.store.write(&changes).map_err(|e| {
+            let what = format!("the catalog's store cannot be written: {e}");
+            Failure::new(ErrorKind::Unavailable, what)
+        })
+    }
 }
 
 /// Every record of the catalog's store while no node runs.
@@ -155,29 +207,9 @@ pub fn import_at_rest(
     lock: &HomeLock,
     frames: Vec<SyncFrame>,
 ) -> Result<v1::CatalogImportResponse, Failure> {
-    let key = home.identity(lock)?;
-    let (store, records) = open(home)?;
-    let dir = home.mesh_dir(mesh_at_rest(home)?).join("catalog");
-    let mut store = store.marking(&dir, &key.peer_id(), &records);
-    let config = CatalogConfig {
-        key,
-        mesh: mesh_at_rest(home)?,
-        founders: founders(home)?,
-        limits: Default::default(),
-    };
-    let (mut catalog, _) = Catalog::open(config, records);
-    let before = catalog.counters().clone();
-    let mut changes = Changes::new();
-    for action in catalog.import(frames) {
-        match action {
-            Action::Store { name, bytes } => changes.insert(name, Some(bytes.into())),
-            Action::Remove { name } => changes.insert(name, None),
-            _ => None,
-        };
-    }
-    store.write(&changes).map_err(|e| {
-        let what = format!("the catalog's store cannot be written: {e}");
-        Failure::new(ErrorKind::Unavailable, what)
-    })?;
-    Ok(between(&before, catalog.counters()))
+    let mut at_rest = open_at_rest(home, lock)?;
+    let before = at_rest.catalog.counters().clone();
+    let actions = at_rest.catalog.import(frames);
+    at_rest.write(actions)?;
+    Ok(between(&before, at_rest.catalog.counters()))
 }

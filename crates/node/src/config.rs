@@ -21,6 +21,11 @@ pub struct Config {
     pub client: bool,
     /// Whose questions the hosted experts answer: `mesh`, or `self` for this machine's user alone.
     pub serve: String,
+    /// What peers are asked for, as `EXPERT=IN/OUT`: credits for 1,000 tokens of prompt and answer, such
+    /// as `chef=0.5/1.5`. What is not listed is free.
+    pub prices: Vec<String>,
+    /// What this node is called, as `KEY=VALUE` such as `office=berlin`; all peers see it.
+    pub labels: Vec<String>,
     /// Join open meshes without being asked whether that is understood: see [`crate::Notice`].
     pub accept_public: bool,
     /// Peer-to-peer side.
@@ -108,6 +113,9 @@ pub struct Models {
 pub struct Catalog {
     /// Exchange offers with peers. Without it experts are found through the DHT alone.
     pub exchange: bool,
+    /// Keep and exchange what peers have observed of experts, and tell them what this node has: counts
+    /// and rewards by cluster, never a question.
+    pub observations: bool,
 }
 
 /// Running models.
@@ -137,6 +145,8 @@ impl Default for Config {
             experts: Vec::new(),
             client: false,
             serve: "mesh".into(),
+            prices: Vec::new(),
+            labels: Vec::new(),
             accept_public: false,
             net: Net::default(),
             api: Api::default(),
@@ -192,7 +202,10 @@ impl Default for Models {
 }
 impl Default for Catalog {
     fn default() -> Self {
-        Self { exchange: true }
+        Self {
+            exchange: true,
+            observations: true,
+        }
     }
 }
 impl Default for Engine {
@@ -285,6 +298,7 @@ impl Config {
         )?;
         one_of("serve", &self.serve, &["mesh", "self"])?;
         self.limits.check()?;
+        self.check_terms()?;
         if !(1..=256).contains(&self.engine.slots)
             || self.engine.queue > 65_536
             || self.engine.threads > 1024

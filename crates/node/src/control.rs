@@ -18,7 +18,8 @@ use tonic::{
 };
 
 use crate::{
-    End, Entrance, Home, InviteTerms, Node, dispatch::failure, home::io_failure, open_files,
+    End, Entrance, Home, InviteTerms, Node, charter, dispatch::failure, home::io_failure,
+    open_files,
 };
 
 /// Time a running daemon gets to answer at all.
@@ -345,6 +346,24 @@ impl control_server::Control for Service {
         check(request.get_ref().version)?;
         let taken = self.node.import_catalog(request.into_inner().frames).await;
         Ok(Response::new(taken.map_err(|f| rpc::status(&f))?))
+    }
+
+    async fn charter(
+        &self,
+        request: Request<v1::CharterRequest>,
+    ) -> Result<Response<v1::CharterView>, Status> {
+        check(request.get_ref().version)?;
+        Ok(Response::new(charter::to_proto(&self.node.charter())))
+    }
+
+    async fn edit_charter(
+        &self,
+        request: Request<v1::EditCharterRequest>,
+    ) -> Result<Response<v1::EditCharterResponse>, Status> {
+        self.owner()?;
+        check(request.get_ref().version)?;
+        let edited = self.node.edit_charter(request.into_inner().edit).await;
+        Ok(Response::new(edited.map_err(|f| rpc::status(&f))?))
     }
 
     async fn pause(

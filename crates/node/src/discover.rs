@@ -173,7 +173,11 @@ impl Discovered {
         let now = Instant::now();
         let fresh: Vec<_> = peers
             .iter()
-            .filter(|(peer, d)| d.until > now && !index.peers().contains_key(peer))
+            .filter(|(peer, d)| {
+                d.until > now
+                    && !index.peers().contains_key(peer)
+                    && !index.charter().is_revoked(peer)
+            })
             .collect();
         if fresh.is_empty() {
             return Arc::clone(index);

@@ -66,6 +66,16 @@ fn not_let_in(mesh: &str, why: &str) -> Failure {
     )
 }
 
+/// Whoever was revoked reaches nobody.
+fn shut_out(mesh: &str, by: &PeerId) -> Failure {
+    Failure::new(
+        ErrorKind::PermissionDenied,
+        format!(
+            "this node was shut out of mesh '{mesh}' by its admin {by}: only an admin lets it in again, with `polymath mesh revoked remove`"
+        ),
+    )
+}
+
 /// A failure as the last event of an answer.
 fn failed(failure: &Failure) -> v1::Failed {
     v1::Failed {
@@ -210,7 +220,12 @@ impl Asked {
     async fn run(&self, request: v1::AskRequest) -> Result<(), Failure> {
         let inner = &self.node.inner;
         let id = request_id(&request.request_id);
-        let query = parse(&request, id)?;
+        let mut query = parse(&request, id)?;
+        // What the mesh's admins call it.
+        if let Some(name) = &mut query.constraints.model {
+            let meant = self.node.charter().resolve(name).to_owned();
+            *name = meant;
+        }
         let deadline = self.begun + query.constraints.timeout;
         let _place = inner.questions.try_acquire().map_err(|_| {
             inner.service.gate.question_refused();
@@ -234,6 +249,9 @@ impl Asked {
             .map_err(late)?;
         let mut looked = LookUp::Found;
         if decision.candidates.is_empty() {
+            if let Some(by) = self.node.revoked_by() {
+                return Err(shut_out(inner.net.genesis().name(), &by));
+            }
             looked = inner
                 .discovered
                 .look_up(

@@ -333,13 +333,24 @@ pub struct Network {
     pub catalog: Option<String>,
 }
 
-/// A member's refusal to let this node into its closed mesh.
+/// A member's refusal to let this node in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// Why, as it says.
     pub why: String,
-    /// Whether another invite would be let in.
-    pub invite_helps: bool,
+    /// What would change that.
+    pub remedy: Remedy,
+}
+
+/// What would make a member let this node in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Another invite.
+    Invite,
+    /// Time, or another member.
+    Patience,
+    /// An admin of the mesh: this node is shut out.
+    Admin,
 }
 
 /// A connected member.

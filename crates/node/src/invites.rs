@@ -10,10 +10,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use polymath_net::{Doorkeeper, Refused};
 use polymath_types::{
-    AnchorList, ErrorKind, Failure, Format, Invite, InviteClaims, NodeKey, PeerId,
+    AnchorList, ErrorKind, Failure, Format, Index, Invite, InviteClaims, NodeKey, PeerId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,8 @@ pub(crate) struct Invites {
     me: PeerId,
     file: PathBuf,
     ledger: Arc<Mutex<Ledger>>,
+    /// Has the charter, which may have shut out who wrote an invite.
+    index: Arc<ArcSwap<Index>>,
 }
 
 fn hex(id: &[u8; 16]) -> String {
@@ -96,7 +99,14 @@ impl Invites {
             me,
             file,
             ledger: Arc::new(Mutex::new(ledger)),
+            index: Arc::default(),
         })
+    }
+
+    /// The same, heeding the charter of this index.
+    pub(crate) fn heeding(mut self, index: Arc<ArcSwap<Index>>) -> Self {
+        self.index = index;
+        self
     }
 
     /// Changes the ledger; what `change` made of it is on disk when this returns.
@@ -186,6 +196,10 @@ impl Invites {
     fn redeem(&self, guest: PeerId, claims: &InviteClaims) -> Result<(), Refused> {
         if claims.expired(unix_now()) {
             return Err(Refused::Expired);
+        }
+        // The network turns away whom the charter shuts out; who wrote the invite it does not know.
+        if self.index.load().charter().is_revoked(&claims.issuer) {
+            return Err(Refused::Unknown);
         }
         if claims.uses.is_none() {
             return Ok(());

@@ -7,6 +7,7 @@
 mod admission;
 mod anchors;
 mod catalog;
+mod charter;
 pub mod config;
 mod control;
 mod discover;
@@ -31,6 +32,7 @@ mod remembered;
 mod serve;
 mod sources;
 mod sync;
+mod terms;
 mod unused;
 mod views;
 
@@ -44,7 +46,7 @@ use arc_swap::ArcSwap;
 use polymath_blobs::{Cancel, Mirror, Progress, Store};
 use polymath_catalog::{Catalog, CatalogConfig, FRAME_BYTES, live::LIVE_FRAME_BYTES};
 use polymath_engine::{Engine, EngineConfig, MemoryLimit};
-use polymath_net::{Door, Multiaddr, Net, NetConfig, NetLimits, Role, is_dialable};
+use polymath_net::{Door, Multiaddr, Net, NetConfig, NetLimits, Role, ShutOut, is_dialable};
 use polymath_proto::v1::{
     catalog_server::CatalogServer, expert_server::ExpertServer, files_server::FilesServer,
     live_server::LiveServer,
@@ -62,6 +64,7 @@ use admission::{Bounds, Gate, Serve};
 
 pub use anchors::PUBLIC;
 pub use catalog::{import_at_rest, mesh_at_rest, records_at_rest};
+pub use charter::{charter_at_rest, edit_charter_at_rest};
 pub use control::{Control, connect};
 pub use dispatch::{Answer, failure, request_id};
 pub use home::{Home, HomeLock, IdentityView, Membership, MeshKey};
@@ -217,7 +220,25 @@ impl Node {
             Role::Server
         };
         let mesh_dir = home.mesh_dir(membership.genesis.id());
+        let index = Arc::new(ArcSwap::from_pointee(Index::default()));
         let invites = invites::Invites::open(key.peer_id(), &mesh_dir)?;
+        let invites = invites.heeding(Arc::clone(&index));
+        let catalog_dir = mesh_dir.join("catalog");
+        let (record_store, records) = records::RecordStore::open(&catalog_dir)?;
+        let record_store = record_store.marking(&catalog_dir, &key.peer_id(), &records);
+        let (catalog, recovered) = Catalog::open(
+            CatalogConfig {
+                key: key.clone(),
+                mesh: membership.genesis.id(),
+                founders: membership.genesis.admins(),
+                observations: config.catalog.observations,
+                limits: Default::default(),
+            },
+            records,
+        );
+        for (record, problem) in &recovered.problems {
+            tracing::warn!("catalog record {record} was skipped: {problem}");
+        }
         let door = door(&membership, Some(&invites));
         let announce = config.net.announce.iter().map(|a| parse_dialable(a));
         let mut limits = if config.net.anchor {
@@ -237,28 +258,13 @@ impl Node {
             upnp: config.net.upnp,
             proxy: Some(config.net.proxy.clone()).filter(|p| !p.is_empty()),
             door: door.clone(),
+            shut_out: ShutOut::new(Arc::new(charter::revoked(catalog.charter()))),
             ..NetConfig::new(key.clone(), membership.genesis.clone(), listen)
         })
         .await
         .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
 
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let catalog_dir = mesh_dir.join("catalog");
-        let (record_store, records) = records::RecordStore::open(&catalog_dir)?;
-        let record_store = record_store.marking(&catalog_dir, &key.peer_id(), &records);
-        let (catalog, recovered) = Catalog::open(
-            CatalogConfig {
-                key: key.clone(),
-                mesh: net.mesh(),
-                founders: membership.genesis.admins(),
-                limits: Default::default(),
-            },
-            records,
-        );
-        for (record, problem) in &recovered.problems {
-            tracing::warn!("catalog record {record} was skipped: {problem}");
-        }
-        let index = Arc::new(ArcSwap::from_pointee(Index::default()));
         let sync = sync::start(catalog, record_store, Arc::clone(&index), &tasks, &cancel);
         let (live, live_inbox) = live::open(
             key.clone(),
@@ -329,6 +335,7 @@ impl Node {
             node.inner.live.run(live_inbox, &net, &clients, load);
             tasks.spawn(end_if_it_runs_twice(node.clone()));
         }
+        tasks.spawn(charter::shut_out(node.clone()));
         tasks.spawn(members::meet(node.clone()));
         tasks.spawn(members::keep_secret(node.clone()));
         tasks.spawn(members::seek(node.clone()));
@@ -451,6 +458,9 @@ impl Node {
         let service = &self.inner.service;
         let cards = service.hosted.ready();
         let ready: Vec<ExpertId> = cards.iter().map(|c| c.id()).collect();
+        if self.revoked_by().is_some() {
+            return Arc::new(Index::default().with_served(me, &cards));
+        }
         let index = self.inner.discovered.merged(&self.inner.index.load_full());
         let offered = index.peers().get(&me).map_or(&[][..], |o| &o.experts);
         // What an earlier run of this home offered, others may still hope for; and what is offered to

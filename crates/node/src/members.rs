@@ -435,6 +435,8 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
                 agent: AGENT.to_owned(),
                 addresses,
                 experts: ready.iter().map(|c| c.id()).collect(),
+                terms: inner.config.terms_of(ready.iter().map(AsRef::as_ref)),
+                labels: inner.config.labels().unwrap_or_default(),
             };
             sync.offer(offer, ready.clone()).await;
         }

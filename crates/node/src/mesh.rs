@@ -192,6 +192,7 @@ fn view(membership: &Membership, anchors: &Anchors) -> v1::MeshView {
             from,
         }),
         sources: Vec::new(),
+        revoked_by: String::new(),
     }
 }
 
@@ -206,6 +207,10 @@ impl Node {
             .clone();
         let mut view = view(&membership, &inner.anchors);
         view.waiting = self.waiting().unwrap_or_default();
+        view.revoked_by = self
+            .revoked_by()
+            .map(|by| by.to_string())
+            .unwrap_or_default();
         let connected: HashSet<PeerId> = inner.net.peers().into_iter().map(|p| p.peer).collect();
         let counters = inner.net.counters();
         view.sources = inner.sources.view(

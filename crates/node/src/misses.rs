@@ -75,6 +75,7 @@ fn of_dial(error: &DialError) -> Unused {
         DialError::WrongMesh { .. } => Unused::ForeignMesh,
         DialError::NotPolymath { .. } => Unused::NotPolymath,
         DialError::Version { .. } => Unused::VersionMismatch,
+        DialError::TurnedAway { .. } => Unused::Refused,
         _ => Unused::NotConnected,
     }
 }
@@ -92,6 +93,7 @@ pub(crate) fn refusal(error: &DialError, door: Option<&Door>) -> Option<Refused>
         Refused::UsedUp,
         Refused::Unknown,
         Refused::Busy,
+        Refused::Revoked,
     ];
     let last = door.and_then(Door::refusal).map(|(_, refused)| refused);
     let last = last.filter(|r| matches!(r, Refused::NotTheIssuer(_)));

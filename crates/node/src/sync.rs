@@ -19,7 +19,7 @@ use futures::{
     future::BoxFuture,
     stream::{FuturesUnordered, PollNext, select_with_strategy},
 };
-use polymath_catalog::{Action, Catalog, Counters, FRAME_BYTES, Offer};
+use polymath_catalog::{Action, Catalog, CharterEdit, Counters, FRAME_BYTES, Offer};
 use polymath_net::{Membership, Net, NetEvent};
 use polymath_proto::v1::SyncFrame;
 use polymath_rpc::Clients;
@@ -32,7 +32,10 @@ use tokio_util::{
 };
 use tonic::Streaming;
 
-use crate::records::{Changes, RecordStore, Records, is_damaged};
+use crate::{
+    charter,
+    records::{Changes, RecordStore, Records, is_damaged},
+};
 
 /// News on their way to one peer; a peer that reads slower loses its stream and begins anew.
 const OUTBOUND: usize = 64;
@@ -74,7 +77,14 @@ enum Command {
         /// What was taken and refused before, and after.
         reply: oneshot::Sender<(Counters, Counters)>,
     },
+    Charter {
+        edit: CharterEdit,
+        reply: Edited,
+    },
 }
+
+/// Whether an edit changed the charter, told when it is on the disk.
+type Edited = oneshot::Sender<Result<bool, Failure>>;
 
 /// The keeper's end of a session; dropping it ends the session.
 #[derive(Debug)]
@@ -154,6 +164,7 @@ pub(crate) fn start(
         peers: HashMap::new(),
         room: FuturesUnordered::new(),
         unwritten: Changes::new(),
+        edited: Vec::new(),
         trouble: Arc::clone(&handle.trouble),
     };
     tasks.spawn(keeper.run(inbox, cancel.clone()));
@@ -181,6 +192,16 @@ impl SyncHandle {
         let import = Command::Import { frames, reply };
         self.commands.send(import).await.ok()?;
         done.await.ok()
+    }
+
+    /// Lays something down; whether that changed anything, when it is on the disk.
+    pub(crate) async fn edit_charter(&self, edit: CharterEdit) -> Result<bool, Failure> {
+        let stopping = || Failure::new(ErrorKind::Unavailable, "the node is stopping: try again");
+        let (reply, done) = oneshot::channel();
+        let command = Command::Charter { edit, reply };
+        let sent = self.commands.send(command).await;
+        sent.map_err(|_| stopping())?;
+        done.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// Told whenever there is another index.
@@ -358,6 +379,8 @@ struct Keeper {
     /// Records that are not on the disk as the catalog has them; `None` is to be removed. Bounded
     /// by their names, of which each is here once. While there is one no peer hears anything.
     unwritten: Changes,
+    /// Whoever changed the charter and waits until that is on the disk; of one group of commands.
+    edited: Vec<Edited>,
     /// Why the last record could not be written.
     trouble: Trouble,
 }
@@ -441,6 +464,20 @@ impl Keeper {
                 let _ = reply.send((before, self.catalog.counters().clone()));
                 actions
             }
+            Command::Charter { edit, reply } => match self.catalog.edit_charter(edit) {
+                Ok(actions) if actions.is_empty() => {
+                    let _ = reply.send(Ok(false));
+                    actions
+                }
+                Ok(actions) => {
+                    self.edited.push(reply);
+                    actions
+                }
+                Err(why) => {
+                    let _ = reply.send(Err(charter::failure(&why)));
+                    Vec::new()
+                }
+            },
             Command::Offer { offer, cards } => {
                 let mut actions = Vec::new();
                 for card in cards {
@@ -501,6 +538,17 @@ impl Keeper {
         if index {
             self.index.store(self.catalog.index());
             self.changed.send_replace(());
+        }
+        for edited in std::mem::take(&mut self.edited) {
+            let outcome = if written {
+                Ok(true)
+            } else {
+                Err(Failure::new(
+                    ErrorKind::Unavailable,
+                    "it holds at this node, but others hear of it only when the catalog's store can be written: see `polymath status`",
+                ))
+            };
+            let _ = edited.send(outcome);
         }
         if !written {
             // Going on would say things a restart forgets, and so contradict ourselves. What is

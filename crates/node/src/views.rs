@@ -11,6 +11,7 @@ use polymath_rpc as rpc;
 
 use crate::{
     AGENT, Node,
+    catalog::terms_to_proto,
     hosted::{Listed, State},
 };
 
@@ -143,6 +144,7 @@ impl Node {
                 peers: e.replicas.iter().map(|r| r.peer.to_string()).collect(),
                 hosted_here: e.replicas.iter().any(|r| r.peer == me),
                 weights_id: e.card.model.weights_id().to_string(),
+                cheapest: e.cheapest().map(|r| terms_to_proto(r.terms)),
             })
             .collect();
         v1::ExpertsResponse { experts }

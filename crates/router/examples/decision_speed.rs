@@ -89,6 +89,7 @@ impl Mesh {
                     sequence: 1,
                     epoch: 1,
                     experts,
+                    ..PeerOffer::default()
                 },
             )
         });

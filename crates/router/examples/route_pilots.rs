@@ -310,6 +310,7 @@ impl Mesh {
             sequence: 1,
             epoch: 1,
             experts,
+            ..PeerOffer::default()
         };
         let index = Index::build(BTreeMap::from([(here, offer)]), |id| cards.get(id).cloned());
         let blend = if let Method::Blend(blend) = method {

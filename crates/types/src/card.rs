@@ -40,17 +40,12 @@ pub const CARD_LIMITS: CardLimits = CardLimits {
     labels: 256,
 };
 
-/// BLAKE3 of an [`ExpertCard`]'s canonical bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ExpertId([u8; 32]);
-
-/// BLAKE3 over the weights and adapter alone: experts that share it can continue each other's
-/// answers and can be served from one copy in memory.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WeightsId([u8; 32]);
-
 macro_rules! digest_id {
-    ($name:ident) => {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name([u8; 32]);
+
         impl $name {
             /// From raw bytes.
             pub const fn from_bytes(bytes: [u8; 32]) -> Self {
@@ -65,49 +60,58 @@ macro_rules! digest_id {
                 blake3::Hash::from_bytes(self.0).to_hex()[..12].to_owned()
             }
         }
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
             }
         }
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 write!(f, concat!(stringify!($name), "({})"), self.short())
             }
         }
         impl TryFrom<&[u8]> for $name {
-            type Error = CardError;
-            fn try_from(bytes: &[u8]) -> Result<Self, CardError> {
+            type Error = $crate::CardError;
+            fn try_from(bytes: &[u8]) -> Result<Self, $crate::CardError> {
                 let bytes = bytes.try_into().map_err(|_| {
-                    CardError::Malformed(format!("an id has 32 bytes, not {}", bytes.len()))
+                    $crate::CardError::Malformed(format!("an id has 32 bytes, not {}", bytes.len()))
                 })?;
                 Ok(Self(bytes))
             }
         }
-        impl FromStr for $name {
-            type Err = CardError;
-            fn from_str(s: &str) -> Result<Self, CardError> {
+        impl std::str::FromStr for $name {
+            type Err = $crate::CardError;
+            fn from_str(s: &str) -> Result<Self, $crate::CardError> {
                 let hash = blake3::Hash::from_hex(s)
-                    .map_err(|_| CardError::Malformed("an id has 64 hexadecimal digits".into()))?;
+                    .map_err(|_| $crate::CardError::Malformed("an id has 64 hexadecimal digits".into()))?;
                 Ok(Self(*hash.as_bytes()))
             }
         }
-        impl Serialize for $name {
+        impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
                 s.collect_str(self)
             }
         }
-        impl<'de> Deserialize<'de> for $name {
+        impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                String::deserialize(d)?
+                <String as serde::Deserialize>::deserialize(d)?
                     .parse()
                     .map_err(serde::de::Error::custom)
             }
         }
     };
 }
-digest_id!(ExpertId);
-digest_id!(WeightsId);
+pub(crate) use digest_id;
+
+digest_id!(
+    /// BLAKE3 of an [`ExpertCard`]'s canonical bytes.
+    ExpertId
+);
+digest_id!(
+    /// BLAKE3 over the weights and adapter alone: experts that share it can continue each other's
+    /// answers and can be served from one copy in memory.
+    WeightsId
+);
 
 /// What an expert does with a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! The routing index: an immutable snapshot of who serves which expert.
 
 mod lookups;
+mod offer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,43 +11,9 @@ use std::{
 use libp2p_identity::PeerId;
 use lookups::Lookups;
 pub use lookups::Property;
+pub use offer::{IndexedExpert, PeerOffer, Replica, Terms};
 
-use crate::{Charter, ExpertCard, ExpertId, Table};
-
-/// A peer that serves an expert.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Replica {
-    /// The peer.
-    pub peer: PeerId,
-    /// Whether the offer says that the expert takes calls now.
-    pub accepting: bool,
-}
-
-/// An expert with everyone who serves it, sorted by peer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct IndexedExpert {
-    /// The expert's id.
-    pub id: ExpertId,
-    /// Its card.
-    pub card: Arc<ExpertCard>,
-    /// Who serves it.
-    pub replicas: Vec<Replica>,
-}
-
-/// What one peer's offer says of the peer itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PeerOffer {
-    /// Addresses it says it listens on (multiaddr text); hints, nothing more.
-    pub addresses: Vec<String>,
-    /// Software and version.
-    pub agent: String,
-    /// The author's count of changes to this document.
-    pub sequence: u64,
-    /// The author's document epoch.
-    pub epoch: u64,
-    /// Experts it offers, cards known or not.
-    pub experts: Vec<ExpertId>,
-}
+use crate::{Cell, Charter, ExpertCard, ExpertId, Table, Weighed, WeighedExpert};
 
 /// An immutable snapshot; readers never block. Built by the catalog, read by the router.
 ///
@@ -62,6 +29,8 @@ pub struct Index {
     lookups: Lookups,
     /// What the mesh's admins have laid down.
     charter: Arc<Charter>,
+    /// What others have seen of experts, served at present or not.
+    observed: Table<ExpertId, WeighedExpert>,
 }
 
 impl Index {
@@ -92,7 +61,17 @@ impl Index {
             self.withdraw(id, &peer);
         }
         for id in new.difference(&old) {
-            self.enlist(**id, peer, &cards);
+            self.enlist(**id, peer, offer.terms_of(id), &cards);
+        }
+        let Some(before) = &before else { return };
+        for id in new.intersection(&old) {
+            let terms = offer.terms_of(id);
+            if terms != before.terms_of(id) {
+                self.change_replicas(id, |replicas| {
+                    let replica = replicas.iter_mut().find(|r| r.peer == peer);
+                    replica.into_iter().for_each(|r| r.terms = terms);
+                });
+            }
         }
     }
 
@@ -113,13 +92,23 @@ impl Index {
     }
 
     fn admit(&mut self, expert: IndexedExpert) {
-        lookups::enter(&mut self.lookups, expert.id, &expert.card);
+        lookups::enter(
+            &mut self.lookups,
+            expert.id,
+            &expert.card,
+            expert.lowest_price(),
+        );
         self.experts.insert(expert.id, expert);
     }
 
     fn dismiss(&mut self, id: &ExpertId) -> Option<Arc<IndexedExpert>> {
+        let price = self.experts.get(id)?.lowest_price();
+        self.dismiss_priced(id, price)
+    }
+
+    fn dismiss_priced(&mut self, id: &ExpertId, price: u64) -> Option<Arc<IndexedExpert>> {
         let expert = self.experts.remove(id)?;
-        lookups::leave(&mut self.lookups, id, &expert.card);
+        lookups::leave(&mut self.lookups, id, &expert.card, price);
         Some(expert)
     }
 
@@ -134,39 +123,55 @@ impl Index {
         &mut self,
         id: ExpertId,
         peer: PeerId,
+        terms: Terms,
         cards: &impl Fn(&ExpertId) -> Option<Arc<ExpertCard>>,
     ) {
         let replica = Replica {
             peer,
             accepting: true,
+            terms,
         };
-        let known = match self.experts.get_mut(&id) {
-            Some(expert) => Some(&mut expert.replicas),
-            None => self.cardless.get_mut(&id),
-        };
-        if let Some(replicas) = known {
+        let added = self.change_replicas(&id, |replicas| {
             if let Err(at) = replicas.binary_search_by_key(&peer, |r| r.peer) {
-                replicas.insert(at, replica);
+                replicas.insert(at, replica.clone());
             }
-        } else if let Some(card) = cards(&id) {
-            let replicas = vec![replica];
-            self.admit(IndexedExpert { id, card, replicas });
-        } else {
-            self.cardless.insert(id, vec![replica]);
+        });
+        if added {
+            return;
+        }
+        let replicas = vec![replica];
+        match cards(&id) {
+            Some(card) => self.admit(IndexedExpert { id, card, replicas }),
+            None => {
+                self.cardless.insert(id, replicas);
+            }
         }
     }
 
     fn withdraw(&mut self, id: &ExpertId, peer: &PeerId) {
+        self.change_replicas(id, |replicas| replicas.retain(|r| r.peer != *peer));
+    }
+
+    /// Changes who serves an expert, or how; whether anybody did. One that nobody serves is gone.
+    fn change_replicas(&mut self, id: &ExpertId, change: impl FnOnce(&mut Vec<Replica>)) -> bool {
         if let Some(expert) = self.experts.get_mut(id) {
-            expert.replicas.retain(|r| r.peer != *peer);
+            let before = expert.lowest_price();
+            change(&mut expert.replicas);
             if expert.replicas.is_empty() {
-                self.dismiss(id);
+                self.dismiss_priced(id, before);
+            } else {
+                let after = expert.lowest_price();
+                lookups::reprice(&mut self.lookups, id, before, after);
             }
+            true
         } else if let Some(replicas) = self.cardless.get_mut(id) {
-            replicas.retain(|r| r.peer != *peer);
+            change(replicas);
             if replicas.is_empty() {
                 self.cardless.remove(id);
             }
+            true
+        } else {
+            false
         }
     }
 
@@ -176,6 +181,7 @@ impl Index {
         let own: BTreeMap<ExpertId, &Arc<ExpertCard>> = cards.iter().map(|c| (c.id(), c)).collect();
         let mut offer = self.peers.get(&peer).cloned().unwrap_or_default();
         offer.experts = own.keys().copied().collect();
+        offer.terms.retain(|id, _| own.contains_key(id));
         let mut index = self.clone();
         for (id, card) in &own {
             index.set_card(*id, Arc::clone(card));
@@ -204,6 +210,29 @@ impl Index {
     /// This is laid down from now on. Offers of whoever is revoked are for the caller to take out.
     pub fn set_charter(&mut self, charter: Arc<Charter>) {
         self.charter = charter;
+    }
+
+    /// What others have seen of an expert in a cluster, weighed; this node's own evidence is not in it.
+    pub fn observed(&self, cell: &Cell) -> Option<Weighed> {
+        let books = self.observed.get(&cell.expert)?;
+        let at = books.binary_search_by_key(&&cell.codebook, |(book, _)| book);
+        let cells = &books[at.ok()?].1;
+        let found = cells.binary_search_by_key(&cell.cluster, |(cluster, _)| *cluster);
+        found.ok().map(|at| cells[at].1)
+    }
+
+    /// The same of all clusters.
+    pub fn observed_of(&self, expert: &ExpertId) -> Option<&WeighedExpert> {
+        self.observed.get(expert)
+    }
+
+    /// Others have seen this of an expert from now on.
+    pub fn set_observed(&mut self, expert: ExpertId, weighed: WeighedExpert) {
+        if weighed.is_empty() {
+            self.observed.remove(&expert);
+        } else {
+            self.observed.insert(expert, weighed);
+        }
     }
 
     /// Every peer that made an offer.
@@ -324,6 +353,95 @@ mod tests {
         index.remove_offer(&two);
         assert_eq!(index, Index::default());
         assert_eq!(before.having(Property::Model("m")), both);
+    }
+
+    fn priced(card: &Arc<ExpertCard>, price: u64) -> Arc<PeerOffer> {
+        let terms = Terms {
+            price_in: price / 4,
+            price_out: price - price / 4,
+            ..Terms::default()
+        };
+        let mut offer = offer(&[card]).as_ref().clone();
+        offer.terms.insert(card.id(), terms);
+        Arc::new(offer)
+    }
+
+    #[test]
+    fn experts_are_found_by_the_lowest_price_anybody_asks() {
+        let [one, two] = std::array::from_fn(|_| PeerId::random());
+        let a = card("a");
+        let known = |_: &ExpertId| Some(Arc::clone(&a));
+        let mut index = Index::default();
+        let affordable = |index: &Index, most: u64| index.priced_at_most(most).count();
+        index.set_offer(one, priced(&a, 700), known);
+        assert_eq!(
+            [699, 700, 5000].map(|most| affordable(&index, most)),
+            [0, 1, 1]
+        );
+        index.set_offer(two, priced(&a, 513), known);
+        assert_eq!([512, 513].map(|most| affordable(&index, most)), [0, 1]);
+        let before = index.clone();
+        index.set_offer(two, priced(&a, 90_000), known);
+        assert_eq!([513, 700].map(|most| affordable(&index, most)), [0, 1]);
+        index.remove_offer(&one);
+        assert_eq!(
+            [89_999, 90_000].map(|most| affordable(&index, most)),
+            [0, 1]
+        );
+        index.set_offer(two, offer(&[&a]), known);
+        assert_eq!(affordable(&index, 0), 1, "free");
+        index.remove_offer(&two);
+        assert_eq!(index, Index::default());
+        assert_eq!(affordable(&before, 513), 1);
+    }
+
+    #[test]
+    fn experts_are_found_by_the_context_their_cards_state() {
+        let peer = PeerId::random();
+        let with = |name: &str, context: u32| {
+            let mut card = card(name).as_ref().clone();
+            card.model.context_length = context;
+            Arc::new(card)
+        };
+        let cards = [
+            with("a", 2047),
+            with("b", 2048),
+            with("c", 3000),
+            with("d", 131_072),
+        ];
+        let none = with("e", 0);
+        let known = |id: &ExpertId| cards.iter().chain([&none]).find(|c| c.id() == *id).cloned();
+        let mut index = Index::default();
+        let all: Vec<&Arc<ExpertCard>> = cards.iter().chain([&none]).collect();
+        index.set_offer(peer, offer(&all), known);
+        let names = |tokens| {
+            let mut all: Vec<String> = index
+                .with_context(tokens)
+                .map(|e| e.card.name.clone())
+                .collect();
+            all.sort();
+            all.concat()
+        };
+        assert_eq!(
+            [1, 2047, 2048, 2049].map(names),
+            ["abcd", "abcd", "bcd", "cd"]
+        );
+        assert_eq!(
+            [3001, 131_072, 131_073, u32::MAX].map(names),
+            ["d", "d", "", ""]
+        );
+        let terms = Terms {
+            context: 1024,
+            ..Terms::default()
+        };
+        assert_eq!(cards.each_ref().map(|c| terms.context_of(c)), [1024; 4]);
+        assert_eq!(
+            (
+                terms.context_of(&none),
+                Terms::default().context_of(&cards[2])
+            ),
+            (1024, 3000)
+        );
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub enum Format {
     Offer,
     /// The Automerge charter document of an admin and its signed envelope.
     Charter,
+    /// The Automerge observations document of a peer and its signed envelope.
+    Observations,
     /// All peer-to-peer messages but those of the `Sync` call.
     Wire,
     /// Frames of the catalog's `Sync` call.
@@ -44,8 +46,9 @@ impl Format {
     /// The version this build writes and reads.
     pub const fn current(self) -> u32 {
         match self {
-            // 2: digests in buckets instead of lists of all documents.
-            Self::Sync => 2,
+            // 2: digests in buckets instead of lists of all documents. 3: heads and sums cover what the
+            // last change is, not only how many there are.
+            Self::Sync => 3,
             _ => 1,
         }
     }
@@ -72,6 +75,7 @@ impl fmt::Display for Format {
             Self::Identity => "identity file",
             Self::Offer => "offer document",
             Self::Charter => "charter document",
+            Self::Observations => "observations document",
             Self::Wire => "wire protocol",
             Self::Sync => "catalog exchange",
             Self::Live => "exchange of fast state",

@@ -227,6 +227,14 @@ impl<'a> Daemon<'a> {
             .next())
     }
 
+    /// Why the node does not use a peer, which is empty when it does; none while it knows of none.
+    pub(crate) fn reason(&self, peer: &str) -> Result<Option<String>> {
+        let peers = self.look(&["peers"])?.unwrap_or_default();
+        let peers = peers["peers"].as_array();
+        let of = peers.into_iter().flatten().find(|p| p["id"] == peer);
+        Ok(of.map(|p| text(&p["reason"])))
+    }
+
     /// Whether it knows an expert of this name.
     pub(crate) fn knows(&self, expert: &str) -> Result<bool> {
         let listed = self.look(&["experts"])?.unwrap_or_default();

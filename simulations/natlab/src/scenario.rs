@@ -58,12 +58,14 @@ pub(crate) enum Scenario {
     AnchorsDeath,
     /// The answering side is cut off, and comes back
     PartitionHeal,
+    /// The answering side's line is cut: when that is known everywhere, and when it is taken back
+    CutOff,
     /// Both sides on a mobile line: 60 to 80 ms, 1 % loss, 8 Mbit/s
     RoughLine,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::ColdStart,
         Self::NatReboot,
         Self::UplinkSwitch,
@@ -73,6 +75,7 @@ impl Scenario {
         Self::RelayQuota,
         Self::AnchorsDeath,
         Self::PartitionHeal,
+        Self::CutOff,
         Self::RoughLine,
     ];
     /// Those of `--quick`.
@@ -89,6 +92,7 @@ impl Scenario {
             Self::RelayQuota => "relay-quota",
             Self::AnchorsDeath => "anchors-death",
             Self::PartitionHeal => "partition-heal",
+            Self::CutOff => "cut-off",
             Self::RoughLine => "rough-line",
         }
     }
@@ -109,6 +113,7 @@ impl Scenario {
             | Self::UplinkSwitch
             | Self::AnchorsDeath
             | Self::PartitionHeal
+            | Self::CutOff
             | Self::RoughLine => (
                 Access::PortRestricted,
                 Access::PortRestricted,
@@ -235,6 +240,7 @@ fn stage(
         Scenario::RelayQuota => stage.relay_quota(),
         Scenario::AnchorsDeath => stage.anchors_death(),
         Scenario::PartitionHeal => stage.partition_heal(),
+        Scenario::CutOff => stage.cut_off(),
         Scenario::RoughLine => stage.rough_line(&wiring),
     }
 }
@@ -529,6 +535,31 @@ impl Stage<'_, '_> {
         Ok(format!(
             "cut off, an error after {cut:.1} s; healed, an answer after {healed:.1} s, direct after {direct:.1} s"
         ))
+    }
+
+    fn cut_off(&mut self) -> Result<String> {
+        self.net.partition(Side::B, true)?;
+        let gone =
+            self.known_by_all("out of routing everywhere after", |why| why == "suspended")?;
+        self.net.partition(Side::B, false)?;
+        let back = self.known_by_all("back in routing everywhere after", str::is_empty)?;
+        Ok(format!(
+            "suspended on all others after {gone:.1} s; used again by all {back:.1} s after the line came back"
+        ))
+    }
+
+    /// How long it takes until every node but the answering one gives such a reason for not using it.
+    fn known_by_all(&mut self, metric: &'static str, such: impl Fn(&str) -> bool) -> Result<f64> {
+        let since = Instant::now();
+        let mut last = Vec::new();
+        let known = eventually(RECOVERY, || {
+            let others = self.anchors.daemons.iter().flatten().chain([&self.a]);
+            let reasons = others.map(|d| d.reason(&self.b.peer));
+            last = reasons.collect::<Result<_>>()?;
+            Ok(last.iter().flatten().filter(|why| such(why)).count() == last.len())
+        })?;
+        ensure!(known, "not within {} s: {last:?}", RECOVERY.as_secs());
+        Ok(self.measured(metric, since.elapsed()))
     }
 
     fn rough_line(&mut self, wiring: &Wiring) -> Result<String> {

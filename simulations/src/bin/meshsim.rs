@@ -6,13 +6,19 @@ use std::{
     str::FromStr,
 };
 
-use polymath_simulations::{Fault, Report, catalog, replicas};
+use polymath_simulations::{Fault, Report, catalog, live, replicas, spread, trace};
 
 const USAGE: &str = "\
 meshsim: the daemon's catalog and router under a virtual clock
 
   meshsim catalog  [--nodes N] [--links K] [--seed S] [--json]
       how fast, and with how many bytes, catalogs become equal
+  meshsim spread   [--nodes N] [--links K] [--rtt-ms MS] [--changes N] [--seed S] [--json]
+      how soon a change of one offer is known to all
+  meshsim trace    [--peers N] [--neighbours K] [--every-s S] [--minutes M] [--seed S] [--json]
+      what a node of a large mesh sends and receives to stay up to date
+  meshsim live     [--nodes N] [--links K] [--minutes M] [--deaths N] [--seed S] [--json]
+      what statuses cost, and how soon a peer that died is suspended everywhere
   meshsim replicas [--queries N] [--rate R] [--kills PERCENT] [--deadline-ms MS]
                    [--patience-ms MS] [--seed S] [--json]
       the router beside random choice and an oracle while replicas end and come back";
@@ -21,6 +27,9 @@ meshsim: the daemon's catalog and router under a virtual clock
 enum Task {
     Help,
     Catalog(catalog::Config),
+    Spread(spread::Config),
+    Trace(trace::Config),
+    Live(live::Config),
     Replicas(replicas::Config),
 }
 
@@ -36,6 +45,9 @@ fn main() -> ExitCode {
     let report = match task {
         Task::Help => return print(USAGE),
         Task::Catalog(config) => catalog::run(&config),
+        Task::Spread(config) => spread::run(&config),
+        Task::Trace(config) => trace::run(&config),
+        Task::Live(config) => live::run(&config),
         Task::Replicas(config) => replicas::run(&config),
     };
     match report {
@@ -75,6 +87,9 @@ fn parse(arguments: &[String]) -> Result<(Task, bool), String> {
     let (scenario, rest) = arguments.split_first().ok_or("no scenario was named")?;
     let mut task = match scenario.as_str() {
         "catalog" => Task::Catalog(catalog::Config::default()),
+        "spread" => Task::Spread(spread::Config::default()),
+        "trace" => Task::Trace(trace::Config::default()),
+        "live" => Task::Live(live::Config::default()),
         "replicas" => Task::Replicas(replicas::Config::default()),
         other => return Err(format!("there is no scenario {other:?}")),
     };
@@ -94,6 +109,21 @@ fn parse(arguments: &[String]) -> Result<(Task, bool), String> {
             (Task::Catalog(c), "--nodes") => set(&mut c.nodes, name, value())?,
             (Task::Catalog(c), "--links") => set(&mut c.links, name, value())?,
             (Task::Catalog(c), "--seed") => set(&mut c.seed, name, value())?,
+            (Task::Spread(c), "--nodes") => set(&mut c.nodes, name, value())?,
+            (Task::Spread(c), "--links") => set(&mut c.links, name, value())?,
+            (Task::Spread(c), "--rtt-ms") => set(&mut c.rtt_ms, name, value())?,
+            (Task::Spread(c), "--changes") => set(&mut c.changes, name, value())?,
+            (Task::Spread(c), "--seed") => set(&mut c.seed, name, value())?,
+            (Task::Trace(c), "--peers") => set(&mut c.peers, name, value())?,
+            (Task::Trace(c), "--neighbours") => set(&mut c.neighbours, name, value())?,
+            (Task::Trace(c), "--every-s") => set(&mut c.every_s, name, value())?,
+            (Task::Trace(c), "--minutes") => set(&mut c.minutes, name, value())?,
+            (Task::Trace(c), "--seed") => set(&mut c.seed, name, value())?,
+            (Task::Live(c), "--nodes") => set(&mut c.nodes, name, value())?,
+            (Task::Live(c), "--links") => set(&mut c.links, name, value())?,
+            (Task::Live(c), "--minutes") => set(&mut c.minutes, name, value())?,
+            (Task::Live(c), "--deaths") => set(&mut c.deaths, name, value())?,
+            (Task::Live(c), "--seed") => set(&mut c.seed, name, value())?,
             (Task::Replicas(c), "--queries") => set(&mut c.queries, name, value())?,
             (Task::Replicas(c), "--rate") => set(&mut c.rate, name, value())?,
             (Task::Replicas(c), "--kills") => set(&mut c.kills, name, value())?,

@@ -6,36 +6,46 @@ use std::{
 };
 
 use polymath_catalog::{Action, Catalog, CatalogConfig, CatalogLimits, Offer};
-use polymath_proto::v1::SyncFrame;
+use polymath_proto::v1::{SyncFrame, sync_frame::Frame};
 use polymath_types::{ExpertId, MeshId, PeerId, PeerOffer};
 use prost::Message as _;
 
 use crate::{
     Fault, actors,
     chance::{Chance, For},
-    links,
+    links::Distance,
     queue::Queue,
 };
 
-const MESH: MeshId = MeshId::from_bytes([0x51; 32]);
+pub(crate) const MESH: MeshId = MeshId::from_bytes([0x51; 32]);
 /// The daemon's pace of `Catalog::tick` (`node::sync`).
-pub(super) const TICK: Duration = Duration::from_secs(30);
+pub(crate) const TICK: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     catalog: Catalog,
     id: PeerId,
     /// Open links, by the other node, with the number of that opening.
     links: BTreeMap<usize, u64>,
     alive: bool,
     experts: Vec<ExpertId>,
-    pub(super) sent: u64,
-    pub(super) received: u64,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
     index_changed: bool,
+    /// How often it has changed its address.
+    moves: usize,
+    /// Bytes received and sent, by what the frames are.
+    pub(crate) traffic: BTreeMap<&'static str, [u64; 2]>,
 }
 
 #[derive(Debug)]
 enum Event {
+    /// Somebody who is not simulated sends a frame.
+    Bring {
+        from: PeerId,
+        to: usize,
+        frame: SyncFrame,
+    },
     Deliver {
         from: usize,
         to: usize,
@@ -47,18 +57,19 @@ enum Event {
 
 /// Nodes that are to have all that the authors say.
 #[derive(Debug)]
-pub(super) struct Goal {
-    pub(super) nodes: Vec<usize>,
-    pub(super) authors: Vec<usize>,
+pub(crate) struct Goal {
+    pub(crate) nodes: Vec<usize>,
+    pub(crate) authors: Vec<usize>,
 }
 
 #[derive(Debug)]
-pub(super) struct Mesh {
+pub(crate) struct Mesh {
     chance: Chance,
-    pub(super) nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     places: BTreeMap<PeerId, usize>,
     queue: Queue<Event>,
     openings: u64,
+    distance: Distance,
 }
 
 /// What an author says, and what it names.
@@ -68,9 +79,10 @@ struct Wanted {
 }
 
 impl Mesh {
-    pub(super) fn new(chance: Chance) -> Self {
+    pub(crate) fn new(chance: Chance, distance: Distance) -> Self {
         Self {
             chance,
+            distance,
             nodes: Vec::new(),
             places: BTreeMap::new(),
             queue: Queue::new(),
@@ -79,7 +91,15 @@ impl Mesh {
     }
 
     /// A fresh node without links; its number.
-    pub(super) fn add_node(&mut self) -> Result<usize, Fault> {
+    pub(crate) fn add_node(&mut self) -> Result<usize, Fault> {
+        self.add_node_with([])
+    }
+
+    /// The same of a node that has these records.
+    pub(crate) fn add_node_with(
+        &mut self,
+        records: impl IntoIterator<Item = (String, Vec<u8>)>,
+    ) -> Result<usize, Fault> {
         let n = self.nodes.len();
         let key = actors::key(self.chance, n)?;
         let id = key.peer_id();
@@ -87,9 +107,10 @@ impl Mesh {
             key,
             mesh: MESH,
             founders: Vec::new(),
+            observations: true,
             limits: CatalogLimits::default(),
         };
-        let (catalog, _) = Catalog::open(config, []);
+        let (catalog, _) = Catalog::open(config, records);
         self.nodes.push(Node {
             catalog,
             id,
@@ -99,6 +120,8 @@ impl Mesh {
             sent: 0,
             received: 0,
             index_changed: false,
+            moves: 0,
+            traffic: BTreeMap::new(),
         });
         self.places.insert(id, n);
         let first = TICK.mul_f64(self.chance.unit(For::Tick, &[n as u64]));
@@ -107,39 +130,86 @@ impl Mesh {
     }
 
     /// A node hosts one more expert and says so.
-    pub(super) fn host(&mut self, n: usize) -> Result<(), Fault> {
+    pub(crate) fn host(&mut self, n: usize) -> Result<(), Fault> {
         let node = &mut self.nodes[n];
         let card = actors::card(&format!("expert-{n}-{}", node.experts.len()));
         node.experts.push(card.id());
+        let added = node.catalog.add_card(card);
+        let actions = added.map_err(|e| refused(n, e))?;
+        self.perform(n, actions);
+        self.offer(n)
+    }
+
+    /// A node has another address and says so.
+    pub(crate) fn move_on(&mut self, n: usize) -> Result<(), Fault> {
+        self.nodes[n].moves += 1;
+        self.offer(n)
+    }
+
+    fn offer(&mut self, n: usize) -> Result<(), Fault> {
+        let node = &mut self.nodes[n];
+        let (high, low, port) = (n / 256, n % 256, 4001 + node.moves);
         let offer = Offer {
             agent: "polymath/meshsim".into(),
-            addresses: vec![format!(
-                "/ip4/10.0.{}.{}/udp/4001/quic-v1",
-                n / 256,
-                n % 256
-            )],
+            addresses: vec![format!("/ip4/10.0.{high}.{low}/udp/{port}/quic-v1")],
             experts: node.experts.clone(),
+            ..Offer::default()
         };
-        let refused = |why: String| Fault::Refused { node: n, why };
-        let added = node.catalog.add_card(card);
-        let mut actions = added.map_err(|e| refused(e.to_string()))?;
-        let set = node.catalog.set_offer(offer);
-        actions.extend(set.map_err(|e| refused(e.to_string()))?);
+        let actions = node.catalog.set_offer(offer);
+        let actions = actions.map_err(|e| refused(n, e))?;
         self.perform(n, actions);
         Ok(())
     }
 
-    pub(super) fn alive(&self) -> Vec<usize> {
+    /// Links every node to random others, and what is apart then.
+    pub(crate) fn connect_all(&mut self, links: usize) {
+        let nodes = self.nodes.len();
+        for n in 0..nodes {
+            let others = self.chance.shuffled(nodes, For::Link, &[n as u64]);
+            let others = others.into_iter().filter(|o| *o != n).take(links);
+            others.for_each(|other| self.connect(n, other));
+        }
+        let all = self.alive();
+        self.mend(&all);
+    }
+
+    /// Links a node to somebody who is not simulated, and who answers nothing.
+    pub(crate) fn connect_stranger(&mut self, n: usize, peer: PeerId) {
+        let actions = self.nodes[n].catalog.peer_connected(peer);
+        self.perform(n, actions);
+    }
+
+    /// And gone again.
+    pub(crate) fn disconnect_stranger(&mut self, n: usize, peer: PeerId) {
+        self.nodes[n].catalog.peer_disconnected(peer);
+    }
+
+    /// Somebody who is not simulated sends a frame that arrives after `delay`.
+    pub(crate) fn bring(&mut self, delay: Duration, from: PeerId, to: usize, frame: SyncFrame) {
+        self.queue.after(delay, Event::Bring { from, to, frame });
+    }
+
+    /// All records of a node.
+    pub(crate) fn records(&self, n: usize) -> Vec<(String, Vec<u8>)> {
+        self.nodes[n].catalog.records().collect()
+    }
+
+    /// Changes of others that a node has taken.
+    pub(crate) fn taken(&self, n: usize) -> u64 {
+        self.nodes[n].catalog.counters().changes
+    }
+
+    pub(crate) fn alive(&self) -> Vec<usize> {
         let all = 0..self.nodes.len();
         all.filter(|n| self.nodes[*n].alive).collect()
     }
 
-    pub(super) fn linked(&self, a: usize, b: usize) -> bool {
+    pub(crate) fn linked(&self, a: usize, b: usize) -> bool {
         self.nodes[a].links.contains_key(&b)
     }
 
     /// Every open link once.
-    pub(super) fn links(&self) -> Vec<(usize, usize)> {
+    pub(crate) fn links(&self) -> Vec<(usize, usize)> {
         let nodes = self.nodes.iter().enumerate();
         nodes
             .flat_map(|(a, node)| node.links.keys().map(move |b| (a, *b)))
@@ -147,7 +217,7 @@ impl Mesh {
             .collect()
     }
 
-    pub(super) fn connect(&mut self, a: usize, b: usize) {
+    pub(crate) fn connect(&mut self, a: usize, b: usize) {
         if a == b || self.linked(a, b) {
             return;
         }
@@ -161,7 +231,7 @@ impl Mesh {
         }
     }
 
-    pub(super) fn disconnect(&mut self, a: usize, b: usize) {
+    pub(crate) fn disconnect(&mut self, a: usize, b: usize) {
         for (x, y) in [(a, b), (b, a)] {
             if self.nodes[x].links.remove(&y).is_some() {
                 let peer = self.nodes[y].id;
@@ -171,7 +241,7 @@ impl Mesh {
     }
 
     /// A node is gone for good; its offer stays with the others.
-    pub(super) fn leave(&mut self, n: usize) {
+    pub(crate) fn leave(&mut self, n: usize) {
         let others: Vec<usize> = self.nodes[n].links.keys().copied().collect();
         for other in others {
             self.disconnect(n, other);
@@ -181,7 +251,7 @@ impl Mesh {
 
     /// Links what has fallen apart among these nodes: a random member of each part to one of the
     /// first part. The daemon's members do so by looking for more peers.
-    pub(super) fn mend(&mut self, among: &[usize]) {
+    pub(crate) fn mend(&mut self, among: &[usize]) {
         let Some(start) = among.first() else { return };
         let mut reached = BTreeSet::from([*start]);
         let mut to_visit = vec![*start];
@@ -204,12 +274,12 @@ impl Mesh {
         }
     }
 
-    pub(super) fn total_sent(&self) -> u64 {
+    pub(crate) fn total_sent(&self) -> u64 {
         self.nodes.iter().map(|n| n.sent).sum()
     }
 
     /// Lets time pass.
-    pub(super) fn run_for(&mut self, time: Duration) -> Result<(), Fault> {
+    pub(crate) fn run_for(&mut self, time: Duration) -> Result<(), Fault> {
         let limit = self.queue.now() + time;
         while let Some(event) = self.queue.pop_until(limit) {
             self.handle(event)?;
@@ -218,7 +288,7 @@ impl Mesh {
     }
 
     /// Lets time pass until every goal is reached, each node in at most one of them; how long it took.
-    pub(super) fn run_until(
+    pub(crate) fn run_until(
         &mut self,
         phase: &'static str,
         goals: &[Goal],
@@ -259,6 +329,37 @@ impl Mesh {
         Ok(self.queue.now() - start)
     }
 
+    /// Lets time pass until all know what `author` says now, or `limit` is over; when each of the others
+    /// did, as far as it does.
+    pub(crate) fn spread(
+        &mut self,
+        author: usize,
+        limit: Duration,
+    ) -> Result<Vec<Option<Duration>>, Fault> {
+        let start = self.queue.now();
+        let id = self.nodes[author].id;
+        let said = self.nodes[author].catalog.index().peers().get(&id).cloned();
+        let mut known = vec![None; self.nodes.len()];
+        let mut left = self.alive().len() - 1;
+        while left > 0 {
+            let Some(event) = self.queue.pop_until(start + limit) else {
+                break;
+            };
+            let n = self.handle(event)?;
+            let node = &mut self.nodes[n];
+            if std::mem::take(&mut node.index_changed)
+                && known[n].is_none()
+                && n != author
+                && node.catalog.index().peers().get(&id) == said.as_ref()
+            {
+                known[n] = Some(self.queue.now() - start);
+                left -= 1;
+            }
+        }
+        known.remove(author);
+        Ok(known)
+    }
+
     fn wanted(&self, goal: &Goal) -> Wanted {
         let authors = goal.authors.iter().map(|n| &self.nodes[*n]);
         let offers: Vec<(PeerId, PeerOffer)> = authors
@@ -293,6 +394,12 @@ impl Mesh {
                 }
                 Ok(n)
             }
+            Event::Bring { from, to, frame } => {
+                let actions = self.nodes[to].catalog.receive(from, frame);
+                let actions = actions.map_err(|e| refused(to, e))?;
+                self.perform(to, actions);
+                Ok(to)
+            }
             Event::Deliver {
                 from,
                 to,
@@ -304,12 +411,11 @@ impl Mesh {
                 }
                 let peer = self.nodes[from].id;
                 let node = &mut self.nodes[to];
-                node.received += frame.encoded_len() as u64;
+                let bytes = frame.encoded_len() as u64;
+                node.received += bytes;
+                node.traffic.entry(kind(&frame)).or_default()[0] += bytes;
                 let actions = node.catalog.receive(peer, frame);
-                let actions = actions.map_err(|e| Fault::Refused {
-                    node: to,
-                    why: e.to_string(),
-                })?;
+                let actions = actions.map_err(|e| refused(to, e))?;
                 self.perform(to, actions);
                 Ok(to)
             }
@@ -339,13 +445,33 @@ impl Mesh {
         let Some(opening) = self.nodes[n].links.get(&to).copied() else {
             return;
         };
-        self.nodes[n].sent += frame.encoded_len() as u64;
+        let bytes = frame.encoded_len() as u64;
+        self.nodes[n].sent += bytes;
+        self.nodes[n].traffic.entry(kind(&frame)).or_default()[1] += bytes;
         let event = Event::Deliver {
             from: n,
             to,
             opening,
             frame,
         };
-        self.queue.after(links::one_way(self.chance, n, to), event);
+        let way = self.distance.one_way(self.chance, n, to);
+        self.queue.after(way, event);
+    }
+}
+
+fn refused(node: usize, why: impl ToString) -> Fault {
+    let why = why.to_string();
+    Fault::Refused { node, why }
+}
+
+fn kind(frame: &SyncFrame) -> &'static str {
+    match frame.frame {
+        Some(Frame::Digest(_)) => "digests",
+        Some(Frame::Branches(_)) => "sums of branches",
+        Some(Frame::Heads(_)) => "heads",
+        Some(Frame::Want(_)) => "questions",
+        Some(Frame::Offers(_)) => "changes",
+        Some(Frame::Cards(_)) => "cards",
+        None => "nothing",
     }
 }

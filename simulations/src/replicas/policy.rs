@@ -66,6 +66,7 @@ impl Asker {
                 sequence: 1,
                 epoch: 1,
                 experts: vec![if n < REPLICAS { wanted } else { other }],
+                ..PeerOffer::default()
             };
             (*peer, offer)
         });

@@ -118,7 +118,7 @@ impl World {
             factor: chance.between(0.8, 1.25, For::Speed, &[n as u64])
                 * if n == SLOW { SLOWNESS } else { 1.0 },
             // The asking node comes after all replicas.
-            one_way: links::one_way(chance, n, REPLICAS + 1),
+            one_way: links::Distance::Drawn.one_way(chance, n, REPLICAS + 1),
             places: [Duration::ZERO; PLACES],
             up: true,
             silent: false,

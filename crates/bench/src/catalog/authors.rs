@@ -100,6 +100,7 @@ impl Author {
                 format!("/ip6/2001:db8:7:{number:x}::{version:x}/udp/4001/quic-v1"),
             ],
             experts: cards(self.number).map(|c| c.id()).collect(),
+            ..Offer::default()
         }
     }
 }

@@ -4,7 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
-use polymath_net::{Bulk, BulkArrival, BulkConnection, BulkLimits, BulkReceiver, BulkReply};
+use polymath_net::{
+    Bulk, BulkArrival, BulkConnection, BulkLimits, BulkReceiver, BulkReply, ShutOut,
+};
 use polymath_types::NodeKey;
 use tokio::runtime::Handle;
 
@@ -36,7 +38,13 @@ pub(super) async fn side(server: (&Handle, IpAddr), guest: &Guest) -> Result<Sid
     let (on, at) = server;
     let mesh = guest.net.mesh();
     let binding = on.spawn(async move {
-        Bulk::bind(&NodeKey::generate(), mesh, SocketAddr::new(at, 0), limits())
+        Bulk::bind(
+            &NodeKey::generate(),
+            mesh,
+            SocketAddr::new(at, 0),
+            limits(),
+            ShutOut::default(),
+        )
     });
     let lane = binding.await.map_err(|e| failed(NAME, e))?;
     let lane = lane.map_err(|e| failed(NAME, e))?;
@@ -44,7 +52,8 @@ pub(super) async fn side(server: (&Handle, IpAddr), guest: &Guest) -> Result<Sid
 
     let key = NodeKey::generate();
     let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let near = Bulk::bind(&key, mesh, any, limits()).map_err(|e| failed(NAME, e))?;
+    let near =
+        Bulk::bind(&key, mesh, any, limits(), ShutOut::default()).map_err(|e| failed(NAME, e))?;
     let ticket = lane.ticket(key.peer_id()).map_err(|e| failed(NAME, e))?;
     let address = lane.local_addr().map_err(|e| failed(NAME, e))?;
     let connected = near.connect(lane.local_peer(), address, ticket, PATIENCE);

@@ -12,9 +12,9 @@ use prost::Message as _;
 
 use super::{Batch, Catalog};
 use crate::{
-    buckets::Position,
+    buckets::{Known, Position},
     envelope, frames,
-    kind::{Category, Kind, charter::CharterKind, offer::OfferKind},
+    kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
     limits::{ANSWER_BYTES, FRAME_BYTES, OWED_SHARES},
 };
 
@@ -31,7 +31,7 @@ struct Owed {
     /// Of a thing too large for one frame: the others.
     ready: VecDeque<SyncFrame>,
     /// By [`Category`].
-    documents: [OwedDocuments; 2],
+    documents: [OwedDocuments; Category::ALL.len()],
     cards: BTreeSet<ExpertId>,
     /// Bytes sent in this tick.
     sent: usize,
@@ -87,6 +87,8 @@ impl Catalog {
                     .or_else(|| self.tell_leaves::<OfferKind>(&mut owed))
                     .or_else(|| self.tell_changes::<OfferKind>(&mut owed))
                     .or_else(|| self.tell_cards(&mut owed))
+                    .or_else(|| self.tell_leaves::<ObservationKind>(&mut owed))
+                    .or_else(|| self.tell_changes::<ObservationKind>(&mut owed))
             })
             .flatten();
         owed.sent += frame.as_ref().map_or(0, SyncFrame::encoded_len);
@@ -111,8 +113,7 @@ impl Catalog {
         let mut bytes = 0;
         let changes_owed = &mut owed.documents[K::CATEGORY as usize].changes;
         while let Some((author, position)) = changes_owed.pop_first() {
-            let log = K::shelf(self).documents.get(&author);
-            let more = log.map(|log| log.after(position)).unwrap_or_default();
+            let more = K::shelf(self).documents.after(&author, position);
             let size: usize = more.iter().map(frames::change_room).sum();
             if bytes + size > FRAME_BYTES && !changes.is_empty() {
                 changes_owed.insert(author, position);
@@ -163,18 +164,22 @@ impl Catalog {
     pub(super) fn on_want<K: Kind>(&mut self, peer: PeerId, want: Want, batch: &mut Batch) {
         let all: usize = self.answers.of.values().map(Owed::len).sum();
         // Places for all of the table, to each of a few; of more, each has its part.
-        let most = (self.limits.authors + self.limits.cards) * OWED_SHARES;
+        let all_documents = self.limits.authors + self.limits.observers;
+        let most = (all_documents + self.limits.cards) * OWED_SHARES;
         let part = most / self.peers.len().max(OWED_SHARES);
         let own = self.answers.of.get(&peer).map_or(0, Owed::len);
         let mut room = most.saturating_sub(all).max(part.saturating_sub(own));
         let mut owed = self.answers.of.remove(&peer).unwrap_or_default();
         for head in want.offers {
             let author = envelope::peer_id(&head.author);
-            let known =
-                author.and_then(|a| Some((a, K::shelf(self).documents.get(&a)?.position())));
+            let known = author.and_then(|a| Some((a, K::shelf(self).documents.known(&a)?)));
             let position = (head.epoch, head.sequence);
+            // Of one that contradicts itself both versions are owed, however long the asker's is.
+            let has_more = |known: &Known| {
+                known.position > position || known.mark.is_none() && known.position.0 == head.epoch
+            };
             if let Some((author, known)) = known
-                && known > position
+                && has_more(&known)
                 && room > 0
             {
                 let changes = &mut owed.documents[K::CATEGORY as usize].changes;

@@ -50,13 +50,14 @@ impl Catalog {
         let heads: Vec<_> = new
             .iter()
             .filter(|author| **author != me)
-            .map(|author| frames::head(author, self.charters.documents.position(author)))
+            .map(|author| frames::question(author, self.charters.documents.position(author)))
             .collect();
         if let Some(seed) = new.first().filter(|_| own || !heads.is_empty()) {
             for peer in self.some_peers(&BTreeSet::new(), &seed.to_bytes()) {
                 batch.send(peer, frames::want(Category::Charter, heads.clone(), &[]));
-                if own {
-                    let head = frames::head(&me, self.charters.documents.position(&me));
+                let known = self.charters.documents.known(&me).filter(|_| own);
+                if let Some(known) = known {
+                    let head = frames::head(&me, &known);
                     batch.send(peer, frames::heads(Category::Charter, &[head]));
                 }
             }

@@ -4,6 +4,10 @@
 //! digest. The other answers with the sums below those that differ from its own, is told the heads
 //! behind these, and says in return where it is ahead. No step needs to know of the one before, so
 //! it does not matter which of them is lost with a connection.
+//!
+//! Heads name the last change as well as its number: where two peers hold different histories of one
+//! length each asks for the other's last change. Both versions, signed by their author, prove that it
+//! contradicts itself, and go to everybody in the same way.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +17,7 @@ use polymath_types::PeerId;
 use super::{Batch, Catalog};
 use crate::{
     Refusal,
-    buckets::{BRANCHES, LEAVES_A_BRANCH, Position},
+    buckets::{BRANCHES, Known, LEAVES_A_BRANCH},
     envelope, frames,
     kind::{Category, Kind},
     limits::{CLAIMANTS, FEW_HEADS, HEADS_PAGE},
@@ -22,9 +26,13 @@ use crate::{
 impl Catalog {
     /// Begins a comparison with `peer`, if it is ours to begin.
     pub(super) fn compare_with<K: Kind>(&self, peer: PeerId, batch: &mut Batch) {
-        // In a mesh that nobody founded there is no charter.
-        let charter = K::CATEGORY == Category::Charter;
-        if self.me > peer && !(charter && self.founders.is_empty()) {
+        let kept = match K::CATEGORY {
+            Category::Offers => true,
+            // In a mesh that nobody founded there is none.
+            Category::Charter => !self.founders.is_empty(),
+            Category::Observations => self.observing,
+        };
+        if self.me > peer && kept {
             let buckets = K::shelf(self).documents.buckets();
             let frame = if buckets.len() <= FEW_HEADS {
                 frames::everything(K::CATEGORY, buckets)
@@ -86,13 +94,15 @@ impl Catalog {
                 self.refuse(peer, Refusal::Author);
                 continue;
             };
-            let claimed = (head.epoch, head.sequence);
+            let Some(claimed) = frames::known(&head) else {
+                self.refuse(peer, Refusal::Digest);
+                continue;
+            };
             theirs.insert(author, claimed);
             if self.is_lacking::<K>(peer, author, claimed, &mut room) {
-                behind.push(frames::head(
-                    &author,
-                    K::shelf(self).documents.position(&author),
-                ));
+                let known = K::shelf(self).documents.known(&author);
+                let from = known.map_or((0, 0), |known| known.question(&claimed));
+                behind.push(frames::question(&author, from));
             }
         }
         batch.send(peer, frames::want(K::CATEGORY, behind, &[]));
@@ -105,7 +115,7 @@ impl Catalog {
             .documents
             .buckets()
             .ahead_of(numbers, &theirs);
-        let ahead: Vec<OfferHead> = ahead.map(|(a, p)| frames::head(a, *p)).collect();
+        let ahead: Vec<OfferHead> = ahead.map(|(a, k)| frames::head(a, k)).collect();
         batch.send(peer, frames::heads(K::CATEGORY, &ahead));
     }
 
@@ -115,14 +125,15 @@ impl Catalog {
         &mut self,
         peer: PeerId,
         author: PeerId,
-        claimed: Position,
+        claimed: Known,
         room: &mut usize,
     ) -> bool {
-        let known = K::shelf(self).documents.position(&author);
-        if claimed <= known || self.conducts.is_banned(&author) || !K::admits(self, &author) {
+        let known = K::shelf(self).documents.known(&author);
+        let adds = claimed.adds_to(known.as_ref());
+        if !adds || self.conducts.is_banned(&author) || !K::admits(self, &author) {
             return false;
         }
-        let new = known.0 == 0 && author != self.me;
+        let new = known.is_none() && author != self.me;
         if new {
             // Whoever verified an offer of this author found the key in its id.
             if !envelope::can_sign(&author) {
@@ -130,7 +141,10 @@ impl Catalog {
                 return false;
             }
             // What an author says of itself shows at least that it is there.
-            let gone = author != peer && K::shelf(self).documents.is_forgotten(&author, claimed);
+            let gone = author != peer
+                && K::shelf(self)
+                    .documents
+                    .is_forgotten(&author, claimed.position);
             let itself = author == peer
                 && K::shelf(self)
                     .documents

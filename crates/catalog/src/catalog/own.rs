@@ -1,13 +1,13 @@
 //! This node's own offer: what it may say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use polymath_types::ExpertId;
+use polymath_types::{ExpertId, Terms};
 
 use super::{Action, Batch, Catalog};
 use crate::{
     CatalogLimits, Refusal,
-    kind::offer::{OfferKind, View},
+    kind::offer::{OfferKind, View, is_label},
 };
 
 /// What a node says of itself.
@@ -19,6 +19,10 @@ pub struct Offer {
     pub addresses: Vec<String>,
     /// What it hosts; the cards must have been added. Order does not matter.
     pub experts: Vec<ExpertId>,
+    /// On which terms; of experts it does not host they are left out.
+    pub terms: BTreeMap<ExpertId, Terms>,
+    /// What its operator calls this node, e.g. `office` and `berlin`.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Why an offer cannot be made.
@@ -28,7 +32,7 @@ pub enum OfferError {
     /// More than an offer may hold.
     #[error("an offer holds at most {limit} {what}, not {found}; leave some out")]
     TooMany {
-        /// Addresses or experts.
+        /// Addresses, experts or labels.
         what: &'static str,
         /// How many there were.
         found: usize,
@@ -44,6 +48,26 @@ pub enum OfferError {
         text: String,
         /// Its bound, bytes.
         limit: usize,
+    },
+    /// Empty, too long, or with characters that a label cannot have.
+    #[error(
+        "the label '{}' cannot be: a key of 1 to {} and a value of 1 to {} bytes, without '=', control characters and spaces around them",
+        text.escape_debug(), CatalogLimits::LABEL_BYTES.0, CatalogLimits::LABEL_BYTES.1
+    )]
+    Label {
+        /// Key and value.
+        text: String,
+    },
+    /// Higher than a price may be.
+    #[error(
+        "{price} millionths of a credit for 1,000 tokens of expert {expert}: at most {} can be asked",
+        Terms::HIGHEST_PRICE
+    )]
+    Price {
+        /// Of whom.
+        expert: ExpertId,
+        /// What was to be asked.
+        price: u64,
     },
     /// Peers could not fetch the card.
     #[error(
@@ -73,6 +97,8 @@ impl Catalog {
             agent,
             addresses,
             experts,
+            mut terms,
+            labels,
         } = offer;
         let addresses: BTreeSet<String> = addresses.into_iter().collect();
         let experts: BTreeSet<ExpertId> = experts.into_iter().collect();
@@ -80,6 +106,7 @@ impl Catalog {
         for (what, found, limit) in [
             ("addresses", addresses.len(), l.addresses),
             ("experts", experts.len(), l.experts),
+            ("labels", labels.len(), CatalogLimits::LABELS),
         ] {
             if found > limit {
                 return Err(OfferError::TooMany { what, found, limit });
@@ -100,10 +127,24 @@ impl Catalog {
         if let Some(id) = experts.iter().find(|id| self.cards.get(id).is_none()) {
             return Err(OfferError::NoCard(*id));
         }
+        if let Some((key, value)) = labels.iter().find(|(k, v)| !is_label(k, v)) {
+            let (most, more) = CatalogLimits::LABEL_BYTES;
+            let text = format!("{key}={value}").chars().take(most + more).collect();
+            return Err(OfferError::Label { text });
+        }
+        terms.retain(|id, stated| experts.contains(id) && *stated != Terms::default());
+        for (id, stated) in &terms {
+            let price = stated.price_in.max(stated.price_out);
+            if price > Terms::HIGHEST_PRICE {
+                return Err(OfferError::Price { expert: *id, price });
+            }
+        }
         Ok(View {
             agent,
             addresses: addresses.into_iter().collect(),
             experts,
+            terms,
+            labels,
         })
     }
 }

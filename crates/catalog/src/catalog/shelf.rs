@@ -11,6 +11,7 @@ use crate::{
     documents::Documents,
     frames,
     kind::{Category, Kind},
+    limits::OBSERVED_TICKS,
 };
 
 /// Versions of our own document that others hold and we do not know.
@@ -79,9 +80,12 @@ impl Catalog {
             self.resolve_fork::<K>(batch);
         }
         self.announce::<K>(batch);
-        let peers: Vec<PeerId> = self.peers.iter().copied().collect();
-        for peer in peers {
-            self.compare_with::<K>(peer, batch);
+        let slow = K::CATEGORY == Category::Observations;
+        if !slow || self.ticks.is_multiple_of(OBSERVED_TICKS) {
+            let peers: Vec<PeerId> = self.peers.iter().copied().collect();
+            for peer in peers {
+                self.compare_with::<K>(peer, batch);
+            }
         }
         let noted = K::shelf_mut(self).documents.note_seen();
         let noted = noted.into_iter().map(|author| (K::CATEGORY, author));
@@ -96,7 +100,7 @@ impl Catalog {
         // back, and equal digests would hide it.
         if self.writes::<K>() {
             let (epoch, sequence) = K::shelf(self).documents.position(&self.me);
-            let own = frames::head(&self.me, (epoch, sequence.saturating_sub(1)));
+            let own = frames::question(&self.me, (epoch, sequence.saturating_sub(1)));
             batch.send(peer, frames::want(K::CATEGORY, vec![own], &[]));
         }
     }
@@ -110,9 +114,14 @@ impl Catalog {
 
     /// Whether this node has, or may have had, a document of that kind.
     fn writes<K: Kind>(&self) -> bool {
-        K::CATEGORY == Category::Offers
-            || self.merged.counted.contains(&self.me)
-            || K::shelf(self).documents.get(&self.me).is_some()
+        match K::CATEGORY {
+            Category::Offers => true,
+            Category::Charter => {
+                self.merged.counted.contains(&self.me)
+                    || K::shelf(self).documents.get(&self.me).is_some()
+            }
+            Category::Observations => self.observing,
+        }
     }
 
     /// Writes this node's document of one kind, or begins a fresh one where that must be.

@@ -18,7 +18,7 @@ use crate::{
     cards::Taken,
     documents::Outcome,
     effort, envelope, frames,
-    kind::{Category, Kind, charter::CharterKind, offer::OfferKind},
+    kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
     limits::{FEW_HEADS, MISSING_A_TICK, PUSHES, WANT_ENTRIES},
     record,
 };
@@ -47,6 +47,7 @@ impl Catalog {
         let mut batch = Batch::default();
         self.greet::<CharterKind>(peer, &mut batch);
         self.greet::<OfferKind>(peer, &mut batch);
+        self.greet::<ObservationKind>(peer, &mut batch);
         self.finish(batch)
     }
 
@@ -78,6 +79,7 @@ impl Catalog {
         self.answers.forget(&peer);
         self.parted::<CharterKind>(&peer);
         self.parted::<OfferKind>(&peer);
+        self.parted::<ObservationKind>(&peer);
         self.asked_cards.disconnected(&peer, self.ticks);
         self.cards.disconnected(&peer);
     }
@@ -103,7 +105,11 @@ impl Catalog {
         match Category::of(frame.category) {
             Some(Category::Offers) => self.on_frame::<OfferKind>(peer, frame, &mut batch)?,
             Some(Category::Charter) => self.on_frame::<CharterKind>(peer, frame, &mut batch)?,
-            None => return Ok(Vec::new()),
+            Some(Category::Observations) if self.observing => {
+                self.on_frame::<ObservationKind>(peer, frame, &mut batch)?;
+            }
+            // A kind that is switched off, or of a later version.
+            Some(Category::Observations) | None => return Ok(Vec::new()),
         }
         Ok(self.finish(batch))
     }
@@ -146,6 +152,7 @@ impl Catalog {
         });
         let mut news = Vec::new();
         let mut gaps = BTreeSet::new();
+        let mut parted = Vec::new();
         let mut solicited = BTreeMap::new();
         let mut forked = Vec::new();
         let (mut changes, mut waiting) = (VecDeque::from(changes), VecDeque::new());
@@ -221,6 +228,11 @@ impl Catalog {
                     {
                         tracing::warn!(%author, epoch = change.epoch, sequence = change.sequence,
                             "this author signed two different changes with one sequence; the first stays");
+                        let unannounced = &mut K::shelf_mut(self).unannounced;
+                        unannounced.entry(author).or_default().insert(peer);
+                    }
+                    if refusal == Refusal::Continuity {
+                        parted.extend(self.before_parting::<K>(peer, author));
                     }
                     if refusal.is_authors_own() {
                         // Later changes of this author will look like a gap; asking for it now
@@ -262,13 +274,25 @@ impl Catalog {
             .filter(|author| shelf.asked.ask(*author, peer, *author == peer, ticks))
             .collect::<Vec<_>>()
             .into_iter()
-            .map(|author| frames::head(&author, shelf.documents.position(&author)))
+            .map(|author| frames::question(&author, shelf.documents.position(&author)))
+            .chain(parted)
             .collect();
         let idle = shelf.asked.is_idle();
         batch.send(peer, frames::want(K::CATEGORY, behind, &[]));
         if idle {
             self.announce::<K>(batch);
         }
+    }
+
+    /// What to ask of `peer`, which brought a change of `author` that does not follow ours: what it has in
+    /// the place of our last one. If that is another, the author contradicts itself.
+    fn before_parting<K: Kind>(&self, peer: PeerId, author: PeerId) -> Option<OfferHead> {
+        let shelf = K::shelf(self);
+        // Asked once; while the author rests it would be for the same again.
+        let rests = shelf.asked.is_open(&author) && !shelf.asked.is_asked(&author, &peer);
+        let (epoch, sequence) = shelf.documents.position(&author);
+        let before = sequence.checked_sub(1).filter(|_| !rests)?;
+        Some(frames::question(&author, (epoch, before)))
     }
 
     /// The next change to be looked at. When there is no other, those that wait for their author to be
@@ -335,6 +359,7 @@ impl Catalog {
         tracing::warn!(%author, "this author signs changes that no document can contain; it is ignored for a while");
         self.forget::<OfferKind>(author, batch);
         self.forget::<CharterKind>(author, batch);
+        self.forget::<ObservationKind>(author, batch);
     }
 
     fn forget<K: Kind>(&mut self, author: PeerId, batch: &mut Batch) {
@@ -355,7 +380,10 @@ impl Catalog {
         let documents = &K::shelf(self).documents;
         let mut told: BTreeMap<PeerId, Vec<OfferHead>> = BTreeMap::new();
         for (author, knowing) in &authors {
-            let head = frames::head(author, documents.position(author));
+            let Some(known) = documents.known(author) else {
+                continue;
+            };
+            let head = frames::head(author, &known);
             for peer in self.some_peers(knowing, &author.to_bytes()) {
                 told.entry(peer).or_default().push(head.clone());
             }

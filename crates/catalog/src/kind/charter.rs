@@ -161,6 +161,7 @@ impl Kind for CharterKind {
             operations: CHARTER.operations,
             burst: CHARTER.burst,
             changes_a_tick: CHARTER.changes_a_tick,
+            change_cost: 1,
         }
     }
 

@@ -1,13 +1,18 @@
 //! Offers: native maps `version`, `agent`, `addresses` list, `experts` map of expert id to map with
-//! `accepting`. Keys that a later minor revision adds are ignored.
+//! `accepting`. Of the second minor revision: whole numbers `price_in`, `price_out` (millionths of a
+//! credit for 1,000 tokens), `context` (tokens) and `concurrency` (calls) of an expert, each 0 where it is
+//! left out, and a map `labels` of text to text. Keys that a later one adds are ignored.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use automerge::{
     AutomergeError, ObjId, ObjType, ROOT, ReadDoc, Value,
     transaction::{Transactable, Transaction},
 };
-use polymath_types::{ExpertId, Format, PeerId, PeerOffer};
+use polymath_types::{ExpertId, Format, PeerId, PeerOffer, Terms};
 use prost::bytes::Bytes;
 
 use super::{Bounds, Category, Kind};
@@ -15,9 +20,9 @@ use crate::{
     Catalog, CatalogLimits, Refusal,
     buckets::Position,
     catalog::Shelf,
-    document::{Head, MAP_KEYS, Reader, bounded, text},
+    document::{Head, MAP_KEYS, Reader, bounded, text, whole},
     limits::{CHANGE_BURST, CHANGES_A_TICK},
-    record::DocumentRecord,
+    record::{DocumentRecord, TermsRecord},
 };
 
 /// What a peer serves, in its own words.
@@ -30,6 +35,36 @@ pub(crate) struct View {
     pub(crate) agent: String,
     pub(crate) addresses: Vec<String>,
     pub(crate) experts: BTreeSet<ExpertId>,
+    /// Of some of them, none the default.
+    pub(crate) terms: BTreeMap<ExpertId, Terms>,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+impl View {
+    fn terms_of(&self, expert: &ExpertId) -> Terms {
+        self.terms.get(expert).copied().unwrap_or_default()
+    }
+}
+
+/// The terms as they stand in an expert's entry.
+fn numbers(terms: Terms) -> [(&'static str, u64); 4] {
+    [
+        ("price_in", terms.price_in),
+        ("price_out", terms.price_out),
+        ("context", terms.context.into()),
+        ("concurrency", terms.concurrency.into()),
+    ]
+}
+
+/// Whether a label of a peer can be: it is shown on terminals, and written as `KEY=VALUE`.
+pub fn is_label(key: &str, value: &str) -> bool {
+    let (keys, values) = CatalogLimits::LABEL_BYTES;
+    let fits = |text: &str, most: usize| {
+        (1..=most).contains(&text.len())
+            && text.trim() == text
+            && !text.contains(|c: char| c.is_control() || c == '=')
+    };
+    fits(key, keys) && fits(value, values)
 }
 
 impl Kind for OfferKind {
@@ -54,6 +89,7 @@ impl Kind for OfferKind {
             operations: limits.operations,
             burst: CHANGE_BURST,
             changes_a_tick: CHANGES_A_TICK,
+            change_cost: 1,
         }
     }
 
@@ -64,6 +100,8 @@ impl Kind for OfferKind {
             sequence,
             epoch,
             experts: view.experts.into_iter().collect(),
+            terms: view.terms,
+            labels: view.labels,
         }
     }
 
@@ -72,6 +110,8 @@ impl Kind for OfferKind {
             agent: said.agent.clone(),
             addresses: said.addresses.clone(),
             experts: said.experts.iter().copied().collect(),
+            terms: said.terms.clone(),
+            labels: said.labels.clone(),
         }
     }
 
@@ -118,11 +158,29 @@ impl Kind for OfferKind {
         for gone in from.experts.difference(&to.experts) {
             tx.delete(&experts, gone.to_string())?;
         }
-        for added in to.experts.difference(&from.experts) {
-            let entry = tx.put_object(&experts, added.to_string(), ObjType::Map)?;
-            tx.put(&entry, "accepting", true)?;
+        for expert in &to.experts {
+            let known = from.experts.contains(expert);
+            let (before, after) = (from.terms_of(expert), to.terms_of(expert));
+            if known && before == after {
+                continue;
+            }
+            let entry = match tx.get(&experts, expert.to_string())? {
+                Some((_, entry)) if known => entry,
+                _ => {
+                    let entry = tx.put_object(&experts, expert.to_string(), ObjType::Map)?;
+                    tx.put(&entry, "accepting", true)?;
+                    entry
+                }
+            };
+            for ((key, before), (_, after)) in numbers(before).into_iter().zip(numbers(after)) {
+                match after {
+                    _ if before == after => {}
+                    0 => tx.delete(&entry, key)?,
+                    _ => tx.put(&entry, key, after)?,
+                }
+            }
         }
-        Ok(())
+        write_labels(tx, &from.labels, &to.labels)
     }
 
     fn read(document: &Reader<'_>, limits: &CatalogLimits) -> Result<View, Refusal> {
@@ -138,7 +196,7 @@ impl Kind for OfferKind {
 
         let map = document.object(&ROOT, "experts", ObjType::Map)?;
         bounded(doc.length(&map), limits.experts)?;
-        let mut experts = BTreeSet::new();
+        let (mut experts, mut terms) = (BTreeSet::new(), BTreeMap::new());
         for key in doc.keys(&map) {
             let id: ExpertId = key.parse().map_err(|_| Refusal::Schema)?;
             // One spelling an id, so that two keys cannot mean one expert.
@@ -153,12 +211,18 @@ impl Kind for OfferKind {
                 .ok_or(Refusal::Schema)?
             {
                 experts.insert(id);
+                let stated = read_terms(document, &entry)?;
+                if stated != Terms::default() {
+                    terms.insert(id, stated);
+                }
             }
         }
         Ok(View {
             agent,
             addresses,
             experts,
+            terms,
+            labels: read_labels(document)?,
         })
     }
 
@@ -169,6 +233,8 @@ impl Kind for OfferKind {
         record.experts = experts
             .map(|e| Bytes::copy_from_slice(e.as_bytes()))
             .collect();
+        record.terms = said.terms.iter().map(TermsRecord::from).collect();
+        record.labels.clone_from(&said.labels);
     }
 
     fn kept(_: &PeerId, _: u64, _: Head, record: &DocumentRecord) -> Option<View> {
@@ -179,6 +245,12 @@ impl Kind for OfferKind {
             experts: experts
                 .map(|e| ExpertId::try_from(e.as_ref()).ok())
                 .collect::<Option<_>>()?,
+            terms: record
+                .terms
+                .iter()
+                .map(TermsRecord::terms)
+                .collect::<Option<_>>()?,
+            labels: record.labels.clone(),
         })
     }
 
@@ -209,5 +281,98 @@ impl Kind for OfferKind {
     /// repeat; the next offer steps over theirs.
     fn after_fork(own: Option<View>, _: Option<View>) -> Option<View> {
         own
+    }
+}
+
+fn write_labels(
+    tx: &mut Transaction<'_>,
+    from: &BTreeMap<String, String>,
+    to: &BTreeMap<String, String>,
+) -> Result<(), AutomergeError> {
+    if from == to {
+        return Ok(());
+    }
+    let labels = match tx.get(ROOT, "labels")? {
+        Some((_, labels)) => labels,
+        None => tx.put_object(ROOT, "labels", ObjType::Map)?,
+    };
+    for gone in from.keys().filter(|key| !to.contains_key(*key)) {
+        tx.delete(&labels, gone.as_str())?;
+    }
+    for (key, value) in to
+        .iter()
+        .filter(|(key, value)| from.get(*key) != Some(value))
+    {
+        tx.put(&labels, key.as_str(), value.as_str())?;
+    }
+    Ok(())
+}
+
+fn read_terms(document: &Reader<'_>, entry: &ObjId) -> Result<Terms, Refusal> {
+    let number = |key: &str| match document.0.get(entry, key) {
+        Ok(None) => Ok(0),
+        Ok(Some((value, _))) => whole(&value).ok_or(Refusal::Schema),
+        Err(_) => Err(Refusal::Schema),
+    };
+    let price = |key| number(key).and_then(at_most(Terms::HIGHEST_PRICE));
+    let small = |key| {
+        let number = number(key)?;
+        u32::try_from(number).map_err(|_| Refusal::Schema)
+    };
+    Ok(Terms {
+        price_in: price("price_in")?,
+        price_out: price("price_out")?,
+        context: small("context")?,
+        concurrency: small("concurrency")?,
+    })
+}
+
+fn at_most(most: u64) -> impl Fn(u64) -> Result<u64, Refusal> {
+    move |number| Some(number).filter(|n| *n <= most).ok_or(Refusal::Schema)
+}
+
+fn read_labels(document: &Reader<'_>) -> Result<BTreeMap<String, String>, Refusal> {
+    let doc = document.0;
+    if doc
+        .get(&ROOT, "labels")
+        .map_err(|_| Refusal::Schema)?
+        .is_none()
+    {
+        return Ok(BTreeMap::new());
+    }
+    let map = document.object(&ROOT, "labels", ObjType::Map)?;
+    bounded(doc.length(&map), CatalogLimits::LABELS)?;
+    let labels = doc.keys(&map).map(|key| {
+        let value = text(&document.scalar(&map, &key)?, CatalogLimits::LABEL_BYTES.1)?;
+        if is_label(&key, &value) {
+            Ok((key, value))
+        } else {
+            Err(Refusal::Schema)
+        }
+    });
+    labels.collect()
+}
+
+impl From<(&ExpertId, &Terms)> for TermsRecord {
+    fn from((expert, terms): (&ExpertId, &Terms)) -> Self {
+        Self {
+            expert: Bytes::copy_from_slice(expert.as_bytes()),
+            price_in: terms.price_in,
+            price_out: terms.price_out,
+            context: terms.context,
+            concurrency: terms.concurrency,
+        }
+    }
+}
+
+impl TermsRecord {
+    fn terms(&self) -> Option<(ExpertId, Terms)> {
+        let terms = Terms {
+            price_in: self.price_in,
+            price_out: self.price_out,
+            context: self.context,
+            concurrency: self.concurrency,
+        };
+        Some((ExpertId::try_from(self.expert.as_ref()).ok()?, terms))
     }
 }

@@ -103,7 +103,7 @@ impl Live {
                 actions.push(LiveAction::Incarnation(own.order.incarnation));
             }
         }
-        let valid = pace::validity(self.alive.0).as_secs();
+        own.valid = pace::validity(self.alive.0);
         let status = LiveStatus {
             incarnation: own.order.incarnation,
             sequence: own.order.sequence,
@@ -111,7 +111,7 @@ impl Live {
             run: self.config.run,
             started: self.config.started,
             rival: own.rival,
-            valid_s: u32::try_from(valid).unwrap_or(u32::MAX),
+            valid_s: u32::try_from(own.valid.as_secs()).unwrap_or(u32::MAX),
             queue_depth: own.load.queue_depth,
             active: own.load.active,
             free_slots: own.load.free_slots,

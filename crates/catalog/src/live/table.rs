@@ -8,7 +8,7 @@ use std::{
 use polymath_proto::v1::{LiveMessage, LiveStatus};
 use polymath_types::{LoadReport, PeerId};
 
-use super::{LiveRefusal, Standing, View, order::Order, voices::Voices};
+use super::{LiveRefusal, Standing, View, order::Order, pace, voices::Voices};
 
 /// Witnesses of one loss that are kept and passed on; two are enough.
 const WITNESSES: usize = 4;
@@ -80,10 +80,19 @@ impl Table {
         self.entries.get(author)
     }
 
-    /// Authors whose status is good at `now` and who do not leave.
-    pub(super) fn alive(&self, now: Duration) -> usize {
-        let alive = |e: &&Entry| e.fresh_until > now && !e.order.leaving;
-        self.entries.values().filter(alive).count()
+    /// Authors who speak and do not leave: as many as were heard within the time for which a status is
+    /// good in a mesh of so many. Whose status is good would be another question: authors that take the mesh
+    /// for small call theirs good for a short time, and whoever believed them would take it for small too.
+    pub(super) fn speaking(&self, now: Duration) -> usize {
+        let speakers = self.entries.values().filter(|e| !e.order.leaving);
+        let mut ages: Vec<Duration> = speakers.map(|e| now.saturating_sub(e.heard)).collect();
+        ages.sort_unstable();
+        let heard = |(others, age): &(usize, &Duration)| **age <= pace::validity(others + 2);
+        ages.iter()
+            .enumerate()
+            .rev()
+            .find(heard)
+            .map_or(0, |(others, _)| others + 1)
     }
 
     /// Statuses that are good, and what a newcomer must know at once, `most` of each.

@@ -97,6 +97,7 @@ fn an_offer_that_others_would_refuse_is_not_made() {
         agent: "a".into(),
         addresses,
         experts,
+        ..Offer::default()
     };
     let many = (0..17).map(|n| format!("/{n}")).collect();
     let error = node.catalog.set_offer(offer(many, Vec::new())).unwrap_err();
@@ -136,6 +137,7 @@ fn an_offer_that_others_would_refuse_is_not_made() {
         agent: "a".repeat(128),
         addresses: (0..16).map(|n| format!("{n:0256}")).collect(),
         experts,
+        ..Offer::default()
     };
     let stored = mesh.nodes[0].catalog.set_cards(cards).unwrap();
     mesh.nodes[0].perform(stored);

@@ -2,7 +2,7 @@
 
 use polymath_catalog::{CatalogLimits, CharterEdit, CharterError, Refusal};
 use polymath_proto::v1::{Offers, SignedChange, SyncFrame, sync_frame::Frame};
-use polymath_types::{Charter, PeerId};
+use polymath_types::{Charter, Format, PeerId};
 use proptest::prelude::*;
 
 use crate::driver::{Disk, Mesh, Node, Packet, changes, key};
@@ -76,7 +76,7 @@ impl Mesh {
 
 pub(crate) fn charters(changes: Vec<SignedChange>) -> SyncFrame {
     SyncFrame {
-        version: 2,
+        version: Format::Sync.current(),
         category: 1,
         frame: Some(Frame::Offers(Offers { changes })),
     }

@@ -92,8 +92,7 @@ fn an_author_that_could_sign_nothing_is_its_claimants_fault() {
     let (mut mesh, liar) = scene(CatalogLimits::default());
     let keyless = polymath_proto::v1::OfferHead {
         author: [vec![0x12, 0x20], vec![5; 32]].concat().into(),
-        epoch: 1,
-        sequence: 1,
+        ..crate::driver::head(&liar, 1, 1)
     };
     let node = &mut mesh.nodes[0];
     assert!(wanted(&node.receive(liar, claim(vec![keyless.clone(); 200]))).is_empty());

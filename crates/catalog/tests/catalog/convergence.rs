@@ -1,10 +1,16 @@
 //! Every node ends with the same index, whatever happens on the way.
 
+use std::collections::BTreeMap;
+
 use polymath_catalog::{CatalogLimits, Refusal};
 use polymath_proto::v1::sync_frame::Frame;
+use polymath_types::{Cell, Evidence, Index};
 use proptest::prelude::*;
 
-use crate::driver::{Mesh, Node, changes, expert_id, key};
+use crate::{
+    driver::{Mesh, Node, changes, expert_id, key},
+    observations::{BOOK, cell, outcomes},
+};
 
 const NAMES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
 
@@ -173,6 +179,7 @@ fn a_thousand_offers_travel_in_frames_of_bounded_size() {
             agent: "x".into(),
             addresses: long,
             experts: Vec::new(),
+            ..polymath_catalog::Offer::default()
         };
         let actions = node.catalog.set_offer(offer).unwrap();
         all.extend(changes(&node.perform(actions)));
@@ -193,6 +200,7 @@ fn a_thousand_offers_travel_in_frames_of_bounded_size() {
 #[derive(Debug, Clone)]
 enum Step {
     Offer(usize, usize, usize),
+    Observe(usize, usize, u32),
     Deliver(usize),
     Repeat(usize),
     Drop(usize),
@@ -206,6 +214,7 @@ fn step() -> impl Strategy<Value = Step> {
     let node = 0..5usize;
     prop_oneof![
         3 => (node.clone(), 0..NAMES.len(), 0..4usize).prop_map(|(n, at, count)| Step::Offer(n, at, count)),
+        2 => (node.clone(), 0..NAMES.len(), 5..40u32).prop_map(|(n, at, count)| Step::Observe(n, at, count)),
         12 => any::<usize>().prop_map(Step::Deliver),
         3 => any::<usize>().prop_map(Step::Repeat),
         3 => any::<usize>().prop_map(Step::Drop),
@@ -214,6 +223,27 @@ fn step() -> impl Strategy<Value = Step> {
         1 => node.prop_map(Step::Restart),
         1 => Just(Step::Tick),
     ]
+}
+
+/// Not what is weighed: of that each node has its own view.
+fn assert_same(mesh: &Mesh, node: usize, as_of: &Index) -> Result<(), TestCaseError> {
+    let index = mesh.index(node);
+    prop_assert_eq!(index.peers(), as_of.peers(), "node {}", node);
+    prop_assert!(index.experts().eq(as_of.experts()), "node {}", node);
+    prop_assert_eq!(index.charter(), as_of.charter());
+    Ok(())
+}
+
+/// What is weighed depends on what is known and not on how it came to be known.
+fn assert_weighed_anew(mesh: &mut Mesh, node: usize) -> Result<(), TestCaseError> {
+    mesh.isolate(node);
+    let _ = mesh.nodes[node].catalog.tick();
+    let before = mesh.index(node);
+    mesh.nodes[node].restart(CatalogLimits::default());
+    let _ = mesh.nodes[node].catalog.use_codebooks([BOOK]);
+    let _ = mesh.nodes[node].catalog.tick();
+    prop_assert_eq!(mesh.index(node), before);
+    Ok(())
 }
 
 fn converges(steps: Vec<Step>) -> Result<(), TestCaseError> {
@@ -228,7 +258,11 @@ fn converges(steps: Vec<Step>) -> Result<(), TestCaseError> {
         nodes,
         ..Mesh::default()
     };
+    for node in &mut mesh.nodes {
+        let _ = node.catalog.use_codebooks([BOOK]);
+    }
     let mut said = [&NAMES[..0]; 5];
+    let mut seen: [BTreeMap<Cell, Evidence>; 5] = Default::default();
     for node in 0..4 {
         mesh.connect(node, node + 1);
     }
@@ -237,6 +271,13 @@ fn converges(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Offer(node, at, count) => {
                 said[node] = &NAMES[at..(at + count).min(NAMES.len())];
                 mesh.offer(node, said[node]);
+            }
+            Step::Observe(node, at, count) => {
+                let cell = cell(NAMES[at], u16::from(count % 3 == 0));
+                let before = seen[node].get(&cell).map_or(0, |e| e.count);
+                seen[node].insert(cell, outcomes(before + count, 25 * count));
+                let all: Vec<_> = seen[node].iter().map(|(c, e)| (*c, *e)).collect();
+                mesh.observe(node, &all);
             }
             Step::Deliver(at) if !mesh.wire.is_empty() => {
                 let packet = mesh.wire.remove(at % mesh.wire.len()).unwrap();
@@ -255,9 +296,12 @@ fn converges(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Restart(node) => {
                 mesh.isolate(node);
                 let before = mesh.index(node);
+                let observed = mesh.nodes[node].observed();
                 let recovered = mesh.nodes[node].restart(limits.clone());
                 prop_assert!(recovered.problems.is_empty());
-                prop_assert_eq!(mesh.index(node), before);
+                assert_same(&mesh, node, &before)?;
+                prop_assert_eq!(mesh.nodes[node].observed(), observed);
+                let _ = mesh.nodes[node].catalog.use_codebooks([BOOK]);
             }
             Step::Tick => mesh.tick(),
             _ => {}
@@ -266,13 +310,22 @@ fn converges(steps: Vec<Step>) -> Result<(), TestCaseError> {
     for node in 0..4 {
         mesh.connect(node, node + 1);
     }
-    // Peers whose answers were lost are doubted for some ticks, at each of four hops.
-    for _ in 0..32 {
+    // Peers whose answers were lost are doubted for some ticks, at each of four hops. Observations are
+    // compared every fourth tick only, and taken at a slow rate.
+    let observed = seen.iter().any(|seen| !seen.is_empty());
+    for _ in 0..if observed { 128 } else { 32 } {
         mesh.tick();
         mesh.settle();
     }
     for node in 0..5 {
-        prop_assert_eq!(mesh.index(node), mesh.index(0), "node {}", node);
+        assert_same(&mesh, node, &mesh.index(0))?;
+        let observed = mesh.nodes[node].observed();
+        prop_assert_eq!(&observed, &mesh.nodes[0].observed());
+        for (author, seen) in seen.iter().enumerate().filter(|(_, seen)| !seen.is_empty()) {
+            let author = mesh.nodes[author].id();
+            let told = observed.iter().find(|(a, _)| *a == author);
+            prop_assert!(told.is_some_and(|(_, told)| told.len() == seen.len()));
+        }
         for (author, names) in said.iter().enumerate() {
             for name in *names {
                 let replicas = mesh
@@ -300,7 +353,8 @@ fn converges(steps: Vec<Step>) -> Result<(), TestCaseError> {
         }
         prop_assert_eq!(counters.own_forks, 0);
     }
-    Ok(())
+    let weighing = if observed { 5 } else { 0 };
+    (0..weighing).try_for_each(|node| assert_weighed_anew(&mut mesh, node))
 }
 
 /// A property run once failed at such a history, and was not seen to again.

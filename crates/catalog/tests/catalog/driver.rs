@@ -11,8 +11,8 @@ use polymath_catalog::{
 };
 use polymath_proto::v1::{Heads, OfferHead, SyncFrame, sync_frame::Frame};
 use polymath_types::{
-    ExpertCard, ExpertId, ExpertKind, Index, Keypair, LabelSet, MeshId, Model, NodeKey, PeerId,
-    Runtime, Sampling,
+    ExpertCard, ExpertId, ExpertKind, Format, Index, Keypair, LabelSet, MeshId, Model, NodeKey,
+    PeerId, Runtime, Sampling,
 };
 use prost::Message as _;
 
@@ -75,6 +75,7 @@ impl Node {
             key: key.clone(),
             mesh: MESH,
             founders: founders.clone(),
+            observations: true,
             limits,
         };
         let (catalog, recovered) = Catalog::open(config, disk.clone());
@@ -149,6 +150,7 @@ impl Node {
             agent: "polymath/test".into(),
             addresses: vec![format!("/ip4/127.0.0.1/tcp/{}", 4000 + names.len())],
             experts: cards.iter().map(|c| c.id()).collect(),
+            ..Offer::default()
         };
         let mut actions = self.catalog.set_cards(cards).unwrap();
         actions.extend(self.catalog.set_offer(offer).unwrap());
@@ -311,7 +313,7 @@ pub(crate) fn changes(sent: &[(PeerId, SyncFrame)]) -> Vec<polymath_proto::v1::S
 
 pub(crate) fn frame(frame: Frame) -> SyncFrame {
     SyncFrame {
-        version: 2,
+        version: Format::Sync.current(),
         category: 0,
         frame: Some(frame),
     }
@@ -333,6 +335,7 @@ pub(crate) fn head(author: &PeerId, epoch: u64, sequence: u64) -> OfferHead {
         author: author.to_bytes().into(),
         epoch,
         sequence,
+        mark: vec![9; 16].into(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bytes kept in files: what a record on disk (version 1) and a frame on the wire (version 2) are.
+//! Bytes kept in files: what a record on disk (version 1) and a frame on the wire (version 3) are.
 //!
 //! `POLYMATH_WRITE_GOLDEN=1` writes the files anew; that is right only together with a new version.
 
@@ -13,6 +13,7 @@ use prost::Message as _;
 use crate::{
     charter::{alias, charters},
     driver::{Disk, Node, card, changes, expert_id, key, offers},
+    observations::{cell, observations, outcomes},
 };
 
 pub(crate) fn key_from_seed(seed: [u8; 32]) -> NodeKey {
@@ -61,9 +62,9 @@ fn the_record_is_what_version_1_wrote() {
 }
 
 #[test]
-fn the_frame_is_what_version_2_sent() {
+fn the_frame_is_what_version_3_sent() {
     let (node, frame) = author();
-    let kept = golden("sync_frame_v2.bin", &frame.encode_to_vec());
+    let kept = golden("sync_frame_v3.bin", &frame.encode_to_vec());
     assert_eq!(frame.encode_to_vec(), kept);
     let mut reader = Node::fresh(1);
     reader.connect_to(node.id());
@@ -99,7 +100,7 @@ fn the_charter_record_and_frame_are_what_version_1_wrote() {
     let name = format!("charter-{}", node.id());
     let record = golden("charter_record_v1.bin", &node.disk[&name]);
     assert_eq!(node.disk[&name], record);
-    let sent = golden("charter_frame_v2.bin", &frame.encode_to_vec());
+    let sent = golden("charter_frame_v3.bin", &frame.encode_to_vec());
     assert_eq!(frame.encode_to_vec(), sent);
 
     let founders = vec![node.id()];
@@ -115,6 +116,39 @@ fn the_charter_record_and_frame_are_what_version_1_wrote() {
         assert!(charter.is_admin(&key(7).peer_id()) && charter.is_revoked(&key(8).peer_id()));
         assert_eq!(charter.resolve("default"), "chef");
         assert_eq!(charter.categories["cooking"].value.len(), 2);
+    }
+}
+
+/// An observer with a fixed key after two changes of its document, and the frame with them.
+fn observer() -> (Node, SyncFrame) {
+    let mut node = Node::fresh(42);
+    node.connect_to(key(43).peer_id());
+    let (first, second) = (cell("chef", 7), cell("coder", 31));
+    let mut sent = changes(&node.observe(&[(first, outcomes(40, 750))]));
+    let both = [(first, outcomes(55, 700)), (second, outcomes(9, 0))];
+    sent.extend(changes(&node.observe(&both)));
+    (node, observations(sent))
+}
+
+#[test]
+fn the_observations_record_and_frame_are_what_version_1_wrote() {
+    let (node, frame) = observer();
+    let name = format!("observations-{}", node.id());
+    let record = golden("observations_record_v1.bin", &node.disk[&name]);
+    assert_eq!(node.disk[&name], record);
+    let sent = golden("observations_frame_v3.bin", &frame.encode_to_vec());
+    assert_eq!(frame.encode_to_vec(), sent);
+
+    let disk = Disk::from([(name, record)]);
+    let (reader, recovered) = Node::open(key(1), CatalogLimits::default(), disk);
+    assert!(recovered.problems.is_empty(), "{recovered:?}");
+    let mut hearer = Node::fresh(2);
+    hearer.connect_to(node.id());
+    hearer.receive(node.id(), SyncFrame::decode(sent.as_slice()).unwrap());
+    for seen in [reader.observed(), hearer.observed()] {
+        assert_eq!(seen, node.observed());
+        assert_eq!(seen[0].1.get(&cell("chef", 7)), Some(outcomes(55, 700)));
+        assert_eq!(seen[0].1.len(), 2);
     }
 }
 

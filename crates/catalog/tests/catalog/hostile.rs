@@ -352,14 +352,14 @@ fn frames_out_of_bounds_are_refused_with_both_versions_named() {
         .receive(
             from,
             SyncFrame {
-                version: 3,
+                version: 4,
                 ..SyncFrame::default()
             },
         )
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("version 3") && error.contains("version 2"),
+        error.contains("version 4") && error.contains("version 3"),
         "{error}"
     );
     let error = node
@@ -367,7 +367,7 @@ fn frames_out_of_bounds_are_refused_with_both_versions_named() {
         .receive(
             from,
             SyncFrame {
-                version: 2,
+                version: 3,
                 ..SyncFrame::default()
             },
         )
@@ -377,7 +377,8 @@ fn frames_out_of_bounds_are_refused_with_both_versions_named() {
         OfferHead {
             author: vec![1; 60].into(),
             epoch: 1,
-            sequence: 1
+            sequence: 1,
+            mark: vec![1; 16].into(),
         };
         5000
     ];
@@ -408,6 +409,7 @@ fn claims_without_proof_move_nothing() {
             author: p.to_bytes().into(),
             epoch: u64::MAX,
             sequence: u64::MAX,
+            ..OfferHead::default()
         })
         .to_vec();
     node.receive(
@@ -421,7 +423,7 @@ fn claims_without_proof_move_nothing() {
     let known = OfferHead {
         author: key(2).peer_id().to_bytes().into(),
         epoch: 0,
-        sequence: 0,
+        ..OfferHead::default()
     };
     let want = Want {
         offers: vec![known; 3000],

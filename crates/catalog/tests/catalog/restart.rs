@@ -117,6 +117,7 @@ fn records_under_wrong_names_or_of_another_mesh_are_left_alone() {
         key: key(4),
         mesh: polymath_types::MeshId::from_bytes([9; 32]),
         founders: Vec::new(),
+        observations: true,
         limits: CatalogLimits::default(),
     };
     let (_, recovered) = polymath_catalog::Catalog::open(config, whole.clone());

@@ -36,6 +36,7 @@ fn first_offer(n: u16) -> Offer {
             format!("/ip6/2001:db8:7:{n:x}::1/udp/4001/quic-v1"),
         ],
         experts: cards_of(n).iter().map(|c| c.id()).collect(),
+        ..Offer::default()
     }
 }
 

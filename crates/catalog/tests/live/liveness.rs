@@ -152,14 +152,15 @@ fn an_idle_mesh_sends_little_whatever_its_size() {
     let mut rates = Vec::new();
     for nodes in [10, 60, 120] {
         let mut scene = Scene::new(nodes);
-        // Past the first statuses.
-        scene.run(SECOND * 10);
+        // Past the first statuses, which say that they are good for twenty seconds.
+        scene.run(SECOND * 30);
         let before = scene.bytes;
         scene.run(SECOND * 240);
         rates.push((scene.bytes - before) / 240 / nodes as u64);
     }
-    // What is received is as much again.
-    assert!(rates.iter().all(|r| *r <= 2048), "{rates:?}");
+    // What is received is as much again: together what is reckoned, with statuses that say little.
+    assert!(rates.iter().all(|r| *r <= 1100), "{rates:?}");
+    assert!(rates[1..].iter().all(|r| *r >= 600), "{rates:?}");
     println!("bytes a second sent by each of 10, 60 and 120 idle nodes: {rates:?}");
 }
 

@@ -13,6 +13,7 @@ pub(super) const TICKET_REFUSED: VarInt = VarInt::from_u32(1);
 pub(super) const FULL: VarInt = VarInt::from_u32(2);
 pub(super) const IDLE: VarInt = VarInt::from_u32(3);
 pub(super) const STOPPED: VarInt = VarInt::from_u32(4);
+pub(super) const SHUT_OUT: VarInt = VarInt::from_u32(5);
 
 /// Codes that reset or stop a stream.
 pub(super) const GIVEN_UP: VarInt = VarInt::from_u32(16);
@@ -115,6 +116,7 @@ pub(super) fn why_lost(error: &ConnectionError) -> String {
             DONE => "the peer closed it".into(),
             IDLE => "the peer closed it as idle".into(),
             STOPPED => "the peer has stopped".into(),
+            SHUT_OUT => "the peer shuts this node out: this mesh's admins have revoked it".into(),
             other => format!("the peer closed it with code {other}"),
         },
         ConnectionError::LocallyClosed => "closed here".into(),

@@ -12,13 +12,14 @@ use tokio::{
 
 use super::{
     Shared,
-    close::{DONE, IDLE, STOPPED, why_lost},
+    close::{DONE, IDLE, SHUT_OUT, STOPPED, why_lost},
     counters::Counters,
     error::TransferError,
     frame::{self, Kind},
     limits::BulkLimits,
     transfer::{BulkAnswer, BulkArrival, BulkReceiver, BulkSender},
 };
+use crate::shut_out::ShutOut;
 
 /// A connection to a peer for bulk transfers, either way and many at a time. Clones mean the same
 /// connection. It ends when the last clone and the last transfer are dropped, or after
@@ -34,6 +35,7 @@ pub(super) struct Inner {
     pub(super) peer: PeerId,
     pub(super) limits: BulkLimits,
     pub(super) counters: Arc<Counters>,
+    shut_out: ShutOut,
     /// Transfers under way.
     busy: watch::Sender<usize>,
 }
@@ -80,6 +82,10 @@ impl BulkConnection {
                         watched.close(STOPPED, b"stopped");
                         break;
                     }
+                    () = shared_.shut_out.until_it_has(peer) => {
+                        watched.close(SHUT_OUT, b"shut out");
+                        break;
+                    }
                     changed = changes.changed() => if changed.is_err() { break },
                     () = sleep(idle), if unused => {
                         shared_.counters.connections_idle.up();
@@ -96,6 +102,7 @@ impl BulkConnection {
                 peer,
                 limits: shared.limits.clone(),
                 counters: shared.counters.clone(),
+                shut_out: shared.shut_out.clone(),
                 busy,
             }),
         }
@@ -203,6 +210,9 @@ impl fmt::Debug for BulkConnection {
 
 impl Inner {
     pub(super) fn lost(&self, error: &quinn::ConnectionError) -> TransferError {
+        if self.shut_out.contains(&self.peer) {
+            return TransferError::ShutOut { peer: self.peer };
+        }
         TransferError::Lost {
             peer: self.peer,
             reason: why_lost(error),

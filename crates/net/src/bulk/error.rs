@@ -65,6 +65,12 @@ pub enum TicketError {
         /// How long they are good for.
         life: Duration,
     },
+    /// The peer is shut out of the mesh.
+    #[error("peer {peer} is shut out: this mesh's admins have revoked it")]
+    ShutOut {
+        /// The peer.
+        peer: PeerId,
+    },
     /// The system gives no random bytes.
     #[error("the system gives no random bytes, so no ticket can be made")]
     NoChance,
@@ -75,6 +81,7 @@ impl TicketError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::PeerFull { .. } | Self::Full { .. } => ErrorKind::ResourceExhausted,
+            Self::ShutOut { .. } => ErrorKind::PermissionDenied,
             Self::NoChance => ErrorKind::Internal,
         }
     }
@@ -160,6 +167,12 @@ pub enum BulkConnectError {
         /// How many there may be.
         limit: usize,
     },
+    /// The peer is shut out of the mesh.
+    #[error("no bulk connection to peer {peer}: this mesh's admins have revoked it")]
+    ShutOut {
+        /// The peer.
+        peer: PeerId,
+    },
     /// Encryption could not be set up.
     #[error(transparent)]
     Setup(#[from] BulkBindError),
@@ -177,9 +190,10 @@ impl BulkConnectError {
                 ErrorKind::Unavailable
             }
             Self::AnotherMesh { .. } => ErrorKind::FailedPrecondition,
-            Self::Stranger { .. } | Self::TicketRefused { .. } | Self::NobodyExpected { .. } => {
-                ErrorKind::PermissionDenied
-            }
+            Self::Stranger { .. }
+            | Self::TicketRefused { .. }
+            | Self::NobodyExpected { .. }
+            | Self::ShutOut { .. } => ErrorKind::PermissionDenied,
             Self::PeerFull { .. } | Self::Full { .. } => ErrorKind::ResourceExhausted,
             Self::Setup(error) => error.kind(),
         }
@@ -199,6 +213,12 @@ pub enum TransferError {
         peer: PeerId,
         /// Why.
         reason: String,
+    },
+    /// The peer was shut out of the mesh meanwhile, and its connections with it.
+    #[error("peer {peer} is shut out: this mesh's admins have revoked it; use another peer")]
+    ShutOut {
+        /// The peer.
+        peer: PeerId,
     },
     /// Nothing moved for too long.
     #[error("peer {peer} did nothing on this transfer for {within:?}; try again, or another peer")]
@@ -256,6 +276,7 @@ impl TransferError {
         match self {
             Self::Lost { .. } => ErrorKind::Unavailable,
             Self::Stalled { .. } => ErrorKind::DeadlineExceeded,
+            Self::ShutOut { .. } => ErrorKind::PermissionDenied,
             Self::Ended { .. } => ErrorKind::Cancelled,
             Self::HeaderTooLong { .. } => ErrorKind::InvalidInput,
             Self::BodyTooLong { .. } => ErrorKind::ResourceExhausted,
@@ -265,6 +286,6 @@ impl TransferError {
 
     /// Whether the connection is over too.
     pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Lost { .. })
+        matches!(self, Self::Lost { .. } | Self::ShutOut { .. })
     }
 }

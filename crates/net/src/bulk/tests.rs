@@ -20,7 +20,7 @@ fn endpoint(change: impl FnOnce(&mut BulkLimits)) -> Bulk {
     change(&mut limits);
     let mesh = MeshId::from_bytes([7; 32]);
     let addr = SocketAddr::from(([127, 0, 0, 1], 0));
-    Bulk::bind(&NodeKey::generate(), mesh, addr, limits).unwrap()
+    Bulk::bind(&NodeKey::generate(), mesh, addr, limits, ShutOut::default()).unwrap()
 }
 
 /// A connection that `from` does with as it likes, before any ticket is shown.

@@ -12,6 +12,7 @@ use quinn::rustls::crypto::aws_lc_rs;
 use tokio::time::Instant;
 
 use super::{counters::Counters, error::TicketError, limits::BulkLimits};
+use crate::shut_out::ShutOut;
 
 /// Admits one peer to the bulk lane of another, once.
 #[derive(Clone)]
@@ -45,6 +46,7 @@ pub(super) struct Tickets {
     limit_per_peer: usize,
     life: Duration,
     counters: Arc<Counters>,
+    shut_out: ShutOut,
 }
 
 struct Issued {
@@ -54,17 +56,22 @@ struct Issued {
 }
 
 impl Tickets {
-    pub(super) fn new(limits: &BulkLimits, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(limits: &BulkLimits, counters: Arc<Counters>, shut_out: ShutOut) -> Self {
         Self {
             issued: Mutex::default(),
             limit: limits.tickets,
             limit_per_peer: limits.tickets_per_peer,
             life: limits.ticket_life,
             counters,
+            shut_out,
         }
     }
 
     pub(super) fn issue(&self, peer: PeerId, now: Instant) -> Result<Ticket, TicketError> {
+        if self.shut_out.contains(&peer) {
+            self.counters.tickets_denied.up();
+            return Err(TicketError::ShutOut { peer });
+        }
         let mut bytes = [0; Ticket::BYTES];
         let random = aws_lc_rs::default_provider().secure_random;
         random.fill(&mut bytes).map_err(|_| TicketError::NoChance)?;
@@ -92,7 +99,7 @@ impl Tickets {
 
     /// Whether `peer` has a ticket to show.
     pub(super) fn expects(&self, peer: &PeerId, now: Instant) -> bool {
-        self.current(now).contains_key(peer)
+        !self.shut_out.contains(peer) && self.current(now).contains_key(peer)
     }
 
     /// The same, of somebody who knocks.
@@ -113,10 +120,11 @@ impl Tickets {
     pub(super) fn redeem(&self, peer: &PeerId, shown: &[u8; Ticket::BYTES], now: Instant) -> bool {
         let shown = blake3::hash(shown);
         let mut issued = self.current(now);
+        let wanted = !self.shut_out.contains(peer);
         let good = issued.get_mut(peer).is_some_and(|of_peer| {
             let before = of_peer.len();
             of_peer.retain(|ticket| ticket.hash != shown);
-            of_peer.len() < before
+            wanted && of_peer.len() < before
         });
         issued.retain(|_, of_peer| !of_peer.is_empty());
         if !good {
@@ -157,7 +165,7 @@ mod tests {
             tickets_per_peer: 2,
             ..BulkLimits::default()
         };
-        Tickets::new(&limits, Arc::default())
+        Tickets::new(&limits, Arc::default(), ShutOut::default())
     }
 
     #[test]

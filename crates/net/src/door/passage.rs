@@ -12,6 +12,7 @@ use libp2p::{
 use tokio::time::timeout;
 
 use super::{Door, Refused};
+use crate::shut_out::drive;
 
 /// Knock and answer, with what a slow path and a disk need.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -20,14 +21,16 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 
 impl Door {
     /// Lets a fresh connection through, or not: whoever dialled opens its first substream and
-    /// knocks, the other side answers. Both must be asked to do so.
+    /// knocks, the other side answers. Both must be asked to do so. Whether they are `revoked` is known
+    /// here alone.
     pub(crate) async fn pass(
         &self,
         mut muxer: StreamMuxerBox,
         me: PeerId,
         them: PeerId,
         endpoint: &ConnectedPoint,
-    ) -> io::Result<StreamMuxerBox> {
+        revoked: bool,
+    ) -> Result<StreamMuxerBox, Refused> {
         // Where both dial at once to punch a hole, one of them plays the listener.
         let knocks = matches!(
             endpoint,
@@ -36,14 +39,18 @@ impl Door {
                 ..
             }
         );
-        let passed = timeout(WITHIN, self.negotiate(&mut muxer, me, them, knocks)).await;
+        let passed = timeout(
+            WITHIN,
+            self.negotiate(&mut muxer, me, them, knocks, revoked),
+        )
+        .await;
         match passed {
             Ok(Ok(())) => Ok(muxer),
             Ok(Err(refused)) => {
                 let _ = timeout(LAST_WORD, muxer.close()).await;
-                Err(refused.into())
+                Err(refused)
             }
-            Err(_) => Err(Refused::NoDoor(format!("it says nothing for {WITHIN:?}")).into()),
+            Err(_) => Err(Refused::NoDoor(format!("it says nothing for {WITHIN:?}"))),
         }
     }
 
@@ -53,6 +60,7 @@ impl Door {
         me: PeerId,
         them: PeerId,
         knocks: bool,
+        revoked: bool,
     ) -> Result<(), Refused> {
         let broken = |e: io::Error| Refused::NoDoor(e.to_string());
         let stream = poll_fn(|cx| {
@@ -68,7 +76,7 @@ impl Door {
             if knocks {
                 self.knock(stream, me, them).await
             } else {
-                self.answer(stream, me, them).await
+                self.answer(stream, me, them, revoked).await
             }
         });
         // The substream moves only while its connection is driven.
@@ -81,15 +89,6 @@ impl Door {
         })
         .await
     }
-}
-
-/// Lets the connection make progress, until it waits.
-fn drive(muxer: &mut StreamMuxerBox, cx: &mut std::task::Context<'_>) -> io::Result<()> {
-    // What it tells is a changed address, of which nobody has been told an earlier one.
-    while let Poll::Ready(told) = muxer.poll_unpin(cx) {
-        told?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -130,7 +129,7 @@ mod tests {
     fn behind(door: Door, key: &Keypair, bare: Boxed<Connected>) -> Boxed<Connected> {
         let me = key.public().to_peer_id();
         bare.and_then(move |(them, muxer), endpoint| async move {
-            Ok::<_, io::Error>((them, door.pass(muxer, me, them, &endpoint).await?))
+            Ok::<_, io::Error>((them, door.pass(muxer, me, them, &endpoint, false).await?))
         })
         .boxed()
     }

@@ -55,7 +55,7 @@ async fn between(
     let (near, far) = pipe();
     tokio::join!(
         outside.knock(near, dialer, listener),
-        inside.answer(far, listener, dialer)
+        inside.answer(far, listener, dialer, false)
     )
 }
 
@@ -140,7 +140,7 @@ async fn a_proof_is_worth_nothing_to_another_peer() {
     let (mut near, far) = pipe();
     send(&mut near, &knock.unwrap()).await.unwrap();
     let told = async { receive(&mut { near }).await };
-    let (answered, told) = tokio::join!(guard.answer(far, listener, thief), told);
+    let (answered, told) = tokio::join!(guard.answer(far, listener, thief, false), told);
     assert_eq!(answered, Err(Refused::Stranger));
     assert_eq!(told.unwrap(), [version(), Refused::Stranger.code()]);
 }
@@ -159,7 +159,7 @@ async fn what_is_no_knock_ends_at_once() {
         let (mut near, far) = pipe();
         near.write_all(bytes).await.unwrap();
         near.close().await.unwrap();
-        let answered = member.answer(far, PeerId::random(), PeerId::random());
+        let answered = member.answer(far, PeerId::random(), PeerId::random(), false);
         assert!(
             matches!(answered.await, Err(Refused::NoDoor(_))),
             "{bytes:?}"
@@ -173,7 +173,7 @@ async fn another_version_is_answered_with_ours_and_named() {
     let (mut near, far) = pipe();
     send(&mut near, &[9, MEMBER]).await.unwrap();
     let told = async { receive(&mut { near }).await };
-    let answered = member.answer(far, PeerId::random(), PeerId::random());
+    let answered = member.answer(far, PeerId::random(), PeerId::random(), false);
     let (answered, told) = tokio::join!(answered, told);
     let Err(Refused::Version(mismatch)) = answered else {
         panic!("it was let in");

@@ -392,7 +392,8 @@ impl Manager {
         };
         let mut full = false;
         for peer in providers {
-            if peer == self.shared.local || full || !seen.insert(peer) {
+            let unwanted = peer == self.shared.local || self.shared.shut_out.contains(&peer);
+            if unwanted || full || !seen.insert(peer) {
                 continue;
             }
             let mut addresses = self.dht_addresses(peer);

@@ -20,6 +20,7 @@ use crate::{
     error::DialError,
     link::Link,
     peers::NetEvent,
+    shut_out::IsShutOut,
 };
 
 /// Connected relays asked for a peer whose own relays are not known.
@@ -133,6 +134,9 @@ impl Manager {
         if own {
             return waiter.tell(Err(DialError::Own { target }));
         }
+        if let Some(peer) = named.filter(|p| self.shared.shut_out.contains(p)) {
+            return waiter.tell(Err(DialError::ShutOut { peer }));
+        }
         let connected = self
             .peers
             .iter()
@@ -158,6 +162,9 @@ impl Manager {
         let target = peer.to_string();
         if peer == self.shared.local {
             return waiter.tell(Err(DialError::Own { target }));
+        }
+        if self.shared.shut_out.contains(&peer) {
+            return waiter.tell(Err(DialError::ShutOut { peer }));
         }
         if self.peers.contains_key(&peer) {
             return self.await_standing(peer, waiter);
@@ -451,6 +458,10 @@ impl Manager {
                 },
             },
             swarm::DialError::Denied { cause } => {
+                let cause = match cause.downcast::<IsShutOut>() {
+                    Ok(IsShutOut(peer)) => return DialError::ShutOut { peer },
+                    Err(cause) => cause,
+                };
                 self.shared.counters.connections_refused.up();
                 let reason = match cause.downcast::<Exceeded>() {
                     Ok(exceeded) => exceeded.to_string(),

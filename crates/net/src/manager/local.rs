@@ -27,7 +27,7 @@ pub(super) struct LocalMember {
 impl Manager {
     /// A member announced itself on the local network.
     pub(super) fn discovered(&mut self, id: PeerId, addresses: Vec<Multiaddr>) {
-        if id == self.shared.local {
+        if id == self.shared.local || self.shared.shut_out.contains(&id) {
             return;
         }
         if !self.local.contains_key(&id) && self.local.len() >= self.shared.limits.local_peers {

@@ -236,6 +236,10 @@ impl Manager {
             self.shared.emit(NetEvent::Connected { peer: id });
         }
         self.dial_succeeded(connection, &link);
+        // The list may have changed between the swarm's consent and its telling.
+        if self.shared.shut_out.contains(&id) {
+            self.cut_off(id);
+        }
     }
 
     /// Whether a peer has told that it can be dialled at this address.
@@ -265,8 +269,13 @@ impl Manager {
             return;
         }
         if let Some(peer) = self.peers.remove(&id) {
+            let turned_away = self.shared.verdict.by() == Some(id);
             for waiter in peer.waiters {
-                waiter.tell(Err(DialError::Closed { peer: id }));
+                waiter.tell(Err(if turned_away {
+                    DialError::TurnedAway { by: id }
+                } else {
+                    DialError::Closed { peer: id }
+                }));
             }
         }
         self.route_lost(&id);
@@ -343,6 +352,10 @@ impl Manager {
             .get(&id)
             .is_some_and(|p| matches!(p.standing, Standing::Unidentified))
         {
+            // It says nothing since it does not want this node.
+            if self.shared.verdict.by() == Some(id) {
+                return self.turned_away(id);
+            }
             let agent = "it does not identify itself".to_owned();
             self.foreign(
                 id,
@@ -352,12 +365,21 @@ impl Manager {
         }
     }
 
+    fn turned_away(&mut self, id: PeerId) {
+        let peer = self.peers.get_mut(&id);
+        let waiters = peer.map(|p| std::mem::take(&mut p.waiters));
+        for waiter in waiters.unwrap_or_default() {
+            waiter.tell(Err(DialError::TurnedAway { by: id }));
+        }
+    }
+
     fn member(&mut self, id: PeerId, agent: String, info: identify::Info) {
         let (kad, distance) = (self.shared.names.kad(), self.distance(&id));
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
         peer.standing = Standing::Member;
+        self.shared.verdict.let_in();
         peer.agent.clone_from(&agent);
         peer.serves_dht = kad.is_some_and(|kad| info.protocols.contains(&kad));
         peer.relays = place::relays(&info);

@@ -143,7 +143,7 @@ impl Manager {
     }
 
     /// Forgets a connection now. Its orderly close may take long, or for ever, with a frozen peer.
-    fn give_up(&mut self, id: PeerId, link: &Link) {
+    pub(super) fn give_up(&mut self, id: PeerId, link: &Link) {
         link.lost.cancel();
         self.swarm.close_connection(link.id);
         self.disconnected(id, link.id);

@@ -17,7 +17,9 @@ use crate::{
     dialback::{self, Expected, Unconfirmed},
     error::{OpenError, OpenRefusal},
     manager::{Command, Shared},
+    peers::{Membership, PeerInfo},
     report::Scope,
+    shut_out,
     streams::{MeshStream, OpenRequest},
     whereabouts,
 };
@@ -72,6 +74,26 @@ impl Net {
                         let _ = commands.send(Command::Told { peer, message }).await;
                     }
                 });
+            }
+        });
+    }
+
+    /// Takes note when a member turns this node away as one that is shut out.
+    pub(super) fn hear_of_being_shut_out(&self) {
+        let name = self.shared.names.stream(shut_out::NAME);
+        let Some(Ok(mut incoming)) = name.map(|n| self.shared.registry.register(n)) else {
+            return;
+        };
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            while let Some(stream) = incoming.next().await {
+                let by = stream.peer();
+                // Whoever has let this node in says nothing of the kind.
+                let member = |p: &PeerInfo| p.membership == Membership::Member;
+                if !shared.peers().get(&by).is_some_and(member) {
+                    tracing::debug!(%by, "this node is turned away as one that is shut out");
+                    shared.verdict.told_by(by);
+                }
             }
         });
     }

@@ -5,6 +5,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::atomic::Ordering::Relaxed,
     task::{Context, Poll},
 };
 
@@ -16,7 +17,7 @@ use tokio_util::{
     sync::{CancellationToken, WaitForCancellationFutureOwned},
 };
 
-use crate::link::Claim;
+use crate::{link::Claim, shut_out::IsShutOut};
 
 /// A byte stream to a peer, encrypted and authenticated: [`MeshStream::peer`] is who holds the
 /// other end.
@@ -70,6 +71,16 @@ impl MeshStream {
         self.claim.link().lost.clone()
     }
 
+    /// What every operation ends with once the peer is shut out: what it has sent before is not read any
+    /// more.
+    fn shut_out(claim: &Claim) -> Option<io::Error> {
+        let link = claim.link();
+        link.shut_out.load(Relaxed).then(|| {
+            let shut_out = IsShutOut(link.peer);
+            io::Error::new(io::ErrorKind::PermissionDenied, shut_out)
+        })
+    }
+
     /// Whether the connection was given up while an operation waits. What has already arrived is
     /// read first, so this is asked only when the stream itself has nothing to say.
     fn poll_lost(claim: &Claim, watch: &mut Watch, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -77,6 +88,9 @@ impl MeshStream {
             watch.get_or_insert_with(|| Box::pin(claim.link().lost.clone().cancelled_owned()));
         watch.as_mut().poll(cx).map(|()| {
             let peer = claim.link().peer;
+            if let Some(error) = Self::shut_out(claim) {
+                return error;
+            }
             io::Error::new(
                 io::ErrorKind::ConnectionReset,
                 format!("the connection to peer {peer} was lost"),
@@ -96,6 +110,9 @@ impl AsyncRead for MeshStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(error) = Self::shut_out(&this.claim) {
+            return Poll::Ready(Err(error));
+        }
         match Pin::new(&mut this.io).poll_read(cx, buf) {
             Poll::Pending => Self::poll_lost(&this.claim, &mut this.read_lost, cx).map(Err),
             ready => ready,
@@ -110,6 +127,9 @@ impl AsyncWrite for MeshStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(error) = Self::shut_out(&this.claim) {
+            return Poll::Ready(Err(error));
+        }
         match Pin::new(&mut this.io).poll_write(cx, buf) {
             Poll::Pending => this.poll_write_lost(cx),
             ready => ready,
@@ -118,6 +138,9 @@ impl AsyncWrite for MeshStream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(error) = Self::shut_out(&this.claim) {
+            return Poll::Ready(Err(error));
+        }
         match Pin::new(&mut this.io).poll_flush(cx) {
             Poll::Pending => this.poll_write_lost(cx),
             ready => ready,
@@ -126,6 +149,9 @@ impl AsyncWrite for MeshStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(error) = Self::shut_out(&this.claim) {
+            return Poll::Ready(Err(error));
+        }
         match Pin::new(&mut this.io).poll_shutdown(cx) {
             Poll::Pending => this.poll_write_lost(cx),
             ready => ready,

@@ -1,11 +1,11 @@
 //! The bulk lane: who gets in, and that a transfer is whole or an error on both sides.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use polymath_net::{
     Bulk, BulkArrival, BulkConnectError, BulkConnection, BulkLimits, BulkReceiver, BulkReply,
-    PeerId, Ticket, TicketError, TransferError,
+    PeerId, ShutOut, Ticket, TicketError, TransferError,
 };
 use polymath_types::{MeshId, NodeKey};
 
@@ -17,8 +17,12 @@ const MEGABYTE: usize = 1 << 20;
 fn bound(mesh: MeshId, change: impl FnOnce(&mut BulkLimits)) -> Bulk {
     let mut limits = BulkLimits::default();
     change(&mut limits);
+    opened(mesh, limits, ShutOut::default())
+}
+
+fn opened(mesh: MeshId, limits: BulkLimits, shut_out: ShutOut) -> Bulk {
     let addr = SocketAddr::from(([127, 0, 0, 1], 0));
-    Bulk::bind(&NodeKey::generate(), mesh, addr, limits).unwrap()
+    Bulk::bind(&NodeKey::generate(), mesh, addr, limits, shut_out).unwrap()
 }
 
 fn endpoint() -> Bulk {
@@ -547,4 +551,54 @@ async fn shutting_down_ends_connections_on_both_sides_and_frees_the_port() {
         near.send("".into(), 0).await,
         Err(TransferError::Lost { .. })
     ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_ends_when_its_peer_is_shut_out_which_gets_no_other() {
+    let list = ShutOut::default();
+    let (a, b) = (
+        endpoint(),
+        opened(MESH, BulkLimits::default(), list.clone()),
+    );
+    let (near, far) = between(&a, &b).await;
+    let unused = b.ticket(a.local_peer()).unwrap();
+    let mut sender = near.send("tensor".into(), 8 << 20).await.unwrap();
+    sender.write_chunk(body(MEGABYTE)).await.unwrap();
+    let mut receiver = taken(&far).await;
+    soon("the first bytes", receiver.read_chunk())
+        .await
+        .unwrap();
+
+    list.set(Arc::new(HashSet::from([a.local_peer()])));
+    let got = soon("the receiver to end", read_all(&mut receiver)).await;
+    let peer = a.local_peer();
+    assert_eq!(got.unwrap_err(), TransferError::ShutOut { peer });
+    let ended = soon("the sender to end", async {
+        loop {
+            if let Err(error) = sender.write_chunk(body(1000)).await {
+                break error;
+            }
+        }
+    })
+    .await;
+    assert!(
+        ended.is_lost() && ended.to_string().contains("revoked"),
+        "{ended}"
+    );
+    let reason = soon("the connection to end", near.closed()).await;
+    assert!(reason.contains("revoked"), "{reason}");
+
+    let refused = b.ticket(peer).unwrap_err();
+    assert_eq!(refused, TicketError::ShutOut { peer });
+    knock(&a, &b, unused).await.unwrap_err();
+    let theirs = a.ticket(b.local_peer()).unwrap();
+    let refused = knock(&b, &a, theirs).await.unwrap_err();
+    assert!(
+        matches!(refused, BulkConnectError::ShutOut { .. }),
+        "{refused}"
+    );
+
+    list.set(Arc::default());
+    let (near, far) = between(&a, &b).await;
+    transfer(&near, &far, body(MEGABYTE)).await;
 }

@@ -170,3 +170,32 @@ async fn thirty_nodes_find_what_any_of_them_provides() {
         finds(&guest, &[i as u8], node).await;
     }
 }
+
+/// Whereabouts, identify's pushes and announcements are sent on streams of which nothing is read, and whose
+/// sender is gone before the listener has answered. Every node must know those that know it.
+#[tokio::test]
+async fn what_is_told_without_waiting_for_an_answer_arrives_over_tcp_and_quic() {
+    for listen in [TCP, QUIC] {
+        let mesh = Mesh::new("told");
+        let first = mesh.node(&[listen]).await;
+        let mut others = Vec::new();
+        for key in 1..=3u8 {
+            let other = mesh.node(&[listen]).await;
+            other.provide(&[key]).await.unwrap();
+            other.dial(addr_of(&first), SOON).await.unwrap();
+            others.push(other);
+        }
+        until("the first to have them in its table", async || {
+            first.report().routed == others.len()
+        })
+        .await;
+        until("the first to hold what they announced", async || {
+            first.counters().provider_records_kept >= others.len() as u64
+        })
+        .await;
+        until("them to have found each other by it", async || {
+            others.iter().all(|o| o.report().routed == others.len())
+        })
+        .await;
+    }
+}

@@ -10,6 +10,7 @@ mod failures;
 mod lifecycle;
 mod meshes;
 mod reach;
+mod shut_out;
 mod streams;
 mod support;
 mod upload;

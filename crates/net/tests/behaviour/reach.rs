@@ -28,18 +28,18 @@ fn lab(mesh: &Mesh, listen: &[&str], change: impl FnOnce(&mut NetConfig)) -> Net
     config
 }
 
-async fn anchor(mesh: &Mesh) -> Net {
+pub(crate) async fn anchor(mesh: &Mesh) -> Net {
     Net::start(lab(mesh, &[TCP, QUIC], |c| c.anchor = true))
         .await
         .unwrap()
 }
 
 /// A node that nobody can dial.
-async fn hidden(mesh: &Mesh) -> Net {
+pub(crate) async fn hidden(mesh: &Mesh) -> Net {
     Net::start(lab(mesh, &[], |_| {})).await.unwrap()
 }
 
-fn circuits(net: &Net) -> Vec<libp2p::Multiaddr> {
+pub(crate) fn circuits(net: &Net) -> Vec<libp2p::Multiaddr> {
     let mut all = net.announced().borrow().clone();
     all.retain(|a| a.iter().any(|p| p == Protocol::P2pCircuit));
     all

@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Diagnosis, Disk, Facts, IdentityFile, Machine, Member, Network, NoNetwork, Port, Refusal,
-    examine, pending,
+    Remedy, examine, pending,
 };
 use crate::{
     Home, Membership, Node, config::Config, goes_outside, listen_addresses, parse_address,
@@ -197,13 +197,22 @@ impl Node {
             .iter()
             .filter_map(|a| inner.misses.of(a))
             .find(|m| m.reason == Unused::Refused);
-        let refusal = refused.map(|miss| Refusal {
-            why: miss.what,
-            invite_helps: inner
-                .door
-                .as_ref()
-                .and_then(Door::refusal)
-                .is_none_or(|(_, refused)| refused.kind() == ErrorKind::PermissionDenied),
+        let shut_out = inner.net.shut_out_by().map(|by| Refusal {
+            why: format!("this mesh's admins have revoked it (said {by})"),
+            remedy: Remedy::Admin,
+        });
+        let refusal = shut_out.or_else(|| {
+            let last = inner.door.as_ref().and_then(Door::refusal);
+            let by_invite =
+                last.is_none_or(|(_, refused)| refused.kind() == ErrorKind::PermissionDenied);
+            refused.map(|miss| Refusal {
+                why: miss.what,
+                remedy: if by_invite {
+                    Remedy::Invite
+                } else {
+                    Remedy::Patience
+                },
+            })
         });
         Network {
             refusal,

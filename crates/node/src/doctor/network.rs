@@ -9,7 +9,7 @@ use polymath_net::{
 use polymath_types::{PathKind, Transport};
 
 use super::{
-    Area, Finding, Member, Network, State,
+    Area, Finding, Member, Network, Remedy, State,
     machine::count,
     place::{self, scope},
 };
@@ -54,8 +54,9 @@ pub fn pending(network: &Network) -> Vec<&'static str> {
     let mut waiting = Vec::new();
     let young = network.uptime < SETTLED;
     let met = !network.members.is_empty();
-    // Who was told to bring another invite is not let in by waiting.
-    let refused = network.refusal.as_ref().is_some_and(|r| r.invite_helps);
+    // Who was told to bring another invite, or to ask an admin, is not let in by waiting.
+    let refusal = network.refusal.as_ref();
+    let refused = refusal.is_some_and(|r| r.remedy != Remedy::Patience);
     let known = !network.bootstrap.is_empty() || network.offers > 0;
     if !met && young && known && !refused {
         waiting.push("a first peer");
@@ -222,10 +223,16 @@ fn peers(network: &Network) -> Finding {
             Area::Peers,
             State::Failing,
             format!("a member answered and refused this node: {}", refusal.why),
-            if refusal.invite_helps {
-                "ask a member for a new invite (`polymath mesh invite`) and join by it: `polymath join INVITE`"
-            } else {
-                "leave this node running, it tries again; or join by an invite of another member: `polymath join INVITE`"
+            match refusal.remedy {
+                Remedy::Invite => {
+                    "ask a member for a new invite (`polymath mesh invite`) and join by it: `polymath join INVITE`"
+                }
+                Remedy::Patience => {
+                    "leave this node running, it tries again; or join by an invite of another member: `polymath join INVITE`"
+                }
+                Remedy::Admin => {
+                    "ask an admin of the mesh to let it in again, and leave this node running: it tries again"
+                }
             },
         )
     } else if tried > 0 {

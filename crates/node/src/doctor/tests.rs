@@ -495,18 +495,22 @@ fn whoever_refuses_has_answered() {
     n.members.clear();
     n.refusal = Some(Refusal {
         why: "the invite is used up".into(),
-        invite_helps: true,
+        remedy: Remedy::Invite,
     });
     let d = diagnose(n.clone());
     let words = ["answered and refused", "used up", "a new invite"];
     is(&d, Area::Peers, State::Failing, &words);
     let peers = d.findings.iter().find(|f| f.area == Area::Peers).unwrap();
     assert!(!peers.found.contains("nobody answers") && !peers.fix.contains("check that"));
-    n.refusal = n.refusal.map(|refusal| Refusal {
-        invite_helps: false,
-        ..refusal
-    });
-    is(&diagnose(n), Area::Peers, State::Failing, &["tries again"]);
+    for (remedy, word) in [
+        (Remedy::Patience, "of another member"),
+        (Remedy::Admin, "ask an admin"),
+    ] {
+        let refusal = n.refusal.take();
+        n.refusal = refusal.map(|refusal| Refusal { remedy, ..refusal });
+        let words = [word, "tries again"];
+        is(&diagnose(n.clone()), Area::Peers, State::Failing, &words);
+    }
 }
 
 #[test]

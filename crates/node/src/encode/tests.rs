@@ -75,6 +75,7 @@ fn index(cards: &[Arc<ExpertCard>]) -> Index {
         sequence: 1,
         epoch: 1,
         experts: cards.iter().map(|c| c.id()).collect(),
+        ..PeerOffer::default()
     };
     let peer = NodeKey::generate().peer_id();
     Index::build([(peer, offer)], |id| {

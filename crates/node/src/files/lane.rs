@@ -101,7 +101,8 @@ impl BulkLane {
         let opened = inner.bulk.get_or_try_init(|| async {
             let bind = |ip| {
                 let addr = SocketAddr::new(ip, inner.port);
-                Bulk::bind(&inner.key, inner.net.mesh(), addr, limits())
+                let shut_out = inner.net.shut_out_list();
+                Bulk::bind(&inner.key, inner.net.mesh(), addr, limits(), shut_out)
             };
             let bulk = if inner.local {
                 bind(Ipv4Addr::LOCALHOST.into())?

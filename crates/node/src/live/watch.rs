@@ -71,7 +71,7 @@ impl LiveHandle {
             };
             for peer in lost {
                 match given_up.get(&peer) {
-                    Some(GivenUp::NoRoom) => {}
+                    Some(GivenUp::NoRoom | GivenUp::ShutOut) => {}
                     Some(GivenUp::Silent) => self.tell(Command::Lost(peer)).await,
                     _ if chosen(members.len()) => self.probe(peer, &net, &dials),
                     _ => {}

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use polymath_catalog::{CatalogConfig, Refusal};
 use polymath_proto::v1::sync_frame::Frame;
-use polymath_types::{MeshId, NodeKey};
+use polymath_types::{Format, MeshId, NodeKey};
 use proptest::{
     prelude::Rng as _,
     test_runner::{RngAlgorithm, TestRng},
@@ -43,6 +43,7 @@ fn config(key: &NodeKey) -> CatalogConfig {
         key: key.clone(),
         mesh: MESH,
         founders: Vec::new(),
+        observations: true,
         limits: Default::default(),
     }
 }
@@ -57,6 +58,7 @@ fn keeper(key: &NodeKey, disk: &FaultyDisk) -> Keeper {
         peers: HashMap::new(),
         room: FuturesUnordered::new(),
         unwritten: Changes::new(),
+        edited: Vec::new(),
         trouble: Trouble::default(),
     }
 }
@@ -178,7 +180,7 @@ async fn an_author_that_loses_power_anywhere_never_contradicts_itself() {
         for frame in said(&mut frames).0 {
             heard += 1;
             let frame = SyncFrame {
-                version: 2,
+                version: Format::Sync.current(),
                 category: 0,
                 frame: Some(frame),
             };
@@ -239,7 +241,7 @@ fn large_cards(count: usize) -> Vec<Arc<ExpertCard>> {
 fn want(cards: &[Arc<ExpertCard>]) -> SyncFrame {
     let ids = cards.iter().map(|c| c.id().as_bytes().to_vec().into());
     SyncFrame {
-        version: 2,
+        version: Format::Sync.current(),
         category: 0,
         frame: Some(Frame::Want(polymath_proto::v1::Want {
             offers: Vec::new(),

@@ -39,6 +39,7 @@ pub(super) fn named(counters: &NetCounters) -> HashMap<String, u64> {
         punches_failed,
         behaviours_restarted,
         strangers_refused,
+        shut_out_refused,
         dht_queries,
         dht_requests,
         provider_records_kept,

@@ -884,6 +884,11 @@ pub struct OfferHead {
     /// changes applied
     #[prost(uint64, tag = "3")]
     pub sequence: u64,
+    /// In heads, not in questions: the first 16 bytes of the hash of the last of these changes, which tell
+    /// two histories of one length apart. Empty if the author signed two different changes of this epoch
+    /// and the sender has both; whoever asks is given them.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub mark: ::prost::bytes::Bytes,
 }
 /// What the sender asks for.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1229,7 +1234,7 @@ pub struct CatalogRecord {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CatalogEvent {
-    #[prost(oneof = "catalog_event::Event", tags = "1, 2, 3")]
+    #[prost(oneof = "catalog_event::Event", tags = "1, 2, 3, 4")]
     pub event: ::core::option::Option<catalog_event::Event>,
 }
 /// Nested message and enum types in `CatalogEvent`.
@@ -1245,6 +1250,9 @@ pub mod catalog_event {
         /// all that was known is told; changes follow
         #[prost(bool, tag = "3")]
         Complete(bool),
+        /// another one than before
+        #[prost(message, tag = "4")]
+        Charter(super::CharterView),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1261,6 +1269,11 @@ pub struct CatalogOffer {
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "6")]
     pub experts: ::prost::alloc::vec::Vec<CatalogExpert>,
+    #[prost(map = "string, string", tag = "7")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CatalogExpert {
@@ -1269,6 +1282,23 @@ pub struct CatalogExpert {
     /// empty while its card is not known
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub terms: ::core::option::Option<Terms>,
+}
+/// On which terms a peer serves an expert.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Terms {
+    /// millionths of a credit for 1,000 tokens
+    #[prost(uint64, tag = "1")]
+    pub price_in: u64,
+    #[prost(uint64, tag = "2")]
+    pub price_out: u64,
+    /// tokens; 0: what the card says
+    #[prost(uint32, tag = "3")]
+    pub context: u32,
+    /// calls; 0: not stated
+    #[prost(uint32, tag = "4")]
+    pub concurrency: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CatalogImportRequest {
@@ -1292,6 +1322,112 @@ pub struct CatalogImportResponse {
     /// by reason
     #[prost(map = "string, uint64", tag = "4")]
     pub refused: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CharterRequest {
+    /// types::Format::Control
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CharterView {
+    /// the most senior first
+    #[prost(message, repeated, tag = "1")]
+    pub admins: ::prost::alloc::vec::Vec<AdminView>,
+    /// key: PeerId
+    #[prost(message, repeated, tag = "2")]
+    pub roles: ::prost::alloc::vec::Vec<Statement>,
+    /// key: PeerId
+    #[prost(message, repeated, tag = "3")]
+    pub revoked: ::prost::alloc::vec::Vec<Statement>,
+    #[prost(message, repeated, tag = "4")]
+    pub aliases: ::prost::alloc::vec::Vec<Statement>,
+    #[prost(message, repeated, tag = "5")]
+    pub categories: ::prost::alloc::vec::Vec<Statement>,
+    #[prost(message, repeated, tag = "6")]
+    pub codebooks: ::prost::alloc::vec::Vec<Statement>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AdminView {
+    #[prost(string, tag = "1")]
+    pub peer: ::prost::alloc::string::String,
+    /// who appointed it; empty: a founder
+    #[prost(string, tag = "2")]
+    pub by: ::prost::alloc::string::String,
+}
+/// What holds, and by whose word.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Statement {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub says: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// PeerId
+    #[prost(string, tag = "3")]
+    pub by: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EditCharterRequest {
+    /// types::Format::Control
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(message, optional, tag = "2")]
+    pub edit: ::core::option::Option<CharterEdit>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CharterEdit {
+    #[prost(oneof = "charter_edit::Edit", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub edit: ::core::option::Option<charter_edit::Edit>,
+}
+/// Nested message and enum types in `CharterEdit`.
+pub mod charter_edit {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Edit {
+        /// PeerId: an admin from now on
+        #[prost(string, tag = "1")]
+        Appoint(::prost::alloc::string::String),
+        #[prost(message, tag = "2")]
+        Dismiss(super::DismissEdit),
+        /// key: PeerId; nothing takes it back, as in the next ones
+        #[prost(message, tag = "3")]
+        Role(super::KeyedEdit),
+        /// PeerId
+        #[prost(string, tag = "4")]
+        Revoke(::prost::alloc::string::String),
+        /// PeerId
+        #[prost(string, tag = "5")]
+        Readmit(::prost::alloc::string::String),
+        #[prost(message, tag = "6")]
+        Alias(super::KeyedEdit),
+        #[prost(message, tag = "7")]
+        Category(super::KeyedEdit),
+        #[prost(message, tag = "8")]
+        Codebook(super::KeyedEdit),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DismissEdit {
+    #[prost(string, tag = "1")]
+    pub peer: ::prost::alloc::string::String,
+    /// what it laid down goes with it
+    #[prost(bool, tag = "2")]
+    pub void: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyedEdit {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub says: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EditCharterResponse {
+    /// false: it held already
+    #[prost(bool, tag = "1")]
+    pub changed: bool,
+    /// as it is now
+    #[prost(message, optional, tag = "2")]
+    pub charter: ::core::option::Option<CharterView>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AskRequest {
@@ -1595,6 +1731,9 @@ pub struct MeshView {
     /// of a running node
     #[prost(message, repeated, tag = "9")]
     pub sources: ::prost::alloc::vec::Vec<DiscoverySource>,
+    /// the admin who shut this node out; empty: nobody
+    #[prost(string, tag = "10")]
+    pub revoked_by: ::prost::alloc::string::String,
 }
 /// The list of anchors in force.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1802,6 +1941,9 @@ pub struct ListedExpert {
     pub hosted_here: bool,
     #[prost(string, tag = "10")]
     pub weights_id: ::prost::alloc::string::String,
+    /// of the peers
+    #[prost(message, optional, tag = "11")]
+    pub cheapest: ::core::option::Option<Terms>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinRequest {
@@ -2264,6 +2406,53 @@ pub mod control_client {
                 .insert(GrpcMethod::new("polymath.v1.Control", "CatalogImport"));
             self.inner.unary(req, path, codec).await
         }
+        /// What the mesh's admins have laid down.
+        pub async fn charter(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CharterRequest>,
+        ) -> std::result::Result<tonic::Response<super::CharterView>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/Charter",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "Charter"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lays something down; answers when it is on the disk.
+        pub async fn edit_charter(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EditCharterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EditCharterResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/EditCharter",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "EditCharter"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2373,6 +2562,19 @@ pub mod control_server {
             request: tonic::Request<super::CatalogImportRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CatalogImportResponse>,
+            tonic::Status,
+        >;
+        /// What the mesh's admins have laid down.
+        async fn charter(
+            &self,
+            request: tonic::Request<super::CharterRequest>,
+        ) -> std::result::Result<tonic::Response<super::CharterView>, tonic::Status>;
+        /// Lays something down; answers when it is on the disk.
+        async fn edit_charter(
+            &self,
+            request: tonic::Request<super::EditCharterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EditCharterResponse>,
             tonic::Status,
         >;
     }
@@ -3012,6 +3214,94 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CatalogImportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/Charter" => {
+                    #[allow(non_camel_case_types)]
+                    struct CharterSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::CharterRequest>
+                    for CharterSvc<T> {
+                        type Response = super::CharterView;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CharterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::charter(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CharterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/EditCharter" => {
+                    #[allow(non_camel_case_types)]
+                    struct EditCharterSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::EditCharterRequest>
+                    for EditCharterSvc<T> {
+                        type Response = super::EditCharterResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EditCharterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::edit_charter(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EditCharterSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -198,6 +198,7 @@ pub(crate) fn offer(experts: Vec<ExpertId>) -> PeerOffer {
         sequence: 1,
         epoch: 1,
         experts,
+        ..PeerOffer::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an admin may lay down, and why it may not.
 
-use polymath_types::{ADMIN, Charter, PeerId};
+use polymath_types::{ADMIN, Charter, ErrorKind, PeerId};
 
 use super::{CharterKind, Entries, Entry, Field, Section, merge::last_words};
 use crate::{
@@ -150,6 +150,20 @@ pub enum CharterError {
         "the charter document could not be written ({0}); restart the node with an empty catalog folder"
     )]
     Document(Refusal),
+}
+
+impl CharterError {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotAdmin { .. } | Self::Outranked { .. } => ErrorKind::PermissionDenied,
+            Self::LastAdmin | Self::Oneself | Self::Count { .. } => ErrorKind::FailedPrecondition,
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Text { .. } | Self::Experts { .. } => ErrorKind::InvalidInput,
+            Self::Admins { .. } | Self::Full { .. } => ErrorKind::ResourceExhausted,
+            Self::Document(_) => ErrorKind::Internal,
+        }
+    }
 }
 
 fn list(peers: &[PeerId]) -> String {
