@@ -16,6 +16,7 @@ mod cells;
 mod codebook;
 mod drift;
 mod estimator;
+mod exchange;
 mod explore;
 mod learner;
 pub mod merge;
@@ -23,7 +24,7 @@ mod newcomer;
 mod ridge;
 mod sparse;
 
-pub use codebook::{Codebook, CodebookError, CodebookId, Fit, Member, Space, fit};
+pub use codebook::{Codebook, CodebookError, Fit, Member, Space, fit};
 pub use drift::Drift;
 pub use estimator::{Estimate, Estimator, EstimatorConfig, Seen};
 pub use explore::{Explorer, Pick};

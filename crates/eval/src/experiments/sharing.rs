@@ -117,14 +117,14 @@ pub(super) fn run(path: &Path) -> Result<Vec<Row>, DataError> {
                         .collect();
                 }
             }
-            for at in from..nodes.len() {
+            for (at, node) in nodes.iter_mut().enumerate().skip(from) {
                 let others: Vec<Report> = reports
                     .iter()
                     .enumerate()
                     .filter(|(i, _)| *i != at)
                     .map(|(_, r)| r.clone())
                     .collect();
-                let own = nodes[at].own_counts(1.0);
+                let own = node.own_counts(1.0);
                 let cells = if naive {
                     others
                         .iter()
@@ -133,7 +133,7 @@ pub(super) fn run(path: &Path) -> Result<Vec<Row>, DataError> {
                 } else {
                     merge(&others, &own, trust)
                 };
-                nodes[at].share(&cells);
+                node.share(&cells);
             }
         };
         let trust = Trust::default();

@@ -7,6 +7,8 @@
 
 use std::{fmt, sync::OnceLock};
 
+use polymath_types::CodebookId;
+
 use super::Sparse;
 
 mod fitting;
@@ -23,29 +25,6 @@ const LONGEST_ENCODER: usize = 128;
 pub(crate) const MEMBERSHIPS: usize = 3;
 /// Inverse temperature of soft membership, over products.
 const SHARPNESS: f32 = 12.0;
-
-/// BLAKE3 of a book's bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CodebookId([u8; 32]);
-
-impl CodebookId {
-    /// Raw bytes.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Display for CodebookId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
-    }
-}
-
-impl fmt::Debug for CodebookId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CodebookId({})", &self.to_string()[..12])
-    }
-}
 
 /// One cluster a query belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -192,7 +171,7 @@ impl Codebook {
             .map(|r| r.iter().zip(mean).map(|(a, b)| a * b).sum())
             .collect();
         Ok(Self {
-            id: CodebookId(*blake3::hash(bytes).as_bytes()),
+            id: CodebookId::from_bytes(*blake3::hash(bytes).as_bytes()),
             encoder,
             space,
             clusters,
@@ -263,8 +242,13 @@ impl Codebook {
                 .zip(row)
                 .for_each(|(c, r)| *c += r * value);
         };
+        // Folded first: a long text has several values for each of the book's dimensions.
+        let mut folded = vec![0f32; self.space.width];
         for (place, value) in vector.iter() {
-            add(place % self.space.width, value);
+            folded[place % self.space.width] += value;
+        }
+        for (place, value) in folded.iter().enumerate().filter(|(_, v)| **v != 0.0) {
+            add(place, *value);
         }
         for (cue, value) in cues.iter().take(self.space.cues).enumerate() {
             add(self.space.width + cue, value * self.space.cue_scale);
