@@ -23,6 +23,7 @@ mod decision;
 mod failure;
 mod filter;
 pub mod learning;
+mod policy;
 mod quality;
 mod random;
 mod reason;
@@ -33,6 +34,7 @@ mod statistics;
 
 pub use config::{Blend, RouterConfig};
 pub use decision::{Candidate, Decision, Excluded, Reason, Term};
+pub use policy::{Policy, Question};
 pub use quality::Descriptor;
 pub use random::Random;
 pub use request::{Features, Outcome, PeerState, Reach, Request, Served};
