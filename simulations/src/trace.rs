@@ -20,8 +20,12 @@ use crate::{
 
 /// When a change may reach a node: six steps of pushes over lines of 25 to 50 ms one way.
 const ARRIVAL: [f64; 2] = [0.05, 0.3];
-/// Of a thousand nodes so many are reached by no push (`catalog::limits::PUSHES`).
-const MISSED: usize = 7;
+/// Peers that a node pushes a change to (`catalog::limits::PUSHES`).
+const PUSHES: usize = 3;
+/// Whoever is pushed nothing asks those who told it, and knows the change so much later; but for one of a
+/// thousand, who is told nothing either.
+const LATE: f64 = 0.2;
+const MISSED: usize = 1;
 /// Before it is measured.
 const SETTLE: Duration = Duration::from_secs(60);
 /// Changes in one frame of the first ones.
@@ -69,7 +73,7 @@ pub fn run(config: &Config) -> Result<Report, Fault> {
     let mut authors = Vec::new();
     let mut first = Vec::new();
     for number in 0..config.peers {
-        let mut author = Author::new(chance, number)?;
+        let mut author = Author::new(chance, number);
         first.push(author.next()?);
         authors.push(author);
     }
@@ -167,21 +171,39 @@ impl World<'_> {
             self.changes += 1;
             let author = self.chance.below(self.authors.len(), For::Change, &[place]);
             let change = self.authors[author].next()?;
-            for (at, strangers) in self.strangers.iter().enumerate() {
-                let place = [place, at as u64];
-                if self.chance.below(1000, For::Order, &place) < MISSED {
-                    continue;
-                }
-                let delay = self
-                    .chance
-                    .between(ARRIVAL[0], ARRIVAL[1], For::Arrival, &place);
-                let from = strangers[self.chance.below(strangers.len(), For::Entry, &place)];
-                let frame = frame(vec![change.clone()]);
-                self.mesh
-                    .bring(Duration::from_secs_f64(delay), from, at + 1, frame);
+            for at in 0..self.strangers.len() {
+                self.reach(&change, at, place);
             }
         }
         Ok(())
+    }
+
+    /// A neighbour hears of a change from some of its other peers.
+    fn reach(&mut self, change: &SignedChange, at: usize, place: u64) {
+        let mut pushed = false;
+        for number in 0..self.strangers[at].len() {
+            let place = [place, at as u64, number as u64];
+            if self
+                .chance
+                .below(self.config.neighbours, For::Entry, &place)
+                < PUSHES
+            {
+                pushed = true;
+                self.bring(change, at, number, 0.0, &place);
+            }
+        }
+        let place = [place, at as u64];
+        if !pushed && self.chance.below(1000, For::Order, &place) >= MISSED {
+            self.bring(change, at, 0, LATE, &place);
+        }
+    }
+
+    fn bring(&mut self, change: &SignedChange, at: usize, by: usize, late: f64, place: &[u64]) {
+        let [soonest, latest] = ARRIVAL;
+        let delay = late + self.chance.between(soonest, latest, For::Arrival, place);
+        let (delay, frame) = (Duration::from_secs_f64(delay), frame(vec![change.clone()]));
+        self.mesh
+            .bring(delay, self.strangers[at][by], at + 1, frame);
     }
 }
 
@@ -206,13 +228,13 @@ struct Author {
 }
 
 impl Author {
-    fn new(chance: Chance, number: usize) -> Result<Self, Fault> {
-        Ok(Self {
+    fn new(chance: Chance, number: usize) -> Self {
+        Self {
             chance,
             number: AUTHORS + number,
             stored: BTreeMap::new(),
             version: 0,
-        })
+        }
     }
 
     /// Writes the next change: one of three addresses is another.
@@ -225,8 +247,8 @@ impl Author {
             key: actors::key(self.chance, self.number)?,
             mesh: MESH,
             founders: Vec::new(),
-            observations: true,
             limits: CatalogLimits::default(),
+            observations: true,
         };
         let (mut catalog, _) = Catalog::open(config, std::mem::take(&mut self.stored));
         // Somebody to tell it to.
@@ -244,6 +266,7 @@ impl Author {
                     number % 65_536
                 ),
             ],
+            experts: Vec::new(),
             ..Offer::default()
         });
         let mut change = None;

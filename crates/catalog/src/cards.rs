@@ -8,7 +8,7 @@ mod missing;
 mod room;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -19,13 +19,17 @@ use prost::bytes::Bytes;
 
 use crate::{CatalogLimits, Refusal, evictions::Evictions, limits::CARD_WAITERS};
 
+/// Ids of peers that are kept to be shared among the cards that they bring.
+const INTRODUCERS: usize = 64;
+
 #[derive(Debug)]
 struct Kept {
     card: Arc<ExpertCard>,
     /// Of its canonical bytes, which are made anew whenever a peer wants them.
     size: usize,
-    /// The peer that brought it; unknown after a restart, and of this node's own.
-    by: Option<PeerId>,
+    /// The peer that brought it; unknown after a restart, and of this node's own. Shared, as one peer
+    /// brings many and its id is longer than all else here.
+    by: Option<Arc<PeerId>>,
     /// The tick in which it came.
     since: u64,
 }
@@ -52,6 +56,8 @@ pub(crate) struct Cards {
     missing: Missing,
     /// Peers that asked for a card we do not have yet.
     waiters: BTreeMap<ExpertId, BTreeSet<PeerId>>,
+    /// Peers that brought some lately.
+    introducers: VecDeque<Arc<PeerId>>,
     evictions: Evictions,
     tick: u64,
 }
@@ -199,7 +205,18 @@ impl Cards {
         unused
     }
 
+    fn introducer(&mut self, peer: PeerId) -> Arc<PeerId> {
+        if let Some(known) = self.introducers.iter().find(|known| ***known == peer) {
+            return Arc::clone(known);
+        }
+        self.introducers.truncate(INTRODUCERS - 1);
+        let new = Arc::new(peer);
+        self.introducers.push_front(Arc::clone(&new));
+        new
+    }
+
     fn insert(&mut self, id: ExpertId, card: Arc<ExpertCard>, by: Option<PeerId>) {
+        let by = by.map(|peer| self.introducer(peer));
         let size = card.to_bytes().len();
         self.bytes += size;
         self.missing.remove(&id);

@@ -88,13 +88,14 @@ impl Cards {
             if self.own.contains(id) {
                 continue;
             }
-            if let Some(by) = kept.by {
+            let by = kept.by.as_deref().copied();
+            if let Some(by) = by {
                 let part = parts.entry(by).or_default();
                 *part = (part.0 + bytes, part.1 + kept.size as u128 * places);
             }
             // What came in this tick may not be on the disk yet.
             if kept.since != self.tick {
-                may_go.push((self.is_referenced(id), kept.since, *id, kept.by));
+                may_go.push((self.is_referenced(id), kept.since, *id, by));
             }
         }
         let share = (places * bytes / SHARES).max(bytes);

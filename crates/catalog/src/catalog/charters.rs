@@ -11,6 +11,7 @@ use crate::{
         Category,
         charter::merge::{Merged, merge},
     },
+    limits::ANNOUNCED,
 };
 
 impl Catalog {
@@ -53,7 +54,7 @@ impl Catalog {
             .map(|author| frames::question(author, self.charters.documents.position(author)))
             .collect();
         if let Some(seed) = new.first().filter(|_| own || !heads.is_empty()) {
-            for peer in self.some_peers(&BTreeSet::new(), &seed.to_bytes()) {
+            for peer in self.some_peers(ANNOUNCED, &BTreeSet::new(), &seed.to_bytes()) {
                 batch.send(peer, frames::want(Category::Charter, heads.clone(), &[]));
                 let known = self.charters.documents.known(&me).filter(|_| own);
                 if let Some(known) = known {

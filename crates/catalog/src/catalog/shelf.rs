@@ -37,6 +37,8 @@ pub(crate) struct Shelf<K: Kind> {
     pub(super) unannounced: BTreeMap<PeerId, BTreeSet<PeerId>>,
     /// Which peers said that they have what another one was asked for, by author.
     pub(super) claimants: BTreeMap<PeerId, BTreeSet<PeerId>>,
+    /// Authors whose last change was passed on in this tick, and came once; and who knows it.
+    pub(super) pushed: BTreeMap<PeerId, BTreeSet<PeerId>>,
     pub(super) forks: Forks<K>,
 }
 
@@ -47,6 +49,7 @@ impl<K: Kind> Shelf<K> {
             asked: Asks::new(authors),
             unannounced: BTreeMap::new(),
             claimants: BTreeMap::new(),
+            pushed: BTreeMap::new(),
             forks: Forks {
                 epoch: 0,
                 rolled: false,
@@ -69,6 +72,7 @@ impl Catalog {
         let shelf = K::shelf_mut(self);
         shelf.documents.begin_tick(ticks);
         shelf.claimants.clear();
+        shelf.pushed.clear();
         shelf.asked.expire(ticks);
     }
 

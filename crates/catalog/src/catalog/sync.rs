@@ -1,7 +1,7 @@
 //! What a connected peer sends, and what is made of it.
 //!
-//! News that a peer pushes are pushed on at once, to some. What was asked for is announced when all
-//! of it has come, since most others have it.
+//! News that a peer pushes are pushed on at once, to some; when they come once more others are told of them.
+//! What was asked for is announced when all of it has come, since most others have it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,7 +19,7 @@ use crate::{
     documents::Outcome,
     effort, envelope, frames,
     kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
-    limits::{FEW_HEADS, MISSING_A_TICK, PUSHES, WANT_ENTRIES},
+    limits::{ANNOUNCED, FEW_HEADS, MISSING_A_TICK, PUSHED, PUSHES, TOLD, WANT_ENTRIES},
     record,
 };
 
@@ -208,6 +208,7 @@ impl Catalog {
                 Ok(Outcome::Repeat) => {
                     self.counters.repeats += 1;
                     self.efforts.spend(peer, 1);
+                    self.tell_late::<K>(peer, &change, batch);
                 }
                 Ok(Outcome::Gap) => {
                     gaps.insert(author);
@@ -262,10 +263,15 @@ impl Catalog {
             self.resolve_fork::<K>(batch);
         }
         if let Some(first) = news.first() {
-            let receivers = self.some_peers(&BTreeSet::from([peer]), &first.signature);
-            for receiver in receivers {
-                batch.send(receiver, frames::changes(K::CATEGORY, news.clone()));
+            let receivers = self.some_peers(PUSHES, &BTreeSet::from([peer]), &first.signature);
+            for receiver in &receivers {
+                batch.send(*receiver, frames::changes(K::CATEGORY, news.clone()));
             }
+            let knowing: BTreeSet<PeerId> = receivers.into_iter().chain([peer]).collect();
+            let pushed = &mut K::shelf_mut(self).pushed;
+            let room = PUSHED.saturating_sub(pushed.len());
+            let authors = news.iter().filter_map(|c| envelope::peer_id(&c.author));
+            pushed.extend(authors.take(room).map(|author| (author, knowing.clone())));
         }
         let ticks = self.ticks;
         let shelf = K::shelf_mut(self);
@@ -384,14 +390,14 @@ impl Catalog {
                 continue;
             };
             let head = frames::head(author, &known);
-            for peer in self.some_peers(knowing, &author.to_bytes()) {
+            for peer in self.some_peers(ANNOUNCED, knowing, &author.to_bytes()) {
                 told.entry(peer).or_default().push(head.clone());
             }
         }
         if authors.len() > FEW_HEADS {
             let digest = frames::digest(K::CATEGORY, documents.buckets());
             let last = authors.keys().next_back().map(|author| author.to_bytes());
-            for peer in self.some_peers(&BTreeSet::new(), &last.unwrap_or_default()) {
+            for peer in self.some_peers(ANNOUNCED, &BTreeSet::new(), &last.unwrap_or_default()) {
                 if told.contains_key(&peer) {
                     batch.send(peer, [digest.clone()]);
                 }
@@ -403,18 +409,48 @@ impl Catalog {
         }
     }
 
-    /// Those to whom news are passed on, who are not among `except`; others for every `seed`.
-    pub(super) fn some_peers(&self, except: &BTreeSet<PeerId>, seed: &[u8]) -> Vec<PeerId> {
+    /// Up to `most` peers, who are not among `except`: others for every `seed`, and others than those that
+    /// other nodes choose. Were they the same, a peer that ranks low for a seed would be told by nobody.
+    pub(super) fn some_peers(
+        &self,
+        most: usize,
+        except: &BTreeSet<PeerId>,
+        seed: &[u8],
+    ) -> Vec<PeerId> {
         let mut others: Vec<PeerId> = self.peers.difference(except).copied().collect();
-        if others.len() > PUSHES {
+        if others.len() > most {
+            let me = self.me.to_bytes();
             others.sort_by_cached_key(|peer| {
                 let mut hasher = blake3::Hasher::new();
-                hasher.update(seed).update(&peer.to_bytes());
+                hasher.update(seed).update(&me).update(&peer.to_bytes());
                 *hasher.finalize().as_bytes()
             });
-            others.truncate(PUSHES);
+            others.truncate(most);
         }
         others
+    }
+
+    /// A change that was passed on comes once more: by now most know it, and some of those who may not
+    /// are told that there is one.
+    fn tell_late<K: Kind>(&mut self, peer: PeerId, change: &SignedChange, batch: &mut Batch) {
+        let Some(author) = envelope::peer_id(&change.author) else {
+            return;
+        };
+        let shelf = K::shelf_mut(self);
+        let known = shelf.documents.known(&author);
+        let current = known.filter(|k| k.position == (change.epoch, change.sequence));
+        let pushed = current.and_then(|known| Some((known, shelf.pushed.remove(&author)?)));
+        let Some((known, mut knowing)) = pushed else {
+            return;
+        };
+        knowing.insert(peer);
+        let head = frames::head(&author, &known);
+        for receiver in self.some_peers(TOLD, &knowing, &change.signature) {
+            batch.send(
+                receiver,
+                frames::heads(K::CATEGORY, std::slice::from_ref(&head)),
+            );
+        }
     }
 
     fn on_cards(&mut self, peer: PeerId, cards: Cards, batch: &mut Batch) {

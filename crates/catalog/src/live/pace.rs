@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use polymath_types::LoadReport;
 
-/// Peers to which a status is passed on (as in [`crate::limits::PUSHES`]).
+/// Peers to which a status is passed on. At random five each reach 99.3 % of a mesh (the fixed point of
+/// r = 1 - exp(-5 r)), and the next status the rest.
 pub(super) const PUSHES: usize = 5;
 /// A status on the wire with what is around it, bytes; measured in a test.
 pub(super) const MESSAGE_BYTES: u64 = 180;

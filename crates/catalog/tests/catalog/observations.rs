@@ -6,7 +6,7 @@ use polymath_catalog::{
     inspect, to_file,
 };
 use polymath_proto::v1::{Offers, SignedChange, SyncFrame, sync_frame::Frame};
-use polymath_types::{Cell, CodebookId, Evidence, Observations, PeerId, Weighed};
+use polymath_types::{Cell, CodebookId, Evidence, Format, Observations, PeerId, Weighed};
 
 use crate::driver::{Disk, MESH, Mesh, Node, changes, expert_id, key, stranger};
 
@@ -28,7 +28,7 @@ pub(crate) const fn outcomes(count: u32, thousandths: u32) -> Evidence {
 
 pub(crate) fn observations(changes: Vec<SignedChange>) -> SyncFrame {
     SyncFrame {
-        version: 2,
+        version: Format::Sync.current(),
         category: 2,
         frame: Some(Frame::Offers(Offers { changes })),
     }

@@ -7,7 +7,10 @@ use polymath_proto::v1::{SignedChange, SyncFrame, sync_frame::Frame};
 use polymath_types::{ExpertCard, PeerId};
 use prost::Message;
 
-use crate::driver::{Disk, Node, card, changes, key, offers, stranger};
+use crate::{
+    driver::{Disk, Node, card, changes, key, offers, stranger},
+    observations::{BOOK, cell, observations, outcomes},
+};
 
 const AUTHORS: u16 = 10_000;
 
@@ -128,4 +131,68 @@ fn replicas_of_ten_thousand_authors_find_out_cheaply_where_they_differ() {
     println!("cold: {bytes} bytes, {documents} of them documents");
     assert!(bytes <= 8 << 20, "a newcomer exchanged {bytes} bytes");
     assert_eq!(newcomer.catalog.index(), a.catalog.index());
+}
+
+fn resident() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kilobytes.map_or(0.0, |kb| kb / 1e3)
+}
+
+#[test]
+fn ten_thousand_observers_are_kept_weighed_and_compared_cheaply() {
+    let cells = |n: u16| {
+        let experts = (0..8).map(move |e| format!("expert-{}", (n % 997) * 8 + e));
+        let cells = experts.flat_map(|e| (0..8).map(move |cluster| cell(&e, cluster)));
+        let count = 20 + u32::from(n % 17);
+        cells.map(move |cell| (cell, outcomes(count, 300 + 50 * u32::from(cell.cluster))))
+    };
+    let all: Vec<SignedChange> = (0..AUTHORS)
+        .map(|n| {
+            let mut node = Node::open(stranger(n), CatalogLimits::default(), Disk::new()).0;
+            node.connect_to(key(250).peer_id());
+            changes(&node.observe(&cells(n).collect::<Vec<_>>())).remove(0)
+        })
+        .collect();
+    let bytes: usize = all.iter().map(|c| c.change.len()).sum();
+    let told = |n: u8| {
+        let mut node = Node::fresh(n);
+        let _ = node.catalog.use_codebooks([BOOK]);
+        let feeder = key(251).peer_id();
+        node.connect_to(feeder);
+        for batch in all.chunks(60) {
+            node.receive(feeder, observations(batch.to_vec()));
+            let actions = node.catalog.tick();
+            node.perform(actions);
+        }
+        node.links.remove(&feeder);
+        node.catalog.peer_disconnected(feeder);
+        node
+    };
+    let (before, begun) = (resident(), std::time::Instant::now());
+    let mut a = told(1);
+    let disk: usize = std::mem::take(&mut a.disk).values().map(Vec::len).sum();
+    let took = begun.elapsed();
+    println!(
+        "a document {} bytes, records {disk}; {:.0} MB more resident; taken and weighed in {took:.1?}",
+        bytes / usize::from(AUTHORS),
+        resident() - before
+    );
+    assert_eq!(a.catalog.observations().count(), usize::from(AUTHORS));
+    let mut b = told(2);
+    let (bytes, _) = meet(&mut a, &mut b);
+    println!("equal, offers and observations: {bytes} bytes");
+    assert!(bytes <= 8 << 10, "equal replicas exchanged {bytes} bytes");
+    let begun = std::time::Instant::now();
+    let _ = a.catalog.tick();
+    println!("a tick: {:.1?}", begun.elapsed());
+    let index = a.catalog.index();
+    let wanted: Vec<_> = cells(7).map(|(cell, _)| cell).collect();
+    let begun = std::time::Instant::now();
+    for n in 0..100_000 {
+        std::hint::black_box(index.observed(&wanted[n % wanted.len()]));
+    }
+    println!("a look-up: {:.0?}", begun.elapsed() / 100_000);
+    assert!(index.observed(&wanted[0]).is_some());
 }
