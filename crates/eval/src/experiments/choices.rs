@@ -37,6 +37,8 @@ const LARGE: &str = "Meta-Llama-3_1-70B-Instruct";
 const FOLDS: usize = 5;
 /// Folds inside the training rows on which rules are chosen.
 const INNER: usize = 4;
+/// Training rows, already shuffled, on which the penalty is chosen.
+const CHOSEN_ON: usize = 3000;
 /// Share of questions that may go to the large one, and what is aimed at, so that chance does not pass it.
 const MOST_ESCALATED: f64 = 0.55;
 const ESCALATED: f64 = 0.54;
@@ -88,7 +90,8 @@ pub(super) fn run(path: &Path) -> Result<Vec<Row>, DataError> {
     for (mut train, test) in folds(&rest, FOLDS, 11) {
         train.extend(&development);
         let study = &pool.small;
-        let penalty = study.penalty(&train, |e, rows| study.routed(e, rows));
+        let some = &train[..train.len().min(CHOSEN_ON)];
+        let penalty = study.penalty(some, |e, rows| study.routed(e, rows));
         let mut held_out = Vec::new();
         for (others, held) in folds(&train, INNER, 13) {
             let (e, l) = (
