@@ -275,6 +275,11 @@ impl Node {
             &cancel,
         )?;
         let hosted = hosted::Hosted::new(engine.clone(), cards);
+        let listed = hosted.listed();
+        let names: Vec<&str> = listed.iter().map(|l| l.card.name.as_str()).collect();
+        for name in config.priced_in_vain(&names) {
+            tracing::warn!("prices name '{name}', and no expert here is called that");
+        }
         let gate = gate(&config, home.is_paused());
         let loads = Arc::new(loads::Loads::default());
         let heard = Arc::clone(&loads);
