@@ -142,9 +142,9 @@ impl<K: Kind> Author<K> {
         K::view(&self.said)
     }
 
-    /// What whoever knows the document up to `position` lacks; of one that contradicts itself, the log up
-    /// to where its versions part, and both: nobody has a use for more.
-    pub(crate) fn after(&self, (epoch, sequence): Position) -> Vec<SignedChange> {
+    /// What whoever knows the document up to `position` lacks; of one that contradicts itself, the log
+    /// up to where its versions part, and both. Only the author itself has a use for more.
+    pub(crate) fn after(&self, (epoch, sequence): Position, itself: bool) -> Vec<SignedChange> {
         let from = match self.epoch.cmp(&epoch) {
             std::cmp::Ordering::Less => return Vec::new(),
             std::cmp::Ordering::Greater => 0,
@@ -154,7 +154,7 @@ impl<K: Kind> Author<K> {
             return self.log.after(from);
         };
         let mut changes = self.log.after(from.min(other.sequence.saturating_sub(1)));
-        changes.retain(|change| change.sequence <= other.sequence);
+        changes.retain(|change| itself || change.sequence <= other.sequence);
         changes.push(other.clone());
         changes
     }
@@ -229,10 +229,15 @@ impl<K: Kind> Documents<K> {
         self.get(author).map(Author::known)
     }
 
-    /// What whoever knows an author's document up to `position` lacks.
-    pub(crate) fn after(&self, author: &PeerId, position: Position) -> Vec<SignedChange> {
-        self.get(author)
-            .map_or_else(Vec::new, |a| a.after(position))
+    /// What `asker` lacks, who knows an author's document up to `position`.
+    pub(crate) fn after(
+        &self,
+        author: &PeerId,
+        position: Position,
+        asker: &PeerId,
+    ) -> Vec<SignedChange> {
+        let log = self.get(author);
+        log.map_or_else(Vec::new, |log| log.after(position, asker == author))
     }
 
     /// Whether it is known that an author signed two changes with one sequence of its present epoch.

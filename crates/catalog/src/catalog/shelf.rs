@@ -178,7 +178,7 @@ impl Catalog {
             return Ok(());
         };
         if let Some(own) = documents.get(&me) {
-            let (now, changes) = (own.said().clone(), own.after(before));
+            let (now, changes) = (own.said().clone(), own.after(before, true));
             K::became(self, &said, &now);
             for peer in &self.peers {
                 batch.send(*peer, frames::changes(K::CATEGORY, changes.clone()));

@@ -1,9 +1,11 @@
 //! An author that signed two different changes with one number is found out, whoever holds which.
 
 use polymath_catalog::{CatalogLimits, Refusal, inspect};
-use polymath_proto::v1::{SignedChange, sync_frame::Frame};
+use polymath_proto::v1::{SignedChange, Want, sync_frame::Frame};
 
-use crate::driver::{Disk, MESH, Mesh, Node, changes, claim, head, key, offers, stranger, wanted};
+use crate::driver::{
+    Disk, MESH, Mesh, Node, changes, claim, frame, head, key, offers, stranger, wanted,
+};
 
 /// The changes of an author that is not there: `first`, then `then`.
 fn written(first: &[&str], then: &[&[&str]]) -> Vec<SignedChange> {
@@ -232,4 +234,22 @@ fn who_brings_long_histories_that_contradict_each_other_is_heard_after_that() {
     mesh.settle();
     assert!(mesh.nodes[1].expert_names().contains("chef"));
     assert_eq!(mesh.nodes[1].catalog.counters().refused(Refusal::Flood), 0);
+}
+
+#[test]
+fn an_author_itself_is_given_all_of_its_histories_and_others_what_proves_that_there_are_two() {
+    let (long, short) = long_and_short(2100);
+    let mut node = Node::fresh(1);
+    let (author, other) = (stranger(2100).peer_id(), key(97).peer_id());
+    node.connect_to(author);
+    node.connect_to(other);
+    node.receive(other, offers(long.clone()));
+    node.receive(other, offers(short.clone()));
+    let want = Want {
+        offers: vec![head(&author, 1, 0)],
+        cards: Vec::new(),
+    };
+    let mut told = |asker| changes(&node.receive(asker, frame(Frame::Want(want.clone()))));
+    assert_eq!(told(other), [long[0].clone(), short[0].clone()]);
+    assert_eq!(told(author), [long, short].concat());
 }
