@@ -88,15 +88,17 @@ impl Catalog {
         self.finish(Batch::default())
     }
 
-    /// What everybody has seen who said so, this node included.
+    /// What everybody has seen who said so and did not contradict itself, this node included.
     pub fn observations(&self) -> impl Iterator<Item = (&PeerId, &Observations)> {
         let documents = self.observations.documents.iter();
-        documents.map(|(author, log)| (author, log.said().as_ref()))
+        let used = documents.filter(|(_, log)| log.other().is_none());
+        used.map(|(author, log)| (author, log.said().as_ref()))
     }
 
     /// Keeps none but this node's own, which it must go on from should it publish again.
     pub(super) fn drop_observations(&mut self) {
-        let others = self.observations().map(|(author, _)| *author);
+        let all = self.observations.documents.iter();
+        let others = all.map(|(author, _)| *author);
         self.leftover = others.filter(|author| *author != self.me).collect();
         for author in &self.leftover {
             self.observations.documents.remove(author);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use polymath_types::PeerId;
 
-use super::{Batch, Catalog};
+use super::{Batch, Catalog, pushed::Pushed};
 use crate::{
     Refusal,
     asks::Asks,
@@ -37,8 +37,7 @@ pub(crate) struct Shelf<K: Kind> {
     pub(super) unannounced: BTreeMap<PeerId, BTreeSet<PeerId>>,
     /// Which peers said that they have what another one was asked for, by author.
     pub(super) claimants: BTreeMap<PeerId, BTreeSet<PeerId>>,
-    /// Authors whose last change was passed on in this tick, and came once; and who knows it.
-    pub(super) pushed: BTreeMap<PeerId, BTreeSet<PeerId>>,
+    pub(super) pushed: Pushed,
     pub(super) forks: Forks<K>,
 }
 
@@ -49,7 +48,7 @@ impl<K: Kind> Shelf<K> {
             asked: Asks::new(authors),
             unannounced: BTreeMap::new(),
             claimants: BTreeMap::new(),
-            pushed: BTreeMap::new(),
+            pushed: Pushed::default(),
             forks: Forks {
                 epoch: 0,
                 rolled: false,
@@ -72,7 +71,7 @@ impl Catalog {
         let shelf = K::shelf_mut(self);
         shelf.documents.begin_tick(ticks);
         shelf.claimants.clear();
-        shelf.pushed.clear();
+        shelf.pushed.begin_tick(ticks);
         shelf.asked.expire(ticks);
     }
 
@@ -179,7 +178,7 @@ impl Catalog {
             return Ok(());
         };
         if let Some(own) = documents.get(&me) {
-            let (now, changes) = (own.said().clone(), own.after(before));
+            let (now, changes) = (own.said().clone(), own.after(before, true));
             K::became(self, &said, &now);
             for peer in &self.peers {
                 batch.send(*peer, frames::changes(K::CATEGORY, changes.clone()));

@@ -19,7 +19,7 @@ use crate::{
     documents::Outcome,
     effort, envelope, frames,
     kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
-    limits::{ANNOUNCED, FEW_HEADS, MISSING_A_TICK, PUSHED, PUSHES, TOLD, WANT_ENTRIES},
+    limits::{ANNOUNCED, FEW_HEADS, MISSING_A_TICK, PUSHES, TOLD, WANT_ENTRIES},
     record,
 };
 
@@ -155,6 +155,7 @@ impl Catalog {
         let mut parted = Vec::new();
         let mut solicited = BTreeMap::new();
         let mut forked = Vec::new();
+        let mut late = BTreeMap::new();
         let (mut changes, mut waiting) = (VecDeque::from(changes), VecDeque::new());
         while let Some(change) = self.next_admitted::<K>(&mut changes, &mut waiting, batch) {
             if self.is_out(&peer) {
@@ -208,7 +209,16 @@ impl Catalog {
                 Ok(Outcome::Repeat) => {
                     self.counters.repeats += 1;
                     self.efforts.spend(peer, 1);
-                    self.tell_late::<K>(peer, &change, batch);
+                    self.tell_late::<K>(peer, &change, &mut late);
+                }
+                Ok(Outcome::Contradicted { before }) => {
+                    tracing::warn!(%author, epoch = change.epoch, sequence = change.sequence,
+                        "this author signed two different changes with one sequence; nothing of it is used until it starts anew");
+                    self.contradicted::<K>(peer, author, &before, batch);
+                }
+                Ok(Outcome::Moot) => {
+                    self.counters.refuse(Refusal::Equivocation);
+                    self.efforts.spend(peer, 1);
                 }
                 Ok(Outcome::Gap) => {
                     gaps.insert(author);
@@ -223,15 +233,6 @@ impl Catalog {
                 }
                 Err(refusal) => {
                     tracing::debug!(%peer, %author, epoch = change.epoch, sequence = change.sequence, %refusal, "change refused");
-                    // Once an author: all further ones are for the counter.
-                    if refusal == Refusal::Equivocation
-                        && K::shelf_mut(self).documents.equivocated(&author)
-                    {
-                        tracing::warn!(%author, epoch = change.epoch, sequence = change.sequence,
-                            "this author signed two different changes with one sequence; the first stays");
-                        let unannounced = &mut K::shelf_mut(self).unannounced;
-                        unannounced.entry(author).or_default().insert(peer);
-                    }
                     if refusal == Refusal::Continuity {
                         parted.extend(self.before_parting::<K>(peer, author));
                     }
@@ -269,9 +270,12 @@ impl Catalog {
             }
             let knowing: BTreeSet<PeerId> = receivers.into_iter().chain([peer]).collect();
             let pushed = &mut K::shelf_mut(self).pushed;
-            let room = PUSHED.saturating_sub(pushed.len());
-            let authors = news.iter().filter_map(|c| envelope::peer_id(&c.author));
-            pushed.extend(authors.take(room).map(|author| (author, knowing.clone())));
+            for author in news.iter().filter_map(|c| envelope::peer_id(&c.author)) {
+                pushed.insert(author, knowing.clone());
+            }
+        }
+        for (receiver, heads) in late {
+            batch.send(receiver, frames::heads(K::CATEGORY, &heads));
         }
         let ticks = self.ticks;
         let shelf = K::shelf_mut(self);
@@ -288,6 +292,31 @@ impl Catalog {
         if idle {
             self.announce::<K>(batch);
         }
+    }
+
+    /// `peer` brought the proof that an author contradicts itself: nothing of it is used until its next
+    /// epoch, and others are to have the proof too. It costs whoever brings it no more than a repeat.
+    fn contradicted<K: Kind>(
+        &mut self,
+        peer: PeerId,
+        author: PeerId,
+        before: &Arc<K::Said>,
+        batch: &mut Batch,
+    ) {
+        self.counters.refuse(Refusal::Equivocation);
+        self.efforts.spend(peer, 1);
+        let shelf = K::shelf_mut(self);
+        shelf.asked.close(&author);
+        let now = shelf.documents.get(&author).map(|log| log.said().clone());
+        if now.is_some() {
+            let knowing = shelf.unannounced.entry(author).or_default();
+            knowing.insert(peer);
+            batch.touched.insert((K::CATEGORY, author));
+        } else {
+            shelf.unannounced.remove(&author);
+            batch.evicted.insert((K::CATEGORY, author));
+        }
+        K::became(self, before, &now.unwrap_or_default());
     }
 
     /// What to ask of `peer`, which brought a change of `author` that does not follow ours: what it has in
@@ -431,25 +460,27 @@ impl Catalog {
     }
 
     /// A change that was passed on comes once more: by now most know it, and some of those who may not
-    /// are told that there is one.
-    fn tell_late<K: Kind>(&mut self, peer: PeerId, change: &SignedChange, batch: &mut Batch) {
+    /// are told that there is one: in one frame each of all that a frame brings once more.
+    fn tell_late<K: Kind>(
+        &mut self,
+        peer: PeerId,
+        change: &SignedChange,
+        late: &mut BTreeMap<PeerId, Vec<OfferHead>>,
+    ) {
         let Some(author) = envelope::peer_id(&change.author) else {
             return;
         };
         let shelf = K::shelf_mut(self);
         let known = shelf.documents.known(&author);
         let current = known.filter(|k| k.position == (change.epoch, change.sequence));
-        let pushed = current.and_then(|known| Some((known, shelf.pushed.remove(&author)?)));
+        let pushed = current.and_then(|known| Some((known, shelf.pushed.take(&author)?)));
         let Some((known, mut knowing)) = pushed else {
             return;
         };
         knowing.insert(peer);
         let head = frames::head(&author, &known);
         for receiver in self.some_peers(TOLD, &knowing, &change.signature) {
-            batch.send(
-                receiver,
-                frames::heads(K::CATEGORY, std::slice::from_ref(&head)),
-            );
+            late.entry(receiver).or_default().push(head.clone());
         }
     }
 
@@ -457,6 +488,7 @@ impl Catalog {
         let own = self.offers.documents.get(&peer);
         let own = own.map(|log| Arc::clone(log.said()));
         let own = own.as_ref().map_or(&[][..], |offer| &offer.experts);
+        let mut awaited: BTreeMap<PeerId, Vec<_>> = BTreeMap::new();
         for bytes in cards.cards {
             if self.is_out(&peer) {
                 break;
@@ -476,7 +508,7 @@ impl Catalog {
                         batch.cards.push((id, card.clone()));
                     }
                     for waiter in waiting.into_iter().filter(|w| *w != peer) {
-                        batch.send(waiter, frames::cards(vec![bytes.clone()]));
+                        awaited.entry(waiter).or_default().push(bytes.clone());
                     }
                 }
                 Ok(None) => {
@@ -488,6 +520,9 @@ impl Catalog {
                     self.efforts.spend(peer, REFUSED);
                 }
             }
+        }
+        for (waiter, cards) in awaited {
+            batch.send(waiter, frames::cards(cards));
         }
     }
 
