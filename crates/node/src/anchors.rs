@@ -1,8 +1,8 @@
 //! The mesh's anchors: where their signed list comes from, and which of several lists counts.
 //!
 //! A list comes with an invite, from a file, by HTTPS or from a DNS TXT record. Whoever serves it
-//! need not be trusted: only a founder's signature makes it a list of this mesh. The one with the
-//! highest serial is kept in the home. No list of a public mesh is built in, because nobody runs
+//! need not be trusted: only the signature of a founder who is still an admin makes it a list of this mesh.
+//! The one with the highest serial is kept in the home. No list of a public mesh is built in, because nobody runs
 //! anchors on behalf of those who install this.
 
 use std::{
@@ -14,8 +14,9 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use hickory_resolver::{TokioResolver, proto::rr::RData};
-use polymath_types::{AnchorList, AnchorsError, ErrorKind, Failure, Genesis};
+use polymath_types::{AnchorList, AnchorsError, ErrorKind, Failure, Genesis, Index};
 
 use crate::{Node, home::write_atomic, random, sources, unix_now};
 
@@ -194,6 +195,8 @@ pub(crate) struct Anchors {
     genesis: Genesis,
     file: PathBuf,
     kept: Mutex<Kept>,
+    /// Has the charter, in which a founder may have lost its say.
+    index: Arc<ArcSwap<Index>>,
 }
 
 impl Anchors {
@@ -203,6 +206,7 @@ impl Anchors {
             genesis: genesis.clone(),
             file: dir.join("anchors.json"),
             kept: Mutex::default(),
+            index: Arc::default(),
         };
         match from_file(&anchors.file) {
             // Of one that has expired the serial still counts.
@@ -223,8 +227,31 @@ impl Anchors {
         anchors
     }
 
+    /// The same, heeding the charter of this index.
+    pub(crate) fn heeding(mut self, index: Arc<ArcSwap<Index>>) -> Self {
+        self.index = index;
+        self
+    }
+
+    /// Whether the one who signed a list has a say in the mesh still.
+    fn stands(&self, list: &AnchorList) -> bool {
+        let index = self.index.load();
+        let charter = index.charter();
+        // Where no catalog was opened nothing is known of admins.
+        charter.admins.is_empty() || list.signer().is_some_and(|s| charter.is_admin(&s))
+    }
+
+    /// What is kept; nothing of a founder who has no say any more, whose serial could be the last.
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept
+            .list
+            .as_ref()
+            .is_some_and(|(list, _)| !self.stands(list))
+        {
+            *kept = Kept::default();
+        }
+        kept
     }
 
     /// Takes a list over if a founder vouches for it and it is newer than every other; says whether
@@ -234,7 +261,7 @@ impl Anchors {
         match list.verify(&self.genesis, unix_now()) {
             Ok(()) => {}
             Err(e) => {
-                if e == AnchorsError::Expired {
+                if e == AnchorsError::Expired && self.stands(list) {
                     kept.highest = kept.highest.max(list.serial());
                 }
                 let kind = match e {
@@ -244,6 +271,12 @@ impl Anchors {
                 };
                 return Err(Failure::new(kind, e.to_string()));
             }
+        }
+        if !self.stands(list) {
+            return Err(Failure::new(
+                ErrorKind::PermissionDenied,
+                "the founder that signed this list of anchors is no admin of the mesh any more: let another sign one (`polymath mesh anchors`)",
+            ));
         }
         if kept.list.as_ref().is_some_and(|(known, _)| known == list) {
             return Ok(Taken::Known);
@@ -340,7 +373,7 @@ pub(crate) async fn follow(node: Node) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use polymath_types::NodeKey;
+    use polymath_types::{Admin, Charter, NodeKey};
 
     use super::*;
 
@@ -421,6 +454,32 @@ mod tests {
         let next = list(&genesis, &founder, 8);
         assert_eq!(anchors.offer(&next, "next").unwrap(), Taken::New);
         assert_eq!(anchors.current().unwrap().0.serial(), 8);
+    }
+
+    #[test]
+    fn a_founder_that_is_no_admin_any_more_signs_nothing_that_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let founder = NodeKey::generate();
+        let genesis = Genesis::new("home", &founder.keypair().public()).unwrap();
+        let index = Arc::new(ArcSwap::from_pointee(Index::default()));
+        let admins = |peer| {
+            let (by, at) = (None, 0);
+            let admins = vec![Admin { peer, by, at }];
+            let mut index = Index::default();
+            index.set_charter(Arc::new(Charter {
+                admins,
+                ..Charter::default()
+            }));
+            Arc::new(index)
+        };
+        index.store(admins(founder.peer_id()));
+        let anchors = Anchors::open(&genesis, dir.path()).heeding(Arc::clone(&index));
+        let last = list(&genesis, &founder, u64::MAX);
+        assert_eq!(anchors.offer(&last, "thief").unwrap(), Taken::New);
+        index.store(admins(NodeKey::generate().peer_id()));
+        assert_eq!((anchors.current(), anchors.next_serial()), (None, 1));
+        let refused = anchors.offer(&last, "thief").unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::PermissionDenied);
     }
 
     #[tokio::test]

@@ -170,6 +170,7 @@ pub(crate) fn open_at_rest(home: &Home, lock: &HomeLock) -> Result<CatalogAtRest
         key,
         mesh,
         founders: founders(home)?,
+        // A node that keeps none drops them at its next start.
         observations: true,
         limits: Default::default(),
     };

@@ -113,8 +113,8 @@ pub struct Models {
 pub struct Catalog {
     /// Exchange offers with peers. Without it experts are found through the DHT alone.
     pub exchange: bool,
-    /// Keep and exchange what peers have observed of experts, and tell them what this node has: counts
-    /// and rewards by cluster, never a question.
+    /// Keep and exchange what peers have observed of experts: counts and rewards by cluster, never a
+    /// question. Off until routers read and write them.
     pub observations: bool,
 }
 
@@ -204,7 +204,7 @@ impl Default for Catalog {
     fn default() -> Self {
         Self {
             exchange: true,
-            observations: true,
+            observations: false,
         }
     }
 }

@@ -275,6 +275,11 @@ impl Node {
             &cancel,
         )?;
         let hosted = hosted::Hosted::new(engine.clone(), cards);
+        let listed = hosted.listed();
+        let names: Vec<&str> = listed.iter().map(|l| l.card.name.as_str()).collect();
+        for name in config.priced_in_vain(&names) {
+            tracing::warn!("prices name '{name}', and no expert here is called that");
+        }
         let gate = gate(&config, home.is_paused());
         let loads = Arc::new(loads::Loads::default());
         let heard = Arc::clone(&loads);
@@ -301,7 +306,8 @@ impl Node {
             discovered: discover::Discovered::default(),
             door,
             invites,
-            anchors: anchors::Anchors::open(&membership.genesis, &mesh_dir),
+            anchors: anchors::Anchors::open(&membership.genesis, &mesh_dir)
+                .heeding(Arc::clone(&index)),
             remembered: remembered::Remembered::open(&mesh_dir),
             sources: sources::Sources::default(),
             gateway: Mutex::default(),

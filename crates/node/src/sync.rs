@@ -379,8 +379,9 @@ struct Keeper {
     /// Records that are not on the disk as the catalog has them; `None` is to be removed. Bounded
     /// by their names, of which each is here once. While there is one no peer hears anything.
     unwritten: Changes,
-    /// Whoever changed the charter and waits until that is on the disk; of one group of commands.
-    edited: Vec<Edited>,
+    /// Whoever edited the charter and waits until it is on the disk, and whether it changed; of one
+    /// group of commands.
+    edited: Vec<(Edited, bool)>,
     /// Why the last record could not be written.
     trouble: Trouble,
 }
@@ -465,12 +466,9 @@ impl Keeper {
                 actions
             }
             Command::Charter { edit, reply } => match self.catalog.edit_charter(edit) {
-                Ok(actions) if actions.is_empty() => {
-                    let _ = reply.send(Ok(false));
-                    actions
-                }
+                // What holds already may not be on the disk yet.
                 Ok(actions) => {
-                    self.edited.push(reply);
+                    self.edited.push((reply, !actions.is_empty()));
                     actions
                 }
                 Err(why) => {
@@ -539,9 +537,9 @@ impl Keeper {
             self.index.store(self.catalog.index());
             self.changed.send_replace(());
         }
-        for edited in std::mem::take(&mut self.edited) {
+        for (edited, changed) in std::mem::take(&mut self.edited) {
             let outcome = if written {
-                Ok(true)
+                Ok(changed)
             } else {
                 Err(Failure::new(
                     ErrorKind::Unavailable,

@@ -83,6 +83,13 @@ impl Config {
         Ok(terms)
     }
 
+    /// Names with a price that none of these experts has: they would be served for nothing.
+    pub(crate) fn priced_in_vain<'a>(&'a self, hosted: &[&str]) -> Vec<&'a str> {
+        let named = self.prices.iter().filter_map(|text| price(text).ok());
+        let named = named.map(|(name, _)| name);
+        named.filter(|name| !hosted.contains(name)).collect()
+    }
+
     /// Whether all that is said of terms can be read.
     pub(crate) fn check_terms(&self) -> Result<(), Failure> {
         self.labels()?;
@@ -129,6 +136,7 @@ mod tests {
         let small = config.terms("smollm2-1.7b").unwrap();
         assert_eq!((small.price_in, small.price_out), (1, Terms::HIGHEST_PRICE));
         assert_eq!(config.terms("poet").unwrap(), Terms::default());
+        assert_eq!(config.priced_in_vain(&["chef"]), ["smollm2-1.7b"]);
     }
 
     #[test]

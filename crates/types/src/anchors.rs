@@ -144,8 +144,7 @@ impl AnchorList {
                 ours: ours.short(),
             });
         }
-        let signer: Option<PeerId> = self.signer.parse().ok();
-        let vouched = signer.is_some_and(|signer| {
+        let vouched = self.signer().is_some_and(|signer| {
             genesis.admins().contains(&signer)
                 && signed::verify(&signer, DOMAIN, &self.signed_bytes(), &self.signature)
         });
@@ -161,6 +160,11 @@ impl AnchorList {
     /// Where the anchors are, each address with `/p2p/PEER` at its end.
     pub fn addresses(&self) -> &[String] {
         &self.addresses
+    }
+
+    /// The founder that signed it; none of a list that no peer can have signed.
+    pub fn signer(&self) -> Option<PeerId> {
+        self.signer.parse().ok()
     }
 
     /// Grows with every list the founder signs.
