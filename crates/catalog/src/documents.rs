@@ -181,6 +181,29 @@ pub(crate) enum Outcome<K: Kind> {
     OwnFork,
 }
 
+/// Holds a change of our own, which led to `document`, against what everybody else will hold it against:
+/// published in good faith, poison is poison. What is more than others take is [`Refusal::TooMuch`].
+fn check_own<K: Kind>(
+    document: &Document,
+    bytes: &[u8],
+    me: &PeerId,
+    (epoch, sequence): Position,
+    before: Option<Head>,
+    limits: &CatalogLimits,
+) -> Result<(), Refusal> {
+    let bounds = K::bounds(limits);
+    if bytes.len() > bounds.change_bytes || sequence > bounds.changes_per_epoch as u64 {
+        return Err(Refusal::TooMuch);
+    }
+    let continues = check_continuity::<K>(bytes, me, epoch, sequence, before, limits);
+    continues.map_err(|refusal| match refusal {
+        // Of our own making it is one change of one actor: all that can be amiss is its size.
+        Refusal::Chunk => Refusal::TooMuch,
+        refusal => refusal,
+    })?;
+    document.view::<K>(limits).map(|_| ())
+}
+
 #[derive(Debug)]
 pub(crate) struct Documents<K: Kind> {
     authors: BTreeMap<PeerId, Author<K>>,
@@ -439,12 +462,25 @@ impl<K: Kind> Documents<K> {
         if from.as_ref() == Some(&to) {
             return Ok(None);
         }
-        let (document, bytes, head) = self.document(&me, epoch)?.edited::<K>(from.as_ref(), &to)?;
-        if bytes.len() > K::bounds(limits).change_bytes {
+        let (before, kept) = (log.map(Author::head), log.map_or(0, Author::bytes));
+        let document = self.document(&me, epoch)?;
+        let (document, bytes, head) = document.edited::<K>(from.as_ref(), &to)?;
+        check_own::<K>(&document, &bytes, &me, (epoch, sequence), before, limits)?;
+        if kept + bytes.len() > K::bounds(limits).document_bytes {
             return Err(Refusal::TooMuch);
         }
         let change = envelope::sign::<K>(key, mesh, epoch, sequence, bytes)?;
         Ok(Some(self.commit(me, me, epoch, document, change, head, to)))
+    }
+
+    /// Whether our document can be started anew with all of `to`.
+    pub(crate) fn check_anew(
+        me: &PeerId,
+        to: &K::View,
+        limits: &CatalogLimits,
+    ) -> Result<(), Refusal> {
+        let (document, bytes, _) = Document::new::<K>(me, 1).edited::<K>(None, to)?;
+        check_own::<K>(&document, &bytes, me, (1, 1), None, limits)
     }
 
     /// What `author`'s document says in a version that is not kept: `changes` of `epoch`, in order,
@@ -463,8 +499,13 @@ impl<K: Kind> Documents<K> {
         all.truncate(usize::try_from(first.checked_sub(1)?).ok()?);
         all.extend(changes.into_iter().cloned());
         let (mut document, mut head) = (Document::new::<K>(author, epoch), None);
-        let mut says = None;
-        for (change, sequence) in all.iter().zip(1..) {
+        let (mut says, mut sequence) = (None, 0);
+        for change in &all {
+            // There may be a third version, which is left.
+            if change.sequence == sequence {
+                continue;
+            }
+            sequence += 1;
             let bytes = &change.change;
             if change.sequence != sequence {
                 return None;

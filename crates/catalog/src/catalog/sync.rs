@@ -12,7 +12,7 @@ use polymath_proto::v1::{Cards, OfferHead, Offers, SignedChange, SyncFrame, sync
 use polymath_types::{ExpertId, Format, PeerId};
 use prost::Message as _;
 
-use super::{Action, Batch, Catalog, FrameError};
+use super::{Action, Batch, Catalog, FrameError, Shelf};
 use crate::{
     FRAME_BYTES, Refusal,
     cards::Taken,
@@ -51,10 +51,40 @@ impl Catalog {
         self.finish(batch)
     }
 
-    /// Takes frames that came in a file: as if a stranger had connected and sent them.
+    /// Takes frames that came in a file: as if a stranger had connected and sent them. Charter documents
+    /// may come in any order, those of the appointed before those of who appointed them.
     pub fn import(&mut self, frames: impl IntoIterator<Item = SyncFrame>) -> Vec<Action> {
         let stranger = PeerId::random();
         self.peers.insert(stranger);
+        let mut charters = Vec::new();
+        let noted = frames.into_iter().inspect(|frame| {
+            if Category::of(frame.category) == Some(Category::Charter) {
+                charters.push(frame.clone());
+            }
+        });
+        let (mut taken, mut standing) = (self.counters.changes, self.refused_standing());
+        let mut actions = self.import_once(stranger, noted);
+        while self.counters.changes > taken && self.refused_standing() > standing {
+            (taken, standing) = (self.counters.changes, self.refused_standing());
+            actions.extend(self.import_once(stranger, charters.iter().cloned()));
+        }
+        self.peer_disconnected(stranger);
+        actions.retain(|action| match action {
+            Action::Send { peer, .. } | Action::Answer { peer } => *peer != stranger,
+            _ => true,
+        });
+        actions
+    }
+
+    fn refused_standing(&self) -> u64 {
+        self.counters.refused(Refusal::Standing)
+    }
+
+    fn import_once(
+        &mut self,
+        stranger: PeerId,
+        frames: impl Iterator<Item = SyncFrame>,
+    ) -> Vec<Action> {
         let mut actions = Vec::new();
         for frame in frames {
             match self.receive(stranger, frame) {
@@ -65,11 +95,6 @@ impl Catalog {
                 }
             }
         }
-        self.peer_disconnected(stranger);
-        actions.retain(|action| match action {
-            Action::Send { peer, .. } | Action::Answer { peer } => *peer != stranger,
-            _ => true,
-        });
         actions
     }
 
@@ -258,9 +283,9 @@ impl Catalog {
             self.refuse(peer, Refusal::Standing);
             self.efforts.spend(peer, 1);
         }
-        self.read_fork::<K>(&forked);
+        self.read_fork::<K>(peer, &forked, batch);
         let forks = &K::shelf(self).forks;
-        if forks.due && !forks.rolled {
+        if forks.due && !forks.rolled && !forks.waits {
             self.resolve_fork::<K>(batch);
         }
         if let Some(first) = news.first() {
@@ -350,16 +375,28 @@ impl Catalog {
     }
 
     /// What the version of our own document says that these changes belong to: they continue ours up
-    /// to where they part, or are another epoch's from the first one on.
-    fn read_fork<K: Kind>(&mut self, forked: &[SignedChange]) {
+    /// to where they part, or are another epoch's from the first one on. If they begin behind that place,
+    /// `peer`, which brought them, is asked for all of it.
+    fn read_fork<K: Kind>(&mut self, peer: PeerId, forked: &[SignedChange], batch: &mut Batch) {
         let Some(epoch) = forked.iter().map(|change| change.epoch).max() else {
             return;
         };
-        let (me, limits) = (self.me, self.limits.clone());
+        let (me, limits, ticks) = (self.me, self.limits.clone(), self.ticks);
         let changes = forked.iter().filter(|change| change.epoch == epoch);
-        let shelf = K::shelf_mut(self);
-        if let Some(theirs) = shelf.documents.branch(&me, epoch, changes, &limits) {
-            shelf.forks.theirs = Some(theirs);
+        let Shelf {
+            documents, forks, ..
+        } = K::shelf_mut(self);
+        let read = documents.branch(&me, epoch, changes, &limits);
+        // Other kinds make nothing of what theirs says.
+        let matters = K::CATEGORY == Category::Charter && documents.position(&me).0 == epoch;
+        if read.is_some() {
+            forks.theirs = K::after_fork(forks.theirs.take(), read);
+            forks.waits &= forks.asked.is_none_or(|(asked, _)| asked != peer);
+        } else if matters && forks.may_ask(ticks) {
+            forks.asked = Some((peer, ticks));
+            forks.waits = true;
+            let all = frames::question(&me, (epoch, 0));
+            batch.send(peer, frames::want(K::CATEGORY, vec![all], &[]));
         }
     }
 
