@@ -146,6 +146,7 @@ pub struct Catalog {
     /// Observations are kept and exchanged.
     pub(crate) observing: bool,
     observers: Observers,
+    untold: observed::Untold,
     /// Observations of others that an earlier run kept and this one does not; the disk is told with the
     /// first actions.
     leftover: Vec<PeerId>,
@@ -187,6 +188,7 @@ impl Catalog {
             observations: Shelf::new(limits.observers),
             observing: observations,
             observers: Observers::default(),
+            untold: observed::Untold::default(),
             leftover: Vec::new(),
             merged: Merged::default(),
             // Whose documents no longer count is told to the disk with the first actions.
@@ -321,7 +323,7 @@ impl Catalog {
         self.tick_kind::<CharterKind>(&mut batch);
         self.tick_kind::<OfferKind>(&mut batch);
         self.tick_kind::<ObservationKind>(&mut batch);
-        self.observers.tick();
+        self.weigh_again();
         self.ask_missing_cards(&mut batch);
         let unused = self.cards.collect();
         let mut actions = self.finish(batch);
@@ -376,33 +378,40 @@ impl Catalog {
         let offers = changed.filter(|(category, _)| *category == Category::Offers);
         let mut authors: BTreeSet<PeerId> = offers.map(|(_, author)| *author).collect();
         authors.extend(&batch.relisted);
-        let observed = self.weigh_changed(batch, &authors);
-        let nothing = cards.is_empty() && authors.is_empty() && batch.lost_cards.is_empty();
-        if nothing && batch.charter.is_none() && observed.is_empty() {
-            return false;
-        }
-        // Readers hold the one before: what differs is copied, the rest shared.
-        let index = Arc::make_mut(&mut self.index);
-        if let Some(charter) = &batch.charter {
-            index.set_charter(Arc::clone(charter));
-        }
-        for author in &authors {
-            let documents = &self.offers.documents;
-            let out =
-                self.merged.charter.is_revoked(author) || documents.contradicts_itself(author);
-            match documents.get(author).filter(|_| !out) {
-                Some(log) => index.set_offer(*author, Arc::clone(log.said()), |id| {
-                    self.cards.get(id).cloned()
-                }),
-                None => index.remove_offer(author),
+        let same = cards.is_empty()
+            && authors.is_empty()
+            && batch.lost_cards.is_empty()
+            && batch.charter.is_none();
+        if !same {
+            // Readers hold the one before: what differs is copied, the rest shared.
+            let index = Arc::make_mut(&mut self.index);
+            if let Some(charter) = &batch.charter {
+                index.set_charter(Arc::clone(charter));
+            }
+            for author in &authors {
+                let documents = &self.offers.documents;
+                let out =
+                    self.merged.charter.is_revoked(author) || documents.contradicts_itself(author);
+                match documents.get(author).filter(|_| !out) {
+                    Some(log) => index.set_offer(*author, Arc::clone(log.said()), |id| {
+                        self.cards.get(id).cloned()
+                    }),
+                    None => index.remove_offer(author),
+                }
+            }
+            for id in &batch.lost_cards {
+                index.remove_card(id);
+            }
+            for (id, card) in cards {
+                index.set_card(*id, Arc::clone(card));
             }
         }
-        for id in &batch.lost_cards {
-            index.remove_card(id);
+        // What is offered now decides what is weighed.
+        let observed = self.weigh_changed(batch, &authors);
+        if same && observed.is_empty() {
+            return false;
         }
-        for (id, card) in cards {
-            index.set_card(*id, Arc::clone(card));
-        }
+        let index = Arc::make_mut(&mut self.index);
         for (expert, weighed) in observed {
             index.set_observed(expert, weighed);
         }

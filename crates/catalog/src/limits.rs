@@ -148,6 +148,8 @@ pub(crate) const OBSERVED: ObservationLimits = ObservationLimits {
 /// Outcomes below which a cell is told to nobody: what one person asked must not be seen in it. A cell
 /// that was told changes by as many.
 pub const OBSERVED_LEAST: u32 = 5;
+/// Cells that are told no longer whose last told outcomes are remembered.
+pub(crate) const UNTOLD: usize = 2 * OBSERVED.cells;
 /// Codebooks whose observations are weighed.
 pub(crate) const CODEBOOKS: usize = 8;
 /// Observers who are weighed again in one tick.

@@ -3,17 +3,24 @@
 //! Sans state of anybody else: observers and their documents go in, sums by cell come out. The rules,
 //! after "Trust" in Polymath's research on routing:
 //!
-//! * nobody's word on an expert it serves itself counts;
+//! * nobody's word on an expert it serves itself counts, nor any on experts that nobody offers and of whom
+//!   this node has seen nothing;
 //! * of one observer at most [`MASS`] outcomes count in a cell, so volume buys nothing;
-//! * an observer's word is weighed by exp(-(d/σ)²), d being how far it is from what is known otherwise
-//!   ([`agreement`]): this node's own evidence, and the middle of all observers, one vote each;
-//! * whoever agreed with enough of this node's own evidence, or holds a role in the mesh, is proven; all
-//!   others together count as much as own evidence in a cell, or as [`MASS`] outcomes.
+//! * whoever agreed with enough of this node's own evidence is proven. That is judged by own evidence alone,
+//!   and so is how far an observer's word as a whole is believed: no crowd can shake either;
+//! * in each cell a word is weighed by exp(-(d/σ)²), d being how far it is from own evidence there, or, where
+//!   there is little, from the middle of those who know best, one vote each: of holders of a role, else of the
+//!   proven too, else of all ([`agreement`]). Below [`LEAST`] it does not count. No crowd judges who holds a
+//!   role;
+//! * keys cost nothing, and own evidence is published: whoever copies it is proven. So all observers without a
+//!   role together count in a cell as [`MASS`] outcomes, or [`FREE`] times own ones. The proven come first,
+//!   and the rest has at most [`MASS`] outcomes, or as many as own ones, of what they leave.
 //!
-//! Votes do not depend on weights, so what comes out depends on the documents alone and not on the order
-//! they came in, once every observer was weighed again ([`Observers::tick`]). Sums are integers: what was
-//! added is taken out exactly. No rule helps against a majority that lies where a node knows nothing
-//! itself: there the last rule bounds the damage.
+//! Proof does not depend on votes, nor votes on weights, so what comes out depends on the documents alone and
+//! not on the order they came in, once every observer was weighed again ([`Observers::tick`]). Sums are
+//! integers: what was added is taken out exactly. No rule helps where a majority that proved itself with copies
+//! lies, and neither this node nor three holders of a role have seen anything: there the last rule bounds the
+//! damage to [`MASS`] outcomes in a cell, until five own ones refute it.
 
 pub(crate) mod agreement;
 mod tally;
@@ -25,12 +32,20 @@ use std::{
 
 use agreement::Agreement;
 use polymath_types::{CodebookId, Evidence, ExpertId, Observations, PeerId, Seen, WeighedExpert};
-use tally::Tally;
+use tally::{Rank, Tally};
 
 use crate::limits::{CODEBOOKS, REWEIGHED_A_TICK};
 
-/// Outcomes of one observer that count in a cell, and of all that are not proven.
+/// Outcomes of one observer that count in a cell, and of all without a role where own ones are few.
 pub(crate) const MASS: u32 = 100;
+/// How many times own outcomes those of all observers without a role count.
+const FREE: u32 = 4;
+/// Weight, of 1000, below which a word does not count: what is left of a lie would else be summed over as
+/// many keys as the liar likes.
+const LEAST: u16 = 500;
+
+/// Whether somebody offers an expert.
+pub(crate) type Offered<'a> = &'a dyn Fn(&ExpertId) -> bool;
 
 /// What there is to know of an observer besides what it says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,7 +61,7 @@ pub(crate) struct Standing {
 struct Weights {
     /// By group of what it said: of 1000 by cell, or none where it does not count and has no vote.
     groups: Box<[Option<Box<[u16]>>]>,
-    proven: bool,
+    rank: Rank,
 }
 
 #[derive(Debug)]
@@ -61,7 +76,9 @@ struct Observer {
 pub(crate) struct Observers {
     of: BTreeMap<PeerId, Observer>,
     tallies: BTreeMap<ExpertId, Tally>,
-    /// Codebooks that are weighed at all.
+    /// Codebooks that the caller uses.
+    asked: BTreeSet<CodebookId>,
+    /// Codebooks that are weighed at all: those, and those of own evidence.
     used: BTreeSet<CodebookId>,
     /// What this node has seen itself.
     own: Observations,
@@ -73,37 +90,54 @@ pub(crate) struct Observers {
 
 impl Observers {
     /// This node has seen this itself, and uses these codebooks besides.
-    pub(crate) fn know(&mut self, own: Observations) {
+    pub(crate) fn know(&mut self, own: Observations, offered: Offered<'_>) {
         let experts = |o: &Observations| o.seen().iter().map(|s| s.expert).collect::<Vec<_>>();
-        // The share of the unproven follows own evidence.
+        // The share of those without a role follows own evidence.
         for expert in [experts(&self.own), experts(&own)].concat() {
             if self.tallies.contains_key(&expert) {
                 self.changed.insert(expert);
             }
         }
-        let books: BTreeSet<CodebookId> = own.seen().iter().map(|s| s.codebook).collect();
         self.own = own;
-        self.use_codebooks(books);
+        self.choose(offered);
     }
 
-    /// What is said of these codebooks is weighed too, as far as there is room.
-    pub(crate) fn use_codebooks(&mut self, books: impl IntoIterator<Item = CodebookId>) {
-        let before = self.used.len();
+    /// What is said of these codebooks is weighed too, and of those named before no longer.
+    pub(crate) fn use_codebooks(
+        &mut self,
+        books: impl IntoIterator<Item = CodebookId>,
+        offered: Offered<'_>,
+    ) {
+        self.asked.clear();
         for book in books {
-            if self.used.len() < CODEBOOKS {
-                self.used.insert(book);
+            if self.asked.len() == CODEBOOKS {
+                break;
             }
+            self.asked.insert(book);
         }
-        if self.used.len() > before {
-            let all: Vec<PeerId> = self.of.keys().copied().collect();
-            for peer in all {
-                self.again(&peer);
+        self.choose(offered);
+    }
+
+    fn choose(&mut self, offered: Offered<'_>) {
+        self.used.clone_from(&self.asked);
+        for seen in self.own.seen() {
+            if self.used.len() == CODEBOOKS {
+                break;
             }
+            self.used.insert(seen.codebook);
         }
+        let all: Vec<PeerId> = self.of.keys().copied().collect();
+        self.place(&all, offered);
     }
 
     /// `peer` says this from now on.
-    pub(crate) fn set(&mut self, peer: PeerId, said: Arc<Observations>, standing: Standing) {
+    pub(crate) fn set(
+        &mut self,
+        peer: PeerId,
+        said: Arc<Observations>,
+        standing: Standing,
+        offered: Offered<'_>,
+    ) {
         let before = self.of.get(&peer);
         if before.is_some_and(|b| Arc::ptr_eq(&b.said, &said) && b.standing == standing) {
             return;
@@ -118,12 +152,7 @@ impl Observers {
             weights: Weights::default(),
         };
         self.of.insert(peer, observer);
-        self.add(&peer);
-    }
-
-    /// Whether something of `peer` counts.
-    pub(crate) fn contains(&self, peer: &PeerId) -> bool {
-        self.of.contains_key(peer)
+        self.add(&peer, offered);
     }
 
     /// Nothing that `peer` said counts any more.
@@ -132,8 +161,9 @@ impl Observers {
         self.of.remove(peer);
     }
 
-    /// Weighs some observers again, since what is known otherwise has changed meanwhile.
-    pub(crate) fn tick(&mut self) {
+    /// Weighs some observers again, since what is known otherwise, and what is offered, has changed
+    /// meanwhile. Votes first: weights depend on them.
+    pub(crate) fn tick(&mut self, offered: Offered<'_>) {
         let from = self.last.take();
         let after = self
             .of
@@ -143,12 +173,13 @@ impl Observers {
         if next.len() == REWEIGHED_A_TICK {
             self.last = next.last().copied();
         }
+        self.place(&next, offered);
         for peer in next {
             let Some(observer) = self.of.get(&peer) else {
                 continue;
             };
             if self.weights(observer) != observer.weights {
-                self.again(&peer);
+                self.again(&peer, offered);
             }
         }
     }
@@ -164,36 +195,81 @@ impl Observers {
         weighed.collect()
     }
 
-    fn again(&mut self, peer: &PeerId) {
-        self.take_out(peer);
-        self.add(peer);
+    /// Lets those vote anew who have risen or fallen, or whose word counts of other experts than before.
+    fn place(&mut self, peers: &[PeerId], offered: Offered<'_>) {
+        for peer in peers {
+            let moved = self.of.get(peer).is_some_and(|observer| {
+                let Weights { groups, rank } = &observer.weights;
+                let mut said = observer.said.seen().iter().zip(groups);
+                let counts = |seen: &Seen| self.counts(seen, &observer.standing, offered);
+                *rank != self.rank(observer, offered)
+                    || said.any(|(seen, voted)| counts(seen) != voted.is_some())
+            });
+            if moved {
+                self.again(peer, offered);
+            }
+        }
     }
 
-    /// Whether a group counts at all.
-    fn counts(&self, seen: &Seen, standing: &Standing) -> bool {
-        self.used.contains(&seen.codebook) && standing.serves.binary_search(&seen.expert).is_err()
+    fn again(&mut self, peer: &PeerId, offered: Offered<'_>) {
+        self.take_out(peer);
+        self.add(peer, offered);
+    }
+
+    /// Whether a group counts at all. Sums of experts that nobody can ask would only take room.
+    fn counts(&self, seen: &Seen, standing: &Standing, offered: Offered<'_>) -> bool {
+        self.used.contains(&seen.codebook)
+            && standing.serves.binary_search(&seen.expert).is_err()
+            && (!self.own.of(&seen.codebook, &seen.expert).is_empty() || offered(&seen.expert))
+    }
+
+    /// By own evidence alone.
+    fn rank(&self, observer: &Observer, offered: Offered<'_>) -> Rank {
+        if observer.standing.trusted {
+            return Rank::Role;
+        }
+        let said = observer.said.seen().iter();
+        let counted = said.filter(|seen| self.counts(seen, &observer.standing, offered));
+        let whole: Agreement = counted.flat_map(|seen| self.with_own(seen)).sum();
+        if whole.is_proof() {
+            Rank::Proven
+        } else {
+            Rank::Other
+        }
+    }
+
+    /// How a group agrees with own evidence, by cell.
+    fn with_own<'a>(&'a self, seen: &'a Seen) -> impl Iterator<Item = Agreement> + 'a {
+        let own = self.own.of(&seen.codebook, &seen.expert);
+        // Of most groups this node has seen nothing.
+        let cells: &[_] = if own.is_empty() { &[] } else { &seen.cells };
+        cells
+            .iter()
+            .map(move |(cluster, said)| Agreement::with_own(*said, tally::of(own, *cluster)))
     }
 
     /// Votes first: weights depend on them.
-    fn add(&mut self, peer: &PeerId) {
+    fn add(&mut self, peer: &PeerId, offered: Offered<'_>) {
         let Some(mut observer) = self.of.remove(peer) else {
             return;
         };
+        let rank = self.rank(&observer, offered);
+        observer.weights.rank = rank;
         let groups = observer.said.seen().iter().map(|seen| {
-            self.counts(seen, &observer.standing).then(|| {
+            self.counts(seen, &observer.standing, offered).then(|| {
                 let tally = self.tallies.entry(seen.expert).or_default();
-                tally.vote(&seen.codebook, &seen.cells);
+                tally.vote(&seen.codebook, &seen.cells, rank);
                 vec![0; seen.cells.len()].into()
             })
         });
         observer.weights.groups = groups.collect();
         observer.weights = self.weights(&observer);
-        let Weights { groups, proven } = &observer.weights;
+        let groups = &observer.weights.groups;
         for (seen, weights) in observer.said.seen().iter().zip(groups) {
             if let (Some(weights), Some(tally)) = (weights, self.tallies.get_mut(&seen.expert)) {
                 for ((cluster, evidence), weight) in seen.cells.iter().zip(weights) {
                     let part = part(*evidence, *weight);
-                    tally.add(&seen.codebook, *cluster, part, *proven);
+                    tally.add(&seen.codebook, *cluster, part, rank);
                 }
                 self.changed.insert(seen.expert);
             }
@@ -205,14 +281,14 @@ impl Observers {
         let Some(observer) = self.of.get_mut(peer) else {
             return;
         };
-        let Weights { groups, proven } = std::mem::take(&mut observer.weights);
+        let Weights { groups, rank } = std::mem::take(&mut observer.weights);
         for (seen, weights) in observer.said.seen().iter().zip(groups) {
             let (Some(weights), Some(tally)) = (weights, self.tallies.get_mut(&seen.expert)) else {
                 continue;
             };
             for ((cluster, evidence), weight) in seen.cells.iter().zip(weights) {
                 let part = part(*evidence, weight);
-                tally.subtract(&seen.codebook, *cluster, *evidence, part, proven);
+                tally.subtract(&seen.codebook, *cluster, *evidence, part, rank);
             }
             if tally.is_empty() {
                 self.tallies.remove(&seen.expert);
@@ -222,31 +298,25 @@ impl Observers {
     }
 
     /// What an observer that has voted counts for. Whoever is right about all but one expert, or of one
-    /// expert in all but one cluster, is still wrong there.
+    /// expert in all but one cluster, is still wrong there; the crowd has a say on single cells only.
     fn weights(&self, observer: &Observer) -> Weights {
-        let groups = observer.said.seen().iter();
-        let agreements = groups.zip(&observer.weights.groups).map(|(seen, voted)| {
+        let Weights { groups, rank } = &observer.weights;
+        let groups = observer.said.seen().iter().zip(groups);
+        let counted = groups.clone().filter(|(_, voted)| voted.is_some());
+        let whole: Agreement = counted.flat_map(|(seen, _)| self.with_own(seen)).sum();
+        let groups = groups.map(|(seen, voted)| {
             voted.as_ref()?;
+            let of_expert: Agreement = self.with_own(seen).sum();
+            let most = whole.of_thousand().min(of_expert.of_thousand());
             let own = self.own.of(&seen.codebook, &seen.expert);
             let tally = self.tallies.get(&seen.expert)?;
-            Some(tally.agreements(&seen.codebook, &seen.cells, own))
-        });
-        let agreements: Vec<Option<Vec<Agreement>>> = agreements.collect();
-        let whole: Agreement = agreements.iter().flatten().flatten().copied().sum();
-        let groups = agreements.iter().map(|cells| {
-            let cells = cells.as_ref()?;
-            let of_expert: Agreement = cells.iter().copied().sum();
-            let most = whole.of_thousand().min(of_expert.of_thousand());
-            Some(
-                cells
-                    .iter()
-                    .map(|cell| most.min(cell.of_thousand()))
-                    .collect(),
-            )
+            let cells = tally.agreements(&seen.codebook, &seen.cells, own, *rank);
+            let weights = cells.map(|cell| most.min(cell.of_thousand()));
+            Some(weights.map(|w| if w < LEAST { 0 } else { w }).collect())
         });
         Weights {
             groups: groups.collect(),
-            proven: observer.standing.trusted || whole.is_proof(),
+            rank: *rank,
         }
     }
 }

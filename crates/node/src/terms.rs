@@ -49,7 +49,7 @@ fn label(text: &str) -> Result<(String, String), Failure> {
     let parsed = parsed.filter(|(key, value)| polymath_catalog::is_label(key, value));
     let (key, value) = parsed.ok_or_else(|| {
         bad(format!(
-            "labels = [\"{text}\"]: use KEY=VALUE such as office=berlin, a key of at most 32 and a value of at most 64 bytes"
+            "labels = [\"{text}\"]: use KEY=VALUE such as office=berlin, a key of at most 32 bytes without commas and a value of at most 64, of characters that can be seen"
         ))
     })?;
     Ok((key.to_owned(), value.to_owned()))

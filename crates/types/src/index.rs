@@ -202,6 +202,11 @@ impl Index {
         self.experts.get(id)
     }
 
+    /// Whether anybody offers an expert, its card known or not.
+    pub fn is_offered(&self, id: &ExpertId) -> bool {
+        self.experts.get(id).is_some() || self.cardless.get(id).is_some()
+    }
+
     /// What the mesh's admins have laid down: aliases of experts, hints for categories, who is out.
     pub fn charter(&self) -> &Arc<Charter> {
         &self.charter

@@ -12,7 +12,7 @@ use super::{Action, Batch, Catalog};
 use crate::{
     Refusal,
     kind::{Category, observations::ObservationKind},
-    limits::{OBSERVED, OBSERVED_LEAST},
+    limits::{OBSERVED, OBSERVED_LEAST, UNTOLD},
     weigh::Standing,
 };
 
@@ -51,7 +51,8 @@ impl Catalog {
     /// Says what this node has seen from now on: one signed change of its document, or nothing when the
     /// document says it already. All that was seen is to be given, and what others say is weighed by it;
     /// told are only cells of [`OBSERVED_LEAST`] outcomes, those with most if there are more than a
-    /// document holds. Others take a change every few minutes; to call this more often tells them nothing.
+    /// document holds, and those that were told before others unless these have five outcomes more. Others
+    /// take a change every few minutes; to call this more often tells them nothing.
     pub fn publish_observations(
         &mut self,
         seen: impl IntoIterator<Item = (Cell, Evidence)>,
@@ -71,20 +72,29 @@ impl Catalog {
             }
         }
         let told = self.observations.said(&self.me);
-        let view = publishable(told.unwrap_or(&Observations::default()), &seen);
-        self.observers.know(seen.into_iter().collect());
+        let before = told.cloned().unwrap_or_default();
+        let view = self.untold.publishable(&before, &seen);
+        let index = &self.index;
+        self.observers
+            .know(seen.iter().map(|(c, e)| (*c, *e)).collect(), &|id| {
+                index.is_offered(id)
+            });
         let mut batch = Batch::default();
         if !view.is_empty() || told.is_some() {
-            self.write_or_roll::<ObservationKind>(view, &mut batch)
+            self.write_or_roll::<ObservationKind>(view.clone(), &mut batch)
                 .map_err(ObservationsError::Document)?;
+            self.untold.note(&before, &view, &seen);
         }
         Ok(self.finish(batch))
     }
 
-    /// What others say under these codebooks is weighed from now on, beside those of which this node
-    /// has seen something itself. A few are: whatever is above that is left out.
+    /// What others say under these codebooks is weighed from now on, and under those named before no
+    /// longer; beside them those of which this node has seen something itself. Eight are: whatever is above
+    /// that is left out, of own evidence first.
     pub fn use_codebooks(&mut self, books: impl IntoIterator<Item = CodebookId>) -> Vec<Action> {
-        self.observers.use_codebooks(books);
+        let index = &self.index;
+        self.observers
+            .use_codebooks(books, &|id| index.is_offered(id));
         self.finish(Batch::default())
     }
 
@@ -108,7 +118,9 @@ impl Catalog {
     /// Weighs all that was read from the disk.
     pub(super) fn weigh_all(&mut self) {
         let own = self.observations.said(&self.me).cloned();
-        self.observers.know(own.unwrap_or_default());
+        let index = &self.index;
+        self.observers
+            .know(own.unwrap_or_default(), &|id| index.is_offered(id));
         let all: Vec<PeerId> = self.observations().map(|(author, _)| *author).collect();
         for author in all {
             self.weigh(&author);
@@ -120,8 +132,8 @@ impl Catalog {
         }
     }
 
-    /// What comes out of all observations after a batch in which the offers of `offering` changed: what a
-    /// peer says of experts it serves itself does not count.
+    /// What comes out of all observations after a batch in which the offers of `offering` changed, and the
+    /// index with them: what a peer says of experts it serves itself does not count.
     pub(super) fn weigh_changed(
         &mut self,
         batch: &Batch,
@@ -133,58 +145,92 @@ impl Catalog {
         if batch.charter.is_some() {
             authors.extend(self.observations().map(|(author, _)| *author));
         }
-        let known = |author: &&PeerId| self.observers.contains(author);
-        authors.extend(offering.iter().filter(known));
+        authors.extend(offering);
         for author in authors {
             self.weigh(&author);
         }
         self.observers.news()
     }
 
+    /// Another few observers are weighed again.
+    pub(super) fn weigh_again(&mut self) {
+        let index = &self.index;
+        self.observers.tick(&|id| index.is_offered(id));
+    }
+
+    /// Whose offer is unknown does not count: it might serve what it praises.
     fn weigh(&mut self, author: &PeerId) {
         let charter = &self.merged.charter;
         let out = charter.is_revoked(author) || *author == self.me;
         let said = self.observations.documents.get(author).filter(|_| !out);
-        let Some(said) = said.map(|log| Arc::clone(log.said())) else {
+        let (Some(said), Some(offer)) = (said, self.offers.said(author)) else {
             return self.observers.remove(author);
         };
-        let serves = self
-            .offers
-            .said(author)
-            .map(|offer| offer.experts.as_slice());
         let standing = Standing {
-            serves: serves.unwrap_or_default().into(),
+            serves: offer.experts.as_slice().into(),
             trusted: charter.is_admin(author) || charter.roles.contains_key(author),
         };
-        self.observers.set(*author, said, standing);
+        let said = Arc::clone(said.said());
+        let index = &self.index;
+        self.observers
+            .set(*author, said, standing, &|id| index.is_offered(id));
     }
 }
 
-/// What may be told of what was seen, after `told`. A cell stays as it was told until it has changed by as
-/// many outcomes as a cell must have: of two versions nobody can tell what came of one question.
-fn publishable(told: &Observations, seen: &BTreeMap<Cell, Evidence>) -> Observations {
-    let enough = seen.iter().filter(|(_, e)| e.count >= OBSERVED_LEAST);
-    let mut cells: Vec<(Cell, Evidence)> = enough
-        .map(|(cell, now)| {
-            let before = told.get(cell);
-            let kept = before.filter(|b| b.count.abs_diff(now.count) < OBSERVED_LEAST);
-            (*cell, kept.unwrap_or(*now))
-        })
-        .collect();
-    cells.sort_by_key(|(cell, evidence)| (Reverse(evidence.count), *cell));
-    let (mut books, mut experts) = (BTreeSet::new(), BTreeSet::new());
-    cells.retain(|(cell, _)| {
-        let (book, expert) = (cell.codebook, (cell.codebook, cell.expert));
-        let fits = (books.contains(&book) || books.len() < OBSERVED.codebooks)
-            && (experts.contains(&expert) || experts.len() < OBSERVED.experts);
-        if fits {
-            books.insert(book);
-            experts.insert(expert);
+/// What was last told of cells that are told no longer: the document was full, or outcomes were forgotten.
+/// It outlives no restart.
+#[derive(Debug, Default)]
+pub(super) struct Untold(BTreeMap<Cell, Evidence>);
+
+impl Untold {
+    /// What may be told of what was seen, after `told`. A cell stays as it was told, however long ago, until
+    /// it has changed by as many outcomes as a cell must have: of two versions nobody can tell what came of
+    /// one question. For the same reason one that is told gives way to those that lead by as many only.
+    fn publishable(&self, told: &Observations, seen: &BTreeMap<Cell, Evidence>) -> Observations {
+        let enough = seen.iter().filter(|(_, e)| e.count >= OBSERVED_LEAST);
+        let mut cells: Vec<(Cell, Evidence, bool)> = enough
+            .map(|(cell, now)| {
+                let stands = told.get(cell);
+                let before = stands.or_else(|| self.0.get(cell).copied());
+                let kept = before.filter(|b| b.count.abs_diff(now.count) < OBSERVED_LEAST);
+                (*cell, kept.unwrap_or(*now), stands.is_some())
+            })
+            .collect();
+        cells.sort_by_key(|(cell, evidence, stands)| {
+            let lead = if *stands { OBSERVED_LEAST } else { 0 };
+            // Whoever leads by as many wins the tie.
+            (Reverse(evidence.count + lead), *stands, *cell)
+        });
+        let (mut books, mut experts) = (BTreeSet::new(), BTreeSet::new());
+        cells.retain(|(cell, ..)| {
+            let (book, expert) = (cell.codebook, (cell.codebook, cell.expert));
+            let fits = (books.contains(&book) || books.len() < OBSERVED.codebooks)
+                && (experts.contains(&expert) || experts.len() < OBSERVED.experts);
+            if fits {
+                books.insert(book);
+                experts.insert(expert);
+            }
+            fits
+        });
+        cells.truncate(OBSERVED.cells);
+        let cells = cells.into_iter();
+        cells.map(|(cell, evidence, _)| (cell, evidence)).collect()
+    }
+
+    /// `view` is told from now on, instead of `told`. Above the bound those are forgotten that are not seen
+    /// any more, then those of fewest outcomes: they come back to a full document last.
+    fn note(&mut self, told: &Observations, view: &Observations, seen: &BTreeMap<Cell, Evidence>) {
+        self.0.extend(told.iter());
+        self.0.retain(|cell, _| view.get(cell).is_none());
+        let above = self.0.len().saturating_sub(UNTOLD);
+        if above > 0 {
+            let mut all: Vec<(Cell, Evidence)> = self.0.iter().map(|(c, e)| (*c, *e)).collect();
+            all.sort_by_key(|(cell, e)| (seen.contains_key(cell), e.count, *cell));
+            for (cell, _) in all.into_iter().take(above) {
+                self.0.remove(&cell);
+            }
         }
-        fits
-    });
-    cells.truncate(OBSERVED.cells);
-    cells.into_iter().collect()
+    }
 }
 
 #[cfg(test)]
@@ -206,14 +252,18 @@ mod tests {
         Evidence { count, reward }
     }
 
+    fn publishable(seen: &BTreeMap<Cell, Evidence>) -> Observations {
+        Untold::default().publishable(&Observations::default(), seen)
+    }
+
     #[test]
     fn cells_of_few_outcomes_are_told_to_nobody() {
         let seen = [(cell(1, 1, 1), evidence(4)), (cell(1, 1, 2), evidence(5))];
-        let told = publishable(&Observations::default(), &seen.into_iter().collect());
+        let told = publishable(&seen.into_iter().collect());
         assert_eq!(told.iter().collect::<Vec<_>>(), [seen[1]]);
         // Nor once they have become few.
         let fewer = [(cell(1, 1, 2), evidence(4))].into_iter().collect();
-        assert!(publishable(&told, &fewer).is_empty());
+        assert!(Untold::default().publishable(&told, &fewer).is_empty());
     }
 
     #[test]
@@ -222,7 +272,7 @@ mod tests {
         let mut last = 0;
         for count in 1..60 {
             let seen = [(cell(1, 1, 1), evidence(count))].into_iter().collect();
-            told = publishable(&told, &seen);
+            told = Untold::default().publishable(&told, &seen);
             let now = told.get(&cell(1, 1, 1)).map_or(0, |e| e.count);
             assert!(
                 now == last || now >= last + OBSERVED_LEAST,
@@ -238,17 +288,80 @@ mod tests {
         let crowd = (0..300).flat_map(|expert| {
             (0..10).map(move |c| (cell(1, expert, c), evidence(5 + u32::from(c))))
         });
-        let told = publishable(&Observations::default(), &crowd.collect());
+        let told = publishable(&crowd.collect());
         assert_eq!(
             (told.len(), told.seen().len()),
             (OBSERVED.cells, OBSERVED.experts)
         );
         let books = (0..9).map(|book| (cell(book, 1, 1), evidence(5 + u32::from(book))));
-        let told = publishable(&Observations::default(), &books.collect());
+        let told = publishable(&books.collect());
         let kept: Vec<CodebookId> = told.seen().iter().map(|s| s.codebook).collect();
         assert_eq!(
             kept,
             [5, 6, 7, 8].map(|book| CodebookId::from_bytes([book; 32]))
+        );
+    }
+
+    #[test]
+    fn no_two_versions_tell_one_question_though_a_cell_was_not_told_between() {
+        let mut seen: BTreeMap<Cell, Evidence> = (0..OBSERVED.cells as u16 + 500)
+            .map(|n| (cell(1, n % 250, n / 250), evidence(5)))
+            .collect();
+        let all: Vec<Cell> = seen.keys().copied().collect();
+        let (mut untold, mut told) = (Untold::default(), Observations::default());
+        let mut last: BTreeMap<Cell, u32> = BTreeMap::new();
+        let (mut dice, mut returned) = (1u64, 0);
+        for _ in 0..200 {
+            for _ in 0..300 {
+                dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let at = (dice >> 33) as usize % all.len();
+                let now = seen[&all[at]].count + 1 + (dice >> 60) as u32 % 3;
+                seen.insert(all[at], evidence(now));
+            }
+            let view = untold.publishable(&told, &seen);
+            assert_eq!(view.len(), OBSERVED.cells);
+            for (cell, now) in view.iter() {
+                let before = last.insert(cell, now.count).unwrap_or(0);
+                let step = now.count.abs_diff(before);
+                assert!(step == 0 || step >= OBSERVED_LEAST, "{before} to {now:?}");
+                returned += usize::from(before > 0 && told.get(&cell).is_none());
+            }
+            untold.note(&told, &view, &seen);
+            told = view;
+        }
+        assert!(returned > 100, "{returned} came back");
+        assert!(untold.0.len() <= UNTOLD);
+    }
+
+    #[test]
+    fn a_told_cell_gives_way_to_one_that_leads_by_five() {
+        let full = |newcomer: u32| {
+            let cells =
+                (0..OBSERVED.cells as u16).map(|n| (cell(1, n % 250, n / 250), evidence(20)));
+            let mut seen: BTreeMap<Cell, Evidence> = cells.collect();
+            let told = publishable(&seen);
+            seen.insert(cell(1, 0, 1000), evidence(newcomer));
+            let view = Untold::default().publishable(&told, &seen);
+            view.get(&cell(1, 0, 1000)).is_some()
+        };
+        assert!(!full(24));
+        assert!(full(25));
+    }
+
+    #[test]
+    fn what_is_told_no_longer_is_remembered_within_bounds() {
+        let mut untold = Untold::default();
+        let nothing = Observations::default();
+        for book in 0..8 {
+            let told: Observations = (0..2000)
+                .map(|n| (cell(book, n % 250, n / 250), evidence(5 + u32::from(book))))
+                .collect();
+            untold.note(&told, &nothing, &BTreeMap::new());
+        }
+        assert_eq!(untold.0.len(), UNTOLD);
+        assert!(
+            untold.0.values().all(|e| e.count >= 10),
+            "most outcomes stay"
         );
     }
 }

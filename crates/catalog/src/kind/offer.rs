@@ -59,15 +59,46 @@ fn numbers(terms: Terms) -> [(&'static str, u64); 4] {
     ]
 }
 
-/// Whether a label of a peer can be: it is shown on terminals, and written as `KEY=VALUE`.
+/// Whether a label of a peer can be: it is shown on terminals, and written as `KEY=VALUE`, several with
+/// commas between them.
 pub fn is_label(key: &str, value: &str) -> bool {
     let (keys, values) = CatalogLimits::LABEL_BYTES;
     let fits = |text: &str, most: usize| {
         (1..=most).contains(&text.len())
             && text.trim() == text
-            && !text.contains(|c: char| c.is_control() || c == '=')
+            && !text.contains(|c: char| c.is_control() || is_unseen(c) || c == '=')
     };
-    fits(key, keys) && fits(value, values)
+    fits(key, keys) && fits(value, values) && !key.contains(',')
+}
+
+/// Characters that are not seen themselves and change what is: Unicode's format characters, such as those of
+/// zero width and those that turn the direction, and its separators of lines and paragraphs (`General_Category`
+/// Cf, Zl, Zp of Unicode 16).
+fn is_unseen(c: char) -> bool {
+    matches!(
+        u32::from(c),
+        0x00AD
+            | 0x0600..=0x0605
+            | 0x061C
+            | 0x06DD
+            | 0x070F
+            | 0x0890..=0x0891
+            | 0x08E2
+            | 0x180E
+            | 0x200B..=0x200F
+            | 0x2028..=0x202E
+            | 0x2060..=0x2064
+            | 0x2066..=0x206F
+            | 0xFEFF
+            | 0xFFF9..=0xFFFB
+            | 0x1_10BD
+            | 0x1_10CD
+            | 0x1_3430..=0x1_343F
+            | 0x1_BCA0..=0x1_BCA3
+            | 0x1_D173..=0x1_D17A
+            | 0xE_0001
+            | 0xE_0020..=0xE_007F
+    )
 }
 
 impl Kind for OfferKind {
@@ -385,5 +416,25 @@ impl TermsRecord {
             concurrency: self.concurrency,
         };
         Some((ExpertId::try_from(self.expert.as_ref()).ok()?, terms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_label;
+
+    #[test]
+    fn labels_say_what_is_seen() {
+        for good in ["berlin", "Zürich", "東京", "a b", "a, b"] {
+            assert!(is_label("office", good), "{good}");
+        }
+        let unseen =
+            "\u{202e}\u{200b}\u{200d}\u{2066}\u{2028}\u{2029}\u{feff}\u{ad}\u{61c}\u{e0041}";
+        for c in unseen.chars().chain("\n\u{1b}=".chars()) {
+            let text = format!("a{c}b");
+            assert!(!is_label("office", &text), "{text:?}");
+            assert!(!is_label(&text, "berlin"), "{text:?}");
+        }
+        assert!(!is_label("office,rack", "berlin"));
     }
 }

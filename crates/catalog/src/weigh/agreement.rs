@@ -17,8 +17,8 @@ const OWN_LEAST: u32 = 5;
 const PROOF: u32 = 20;
 const PROOF_OF_THOUSAND: u16 = 500;
 /// Variance of the middle of the votes: of one however many there are, and divided among them. Keys
-/// cost nothing, so a crowd is never as sure as some twelve own outcomes.
-const CROWD: f64 = 0.02;
+/// cost nothing, so a crowd is never surer than some 25 outcomes.
+const CROWD: f64 = 0.01;
 const VOTE: f64 = 0.08;
 
 /// Sums over cells. They add up: of one expert's cells, of all.
@@ -42,34 +42,40 @@ fn variance(evidence: Evidence) -> f64 {
 }
 
 impl Agreement {
-    /// Holds what was said of a cell against own evidence and against the middle of so many votes.
-    pub(super) fn between(
+    /// Holds what was said of a cell against own evidence; if that is little, nothing is known of it.
+    pub(super) fn with_own(said: Evidence, own: Option<Evidence>) -> Self {
+        let Some(own) = own.filter(|own| own.count >= OWN_LEAST) else {
+            return Self::default();
+        };
+        let compared = said.count.min(own.count).min(super::MASS);
+        Self::between(said, own.mean(), variance(own), compared)
+    }
+
+    /// The same, against the middle of so many votes where own evidence is little. Where it is not, it
+    /// alone judges: a crowd that lies would else damn those who say what this node has seen itself.
+    pub(super) fn in_cell(
         said: Evidence,
         own: Option<Evidence>,
         crowd: Option<(f64, u32)>,
     ) -> Self {
-        let own = own.filter(|own| own.count >= OWN_LEAST);
-        let of_own = own.map(|own| (own.mean(), variance(own)));
-        let of_crowd = crowd.map(|(mean, votes)| (mean, CROWD + VOTE / f64::from(votes.max(1))));
-        // By inverse variance, as two measurements of one thing.
-        let sure: f64 = of_own.iter().chain(&of_crowd).map(|(_, v)| 1.0 / v).sum();
-        if sure <= 0.0 {
-            return Self::default();
+        if own.is_some_and(|own| own.count >= OWN_LEAST) {
+            return Self::with_own(said, own);
         }
-        let mean = of_own
-            .iter()
-            .chain(&of_crowd)
-            .map(|(m, v)| m / v)
-            .sum::<f64>()
-            / sure;
-        let chance = variance(said) + 1.0 / sure;
+        let Some((mean, votes)) = crowd else {
+            return Self::default();
+        };
+        Self::between(said, mean, CROWD + VOTE / f64::from(votes.max(1)), 0)
+    }
+
+    fn between(said: Evidence, mean: f64, of_mean: f64, own: u32) -> Self {
+        let chance = variance(said) + of_mean;
         let weight = 1.0 / chance;
         Self {
             weight,
             excess: weight * ((said.mean() - mean).powi(2) - chance),
             // A squared normal variable has twice the squared variance.
             variance: 2.0 * (weight * chance).powi(2),
-            own: own.map_or(0, |own| said.count.min(own.count).min(super::MASS)),
+            own,
         }
     }
 
@@ -111,7 +117,7 @@ mod tests {
     }
 
     fn against_own(said: Evidence, own: Evidence) -> Agreement {
-        Agreement::between(said, Some(own), None)
+        Agreement::with_own(said, Some(own))
     }
 
     #[test]
@@ -136,10 +142,15 @@ mod tests {
     }
 
     #[test]
-    fn own_evidence_outweighs_a_crowd_of_any_size() {
-        let (said, own) = (evidence(100, 0.9), evidence(60, 0.3));
-        let agreement = Agreement::between(said, Some(own), Some((0.9, 16_000)));
-        assert!(agreement.of_thousand() < 100, "{agreement:?}");
+    fn no_crowd_judges_where_there_is_own_evidence() {
+        let (lie, true_word, own) = (evidence(100, 0.9), evidence(10, 0.3), evidence(5, 0.2));
+        let crowd = Some((0.9, 16_000));
+        let weight = |said| Agreement::in_cell(said, Some(own), crowd).of_thousand();
+        assert!(weight(lie) < 5);
+        assert_eq!(weight(true_word), 1000);
+        let weight = |said| Agreement::in_cell(said, None, crowd).of_thousand();
+        assert_eq!(weight(lie), 1000);
+        assert!(weight(true_word) < 5);
     }
 
     #[test]

@@ -2,39 +2,88 @@
 
 use polymath_types::{CodebookId, Evidence, Weighed, WeighedExpert};
 
-use super::{MASS, agreement::Agreement};
+use super::{FREE, MASS, agreement::Agreement};
 
 /// Votes are counted by mean reward in so many steps.
 const STEPS: usize = 8;
 /// Votes below which there is no middle.
 const QUORUM: u32 = 3;
 
-/// One cell. A table has at most 2^15 authors, so no sum comes near its end.
+/// What is known of an observer: the higher, the more its vote is worth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Rank {
+    /// Nothing.
+    #[default]
+    Other,
+    /// It agreed with own evidence, or copied it.
+    Proven,
+    /// It holds a role in the mesh.
+    Role,
+}
+
+/// What is kept of the observers of one rank.
 #[derive(Debug, Clone, Copy, Default)]
-struct Sums {
-    proven: (u32, u32),
-    others: (u32, u32),
+struct Pot {
+    mass: u32,
+    reward: u32,
     votes: [u16; STEPS],
 }
 
+impl Pot {
+    /// The same mean, of so much mass at most.
+    fn at_most(&self, most: u64) -> (u64, u64) {
+        let mass = u64::from(self.mass).min(most);
+        (
+            mass,
+            u64::from(self.reward) * mass / u64::from(self.mass.max(1)),
+        )
+    }
+}
+
+/// One cell, by rank. A table has at most 2^15 authors, so no sum comes near its end.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums([Pot; 3]);
+
 impl Sums {
-    fn pot(&mut self, proven: bool) -> &mut (u32, u32) {
-        if proven {
-            &mut self.proven
-        } else {
-            &mut self.others
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|pot| pot.votes.iter().all(|n| *n == 0))
+    }
+
+    /// What comes out beside so many own outcomes.
+    fn weighed(&self, own: u32) -> Weighed {
+        let thousandths = |outcomes: u32| 1000 * u64::from(outcomes);
+        let [others, proven, role] = &self.0;
+        let free = thousandths(own.saturating_mul(FREE).max(MASS));
+        let proven = proven.at_most(free);
+        let left = free.saturating_sub(proven.0);
+        let others = others.at_most(left.min(thousandths(own.max(MASS))));
+        let sum =
+            |role: u32, free: u64| role.saturating_add(u32::try_from(free).unwrap_or(u32::MAX));
+        Weighed {
+            mass: sum(role.mass, proven.0 + others.0),
+            reward: sum(role.reward, proven.1 + others.1),
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.votes.iter().all(|n| *n == 0)
-    }
-
-    /// The middle of the votes, without one of `without`, and how many there are.
-    fn middle(&self, without: Evidence) -> Option<(f64, u32)> {
-        let mut votes = self.votes.map(u32::from);
-        let own = &mut votes[step(without)];
-        *own = own.saturating_sub(1);
+    /// The middle of the votes of those who know best and are enough, without that of one who said this,
+    /// and how many there are. Nobody judges those of the highest rank.
+    fn middle(&self, said: Evidence, rank: Rank) -> Option<(f64, u32)> {
+        if rank == Rank::Role {
+            return None;
+        }
+        let mut votes = [0u32; STEPS];
+        for (at, pot) in self.0.iter().enumerate().rev() {
+            for (sum, more) in votes.iter_mut().zip(pot.votes) {
+                *sum += u32::from(more);
+            }
+            if at == rank as usize {
+                let own = &mut votes[step(said)];
+                *own = own.saturating_sub(1);
+            }
+            if votes.iter().sum::<u32>() >= QUORUM {
+                break;
+            }
+        }
         let all: u32 = votes.iter().sum();
         if all < QUORUM {
             return None;
@@ -87,7 +136,7 @@ impl Tally {
     }
 
     /// One observer's vote in each of its cells.
-    pub(super) fn vote(&mut self, book: &CodebookId, cells: &[(u16, Evidence)]) {
+    pub(super) fn vote(&mut self, book: &CodebookId, cells: &[(u16, Evidence)], rank: Rank) {
         let at = match self.0.binary_search_by_key(&book, |(b, _)| b) {
             Ok(at) => at,
             Err(at) => {
@@ -104,7 +153,7 @@ impl Tally {
                     at
                 }
             };
-            let votes = &mut known[at].1.votes[step(*evidence)];
+            let votes = &mut known[at].1.0[rank as usize].votes[step(*evidence)];
             *votes = votes.saturating_add(1);
         }
     }
@@ -114,11 +163,12 @@ impl Tally {
         book: &CodebookId,
         cluster: u16,
         (mass, reward): (u32, u32),
-        proven: bool,
+        rank: Rank,
     ) {
         if let Some(sums) = self.cell_mut(book, cluster) {
-            let pot = sums.pot(proven);
-            *pot = (pot.0.saturating_add(mass), pot.1.saturating_add(reward));
+            let pot = &mut sums.0[rank as usize];
+            pot.mass = pot.mass.saturating_add(mass);
+            pot.reward = pot.reward.saturating_add(reward);
         }
     }
 
@@ -129,14 +179,15 @@ impl Tally {
         cluster: u16,
         evidence: Evidence,
         (mass, reward): (u32, u32),
-        proven: bool,
+        rank: Rank,
     ) {
         let Some(sums) = self.cell_mut(book, cluster) else {
             return;
         };
-        let pot = sums.pot(proven);
-        *pot = (pot.0.saturating_sub(mass), pot.1.saturating_sub(reward));
-        let votes = &mut sums.votes[step(evidence)];
+        let pot = &mut sums.0[rank as usize];
+        pot.mass = pot.mass.saturating_sub(mass);
+        pot.reward = pot.reward.saturating_sub(reward);
+        let votes = &mut pot.votes[step(evidence)];
         *votes = votes.saturating_sub(1);
         if sums.is_empty()
             && let Ok(at) = self.0.binary_search_by_key(&book, |(b, _)| b)
@@ -148,18 +199,19 @@ impl Tally {
         }
     }
 
-    /// How an observer that has voted agrees with the others, and with this node's own evidence, by cell.
-    pub(super) fn agreements(
-        &self,
-        book: &CodebookId,
-        cells: &[(u16, Evidence)],
-        own: &[(u16, Evidence)],
-    ) -> Vec<Agreement> {
-        let agreements = cells.iter().map(|(cluster, said)| {
-            let crowd = self.cell(book, *cluster).and_then(|s| s.middle(*said));
-            Agreement::between(*said, of(own, *cluster), crowd)
-        });
-        agreements.collect()
+    /// How an observer that has voted agrees with own evidence, or else with the others, by cell.
+    pub(super) fn agreements<'a>(
+        &'a self,
+        book: &'a CodebookId,
+        cells: &'a [(u16, Evidence)],
+        own: &'a [(u16, Evidence)],
+        rank: Rank,
+    ) -> impl Iterator<Item = Agreement> + 'a {
+        cells.iter().map(move |(cluster, said)| {
+            let crowd = self.cell(book, *cluster);
+            let crowd = crowd.and_then(|sums| sums.middle(*said, rank));
+            Agreement::in_cell(*said, of(own, *cluster), crowd)
+        })
     }
 
     /// What comes out. `own` is what this node has seen itself of a codebook's clusters.
@@ -170,18 +222,7 @@ impl Tally {
         let books = self.0.iter().filter_map(|(book, cells)| {
             let own = own(book);
             let cells = cells.iter().filter_map(|(cluster, sums)| {
-                let own = of(own, *cluster).map_or(0, |e| e.count);
-                let (mass, reward) = sums.others;
-                let most = 1000 * u64::from(own.clamp(MASS, Evidence::MOST));
-                let others = u64::from(mass).min(most);
-                let reward = u64::from(reward) * others / u64::from(mass.max(1));
-                let both = |proven: u32, more: u64| {
-                    proven.saturating_add(u32::try_from(more).unwrap_or(u32::MAX))
-                };
-                let weighed = Weighed {
-                    mass: both(sums.proven.0, others),
-                    reward: both(sums.proven.1, reward),
-                };
+                let weighed = sums.weighed(of(own, *cluster).map_or(0, |e| e.count));
                 (weighed.mass > 0).then_some((*cluster, weighed))
             });
             let cells: Vec<_> = cells.collect();
@@ -191,7 +232,8 @@ impl Tally {
     }
 }
 
-fn of(cells: &[(u16, Evidence)], cluster: u16) -> Option<Evidence> {
+/// What was seen in a cluster.
+pub(super) fn of(cells: &[(u16, Evidence)], cluster: u16) -> Option<Evidence> {
     let at = cells.binary_search_by_key(&cluster, |(c, _)| *c).ok()?;
     Some(cells[at].1)
 }

@@ -1,10 +1,15 @@
 //! Twenty observers, six of whom lie, each with fifty times the volume.
 #![allow(clippy::unwrap_used)]
 
-use polymath_types::{Cell, NodeKey};
+use polymath_types::{Cell, NodeKey, Weighed};
 use proptest::prelude::*;
 
 use super::*;
+
+mod copycats;
+
+/// Somebody offers whatever there is.
+const ALL: Offered<'static> = &|_| true;
 
 const EXPERTS: u8 = 9;
 const CLUSTERS: u16 = 8;
@@ -170,8 +175,8 @@ fn merged(seed: u64, lie: Option<Lie>, own_count: u32) -> f64 {
     let truth = truth(&mut dice);
     let own = honest(&mut dice, &truth, |_| own_count);
     let mut observers = Observers::default();
-    observers.use_codebooks([book()]);
-    observers.know(own.clone());
+    observers.use_codebooks([book()], ALL);
+    observers.know(own.clone(), ALL);
     let mut all: Vec<Observations> = (0..HONEST)
         .map(|_| honest(&mut dice, &truth, |dice| 5 + (dice.next() % 10) as u32))
         .collect();
@@ -182,9 +187,9 @@ fn merged(seed: u64, lie: Option<Lie>, own_count: u32) -> f64 {
     }
     for said in all {
         let peer = dice.peer();
-        observers.set(peer, Arc::new(said), Standing::default());
+        observers.set(peer, Arc::new(said), Standing::default(), ALL);
     }
-    observers.tick();
+    observers.tick(ALL);
     gained(&mut observers, &own, &truth)
 }
 
@@ -206,14 +211,14 @@ fn six_liars_of_twenty_with_fifty_times_the_volume_do_no_harm() {
 #[test]
 fn no_volume_of_one_observer_counts_more_than_a_hundred_outcomes() {
     let mut observers = Observers::default();
-    observers.use_codebooks([book()]);
+    observers.use_codebooks([book()], ALL);
     let loud = Evidence {
         count: 1_000_000,
         reward: 500_000_000,
     };
     let said: Observations = [(cell(1, 1), loud)].into_iter().collect();
     let peer = NodeKey::generate().peer_id();
-    observers.set(peer, Arc::new(said), Standing::default());
+    observers.set(peer, Arc::new(said), Standing::default(), ALL);
     let news = observers.news();
     let (_, weighed) = news[0].1[0].1[0];
     assert_eq!((weighed.mass, weighed.reward), (100_000, 50_000));
@@ -222,7 +227,7 @@ fn no_volume_of_one_observer_counts_more_than_a_hundred_outcomes() {
 #[test]
 fn all_that_are_not_proven_count_as_one_and_roles_make_a_difference() {
     let mut observers = Observers::default();
-    observers.use_codebooks([book()]);
+    observers.use_codebooks([book()], ALL);
     let evidence = Evidence {
         count: 80,
         reward: 40_000,
@@ -234,7 +239,12 @@ fn all_that_are_not_proven_count_as_one_and_roles_make_a_difference() {
             trusted,
             ..Standing::default()
         };
-        observers.set(NodeKey::generate().peer_id(), Arc::clone(&said), standing);
+        observers.set(
+            NodeKey::generate().peer_id(),
+            Arc::clone(&said),
+            standing,
+            ALL,
+        );
     }
     let (_, weighed) = observers.news()[0].1[0].1[0];
     assert_eq!(weighed.mass, 3 * 80_000 + 100_000);
@@ -244,7 +254,7 @@ fn all_that_are_not_proven_count_as_one_and_roles_make_a_difference() {
 #[test]
 fn nobodys_word_on_itself_counts_and_it_has_no_vote() {
     let mut observers = Observers::default();
-    observers.use_codebooks([book()]);
+    observers.use_codebooks([book()], ALL);
     let evidence = Evidence {
         count: 50,
         reward: 50_000,
@@ -258,11 +268,11 @@ fn nobodys_word_on_itself_counts_and_it_has_no_vote() {
         serves: experts.iter().map(|n| expert(*n)).collect(),
         trusted: true,
     };
-    observers.set(peer, Arc::clone(&said), serves(&[1]));
+    observers.set(peer, Arc::clone(&said), serves(&[1]), ALL);
     let told: Vec<ExpertId> = observers.news().into_iter().map(|(e, _)| e).collect();
     assert_eq!(told, [expert(2)]);
     // Served from now on, or no longer.
-    observers.set(peer, Arc::clone(&said), serves(&[2]));
+    observers.set(peer, Arc::clone(&said), serves(&[2]), ALL);
     let news: BTreeMap<_, _> = observers.news().into_iter().collect();
     assert!(news[&expert(2)].is_empty() && !news[&expert(1)].is_empty());
     observers.remove(&peer);
@@ -281,13 +291,46 @@ fn what_is_said_of_codebooks_that_nobody_here_uses_is_not_weighed() {
         NodeKey::generate().peer_id(),
         Arc::new(said),
         Standing::default(),
+        ALL,
     );
     assert!(observers.news().is_empty() && observers.tallies.is_empty());
-    observers.use_codebooks([book()]);
+    observers.use_codebooks([book()], ALL);
     assert_eq!(observers.news().len(), 1);
-    // As many as there may be, whoever names them.
-    observers.use_codebooks((2..200).map(|n| CodebookId::from_bytes([n; 32])));
+    // As many as there may be, instead of those named before.
+    observers.use_codebooks((2..200).map(|n| CodebookId::from_bytes([n; 32])), ALL);
     assert_eq!(observers.used.len(), CODEBOOKS);
+    assert!(observers.tallies.is_empty());
+    observers.use_codebooks([book()], ALL);
+    assert!(!observers.tallies.is_empty());
+}
+
+#[test]
+fn what_is_said_of_experts_that_nobody_offers_takes_no_room_until_somebody_does() {
+    let evidence = Evidence {
+        count: 50,
+        reward: 50_000,
+    };
+    let said: Observations = (1..=200).map(|e| (cell(e, 1), evidence)).collect();
+    let said = Arc::new(said);
+    let some = |id: &ExpertId| id.as_bytes()[0] <= 2;
+    let mut observers = Observers::default();
+    observers.use_codebooks([book()], &some);
+    for _ in 0..3 {
+        let peer = NodeKey::generate().peer_id();
+        observers.set(peer, Arc::clone(&said), Standing::default(), &some);
+    }
+    assert_eq!(observers.tallies.len(), 2);
+    // This node has tried one that is gone.
+    let own: Observations = [(cell(9, 1), evidence)].into_iter().collect();
+    observers.know(own, &some);
+    assert_eq!(observers.tallies.len(), 3);
+    observers.tick(&|id| id.as_bytes()[0] <= 5);
+    assert_eq!(observers.tallies.len(), 6);
+    observers.news();
+    observers.tick(&|_| false);
+    assert_eq!(observers.tallies.len(), 1);
+    let news: BTreeMap<_, _> = observers.news().into_iter().collect();
+    assert!((1..=5).all(|e| news[&expert(e)].is_empty()));
 }
 
 fn observations() -> impl Strategy<Value = Observations> {
@@ -316,25 +359,25 @@ proptest! {
     ) {
         let peers: Vec<PeerId> = (0..6).map(|n| Dice(n).peer()).collect();
         let mut kept = Observers::default();
-        kept.use_codebooks([book()]);
+        kept.use_codebooks([book()], ALL);
         let mut last = BTreeMap::new();
         let mut told = BTreeMap::new();
         for (n, said, trusted) in steps {
             let standing = Standing { trusted, ..Standing::default() };
             let said = Arc::new(said);
-            kept.set(peers[n as usize], Arc::clone(&said), standing.clone());
+            kept.set(peers[n as usize], Arc::clone(&said), standing.clone(), ALL);
             last.insert(n, (said, standing));
             told.extend(kept.news());
         }
-        kept.know(own.clone());
+        kept.know(own.clone(), ALL);
         let mut anew = Observers::default();
-        anew.use_codebooks([book()]);
-        anew.know(own);
+        anew.use_codebooks([book()], ALL);
+        anew.know(own, ALL);
         for (n, (said, standing)) in last.into_iter().rev() {
-            anew.set(peers[n as usize], said, standing);
+            anew.set(peers[n as usize], said, standing, ALL);
         }
-        kept.tick();
-        anew.tick();
+        kept.tick(ALL);
+        anew.tick(ALL);
         told.extend(kept.news());
         told.retain(|_, weighed| !weighed.is_empty());
         let all: BTreeMap<_, _> = anew.news().into_iter().filter(|(_, w)| !w.is_empty()).collect();

@@ -86,6 +86,23 @@ impl Mesh {
         mesh
     }
 
+    /// Its nodes have made offers, and a stranger offers what they speak of: else nothing is weighed.
+    fn weighing(n: u8) -> Self {
+        let mut mesh = Self::using(n);
+        let everything = offered(500, &["chef", "poet", "liar"]);
+        for node in 0..mesh.nodes.len() {
+            mesh.offer(node, &[]);
+        }
+        for node in &mut mesh.nodes {
+            let feeder = key(251).peer_id();
+            node.connect_to(feeder);
+            node.receive(feeder, crate::driver::offers(vec![everything.clone()]));
+            node.links.remove(&feeder);
+            node.catalog.peer_disconnected(feeder);
+        }
+        mesh
+    }
+
     fn ticks(&mut self, n: usize) {
         for _ in 0..n {
             self.tick();
@@ -94,9 +111,17 @@ impl Mesh {
     }
 }
 
+/// The first change of a stranger's offer.
+fn offered(stranger: u16, names: &[&str]) -> SignedChange {
+    let key = crate::driver::stranger(stranger);
+    let mut node = Node::open(key, CatalogLimits::default(), Disk::new()).0;
+    node.connect_to(crate::driver::key(250).peer_id());
+    changes(&node.offer(names)).remove(0)
+}
+
 #[test]
 fn what_a_node_has_seen_reaches_the_far_end_without_a_tick_and_outlives_restarts() {
-    let mut mesh = Mesh::using(4);
+    let mut mesh = Mesh::weighing(4);
     mesh.connect(0, 1);
     mesh.connect(1, 2);
     mesh.settle();
@@ -290,7 +315,7 @@ fn a_node_without_observations_keeps_asks_and_tells_none() {
 
 #[test]
 fn a_lost_disk_is_stepped_over_when_there_is_something_to_say_again() {
-    let mut mesh = Mesh::using(3);
+    let mut mesh = Mesh::weighing(3);
     mesh.connect(0, 1);
     mesh.connect(1, 2);
     mesh.observe(0, &[(cell("chef", 1), outcomes(40, 750))]);
@@ -313,7 +338,7 @@ fn a_lost_disk_is_stepped_over_when_there_is_something_to_say_again() {
 
 #[test]
 fn what_a_peer_says_of_an_expert_it_serves_does_not_count_while_it_serves_it() {
-    let mut mesh = Mesh::using(2);
+    let mut mesh = Mesh::weighing(2);
     mesh.connect(0, 1);
     let seen = [
         (cell("chef", 1), outcomes(40, 1000)),
@@ -333,8 +358,46 @@ fn what_a_peer_says_of_an_expert_it_serves_does_not_count_while_it_serves_it() {
 }
 
 #[test]
+fn an_observer_whose_offer_is_unknown_has_no_weight() {
+    let mut node = Node::fresh(1);
+    let _ = node.catalog.use_codebooks([BOOK]);
+    let feeder = key(251).peer_id();
+    node.connect_to(feeder);
+    node.receive(feeder, crate::driver::offers(vec![offered(500, &["chef"])]));
+    let author = stranger(7);
+    let mut observer = Node::open(author.clone(), CatalogLimits::default(), Disk::new()).0;
+    observer.connect_to(key(250).peer_id());
+    let said = changes(&observer.observe(&[(cell("chef", 1), outcomes(40, 1000))]));
+    node.receive(feeder, observations(said));
+    // It may serve the very expert that it praises.
+    assert!(node.said(&author.peer_id()).is_some());
+    assert_eq!(node.weighed(&cell("chef", 1)), None);
+    node.receive(feeder, crate::driver::offers(vec![offered(7, &["poet"])]));
+    assert!(node.weighed(&cell("chef", 1)).is_some());
+}
+
+#[test]
+fn what_is_said_of_an_expert_counts_as_long_as_somebody_offers_it() {
+    let mut mesh = Mesh::using(3);
+    mesh.connect(0, 1);
+    mesh.connect(1, 2);
+    mesh.offer(0, &[]);
+    mesh.observe(0, &[(cell("chef", 1), outcomes(40, 1000))]);
+    mesh.settle();
+    assert_eq!(mesh.nodes[1].weighed(&cell("chef", 1)), None);
+    mesh.offer(2, &["chef"]);
+    mesh.settle();
+    mesh.ticks(1);
+    assert!(mesh.nodes[1].weighed(&cell("chef", 1)).is_some());
+    mesh.offer(2, &[]);
+    mesh.settle();
+    mesh.ticks(1);
+    assert_eq!(mesh.nodes[1].weighed(&cell("chef", 1)), None);
+}
+
+#[test]
 fn own_evidence_undoes_a_lie() {
-    let mut mesh = Mesh::using(2);
+    let mut mesh = Mesh::weighing(2);
     mesh.connect(0, 1);
     let lie = [(cell("liar", 1), outcomes(500, 1000))];
     mesh.observe(0, &lie);

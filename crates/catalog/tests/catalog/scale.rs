@@ -149,6 +149,21 @@ fn ten_thousand_observers_are_kept_weighed_and_compared_cheaply() {
         let count = 20 + u32::from(n % 17);
         cells.map(move |cell| (cell, outcomes(count, 300 + 50 * u32::from(cell.cluster))))
     };
+    // Everybody offers what others have seen.
+    let offering: Vec<SignedChange> = (0..AUTHORS)
+        .map(|n| {
+            let mut node = Node::open(stranger(n), CatalogLimits::default(), Disk::new()).0;
+            let cards: Vec<_> = (0..8)
+                .map(|e| card(&format!("expert-{}", ((n + 1) % 997) * 8 + e)))
+                .collect();
+            let offer = Offer {
+                experts: cards.iter().map(|c| c.id()).collect(),
+                ..first_offer(n)
+            };
+            node.catalog.set_cards(cards).unwrap();
+            change_of(&mut node, offer)
+        })
+        .collect();
     let all: Vec<SignedChange> = (0..AUTHORS)
         .map(|n| {
             let mut node = Node::open(stranger(n), CatalogLimits::default(), Disk::new()).0;
@@ -162,6 +177,9 @@ fn ten_thousand_observers_are_kept_weighed_and_compared_cheaply() {
         let _ = node.catalog.use_codebooks([BOOK]);
         let feeder = key(251).peer_id();
         node.connect_to(feeder);
+        for batch in offering.chunks(150) {
+            node.receive(feeder, offers(batch.to_vec()));
+        }
         for batch in all.chunks(60) {
             node.receive(feeder, observations(batch.to_vec()));
             let actions = node.catalog.tick();
