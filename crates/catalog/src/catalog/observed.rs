@@ -158,10 +158,13 @@ impl Catalog {
         self.observers.tick(&|id| index.is_offered(id));
     }
 
-    /// Whose offer is unknown does not count: it might serve what it praises.
+    /// Whose offer is unknown, or contradicts itself, does not count: it might serve what it praises.
     fn weigh(&mut self, author: &PeerId) {
         let charter = &self.merged.charter;
-        let out = charter.is_revoked(author) || *author == self.me;
+        let out = charter.is_revoked(author)
+            || *author == self.me
+            || self.observations.documents.contradicts_itself(author)
+            || self.offers.documents.contradicts_itself(author);
         let said = self.observations.documents.get(author).filter(|_| !out);
         let (Some(said), Some(offer)) = (said, self.offers.said(author)) else {
             return self.observers.remove(author);
