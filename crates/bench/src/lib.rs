@@ -6,12 +6,9 @@
 //! the nodes are ([`rpc::Place`]): this process over loopback, or network namespaces with a line between.
 
 pub mod catalog;
-mod figures;
-mod report;
 pub mod rpc;
 
-pub use figures::{Row, Spread};
-pub use report::Report;
+pub use polymath_figures::{Report, Row, Spread};
 
 /// Rounds of a comparison; its sides alternate. `--quick` makes them shorter, not fewer.
 pub const ROUNDS: usize = 9;

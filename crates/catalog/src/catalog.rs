@@ -5,6 +5,7 @@ mod charters;
 mod compare;
 mod observed;
 mod own;
+mod pushed;
 mod shelf;
 mod sync;
 
@@ -137,8 +138,8 @@ pub struct Catalog {
     key: NodeKey,
     pub(crate) me: PeerId,
     mesh: MeshId,
-    founders: Vec<PeerId>,
-    limits: CatalogLimits,
+    pub(crate) founders: Vec<PeerId>,
+    pub(crate) limits: CatalogLimits,
     pub(crate) offers: Shelf<OfferKind>,
     pub(crate) charters: Shelf<CharterKind>,
     pub(crate) observations: Shelf<ObservationKind>,
@@ -238,7 +239,7 @@ impl Catalog {
         let index = Arc::make_mut(&mut catalog.index);
         let charter = &catalog.merged.charter;
         for (author, log) in catalog.offers.documents.iter() {
-            if !charter.is_revoked(author) {
+            if !charter.is_revoked(author) && log.other().is_none() {
                 index.set_offer(*author, Arc::clone(log.said()), |id| {
                     catalog.cards.get(id).cloned()
                 });
@@ -388,8 +389,10 @@ impl Catalog {
                 index.set_charter(Arc::clone(charter));
             }
             for author in &authors {
-                let out = self.merged.charter.is_revoked(author);
-                match self.offers.documents.get(author).filter(|_| !out) {
+                let documents = &self.offers.documents;
+                let out =
+                    self.merged.charter.is_revoked(author) || documents.contradicts_itself(author);
+                match documents.get(author).filter(|_| !out) {
                     Some(log) => index.set_offer(*author, Arc::clone(log.said()), |id| {
                         self.cards.get(id).cloned()
                     }),

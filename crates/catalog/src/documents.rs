@@ -21,8 +21,8 @@ use crate::{
     envelope,
     evictions::Evictions,
     kind::{Bounds, Kind},
-    limits::{CONTRADICTIONS, HOT_DOCUMENTS},
-    log::Log,
+    limits::HOT_DOCUMENTS,
+    log::{self, Log},
 };
 
 /// Everything known of one author.
@@ -44,8 +44,10 @@ pub(crate) struct Author<K: Kind> {
     /// much as may be.
     writes: Option<u32>,
     counted: u64,
-    /// It signed two different changes with one sequence.
-    equivocated: bool,
+    /// It signed two different changes with one sequence of the present epoch: this one, and one that is
+    /// in the log. Nothing more is taken of such an epoch, and nothing of what it says is used: which of
+    /// the two came first differs from node to node.
+    other: Option<SignedChange>,
 }
 
 impl<K: Kind> Author<K> {
@@ -61,7 +63,7 @@ impl<K: Kind> Author<K> {
             noted: 0,
             writes: None,
             counted: 0,
-            equivocated: false,
+            other: None,
         }
     }
 
@@ -70,6 +72,19 @@ impl<K: Kind> Author<K> {
         self.seen = (seen > 0).then_some(seen);
         self.noted = seen;
         self
+    }
+
+    /// The same author, which also signed `other` in the place of a change of its log; what it said
+    /// before that was known.
+    pub(crate) fn contradict(&mut self, other: SignedChange) -> Arc<K::Said> {
+        self.other = Some(other);
+        let nothing = K::said(K::View::default(), self.position());
+        std::mem::replace(&mut self.said, Arc::new(nothing))
+    }
+
+    /// What it signed in the place of a change of its log, if it contradicts itself.
+    pub(crate) fn other(&self) -> Option<&SignedChange> {
+        self.other.as_ref()
     }
 
     /// When it was last seen; 0 is not known.
@@ -86,20 +101,28 @@ impl<K: Kind> Author<K> {
     }
 
     fn bytes(&self) -> usize {
-        self.log.change_bytes()
+        self.log.change_bytes() + self.other.as_ref().map_or(0, |other| other.change.len())
     }
 
     pub(crate) fn position(&self) -> Position {
         (self.epoch, self.log.len())
     }
 
-    /// What is known, unless its author contradicts itself.
+    /// How far it is known; of one that contradicts itself no more of this epoch is to be had.
+    fn final_position(&self) -> Position {
+        match self.other {
+            Some(_) => (self.epoch, u64::MAX),
+            None => self.position(),
+        }
+    }
+
+    /// What is known of the document.
     fn known(&self) -> Known {
         let mut mark = [0; MARK];
         mark.copy_from_slice(&self.head.hash[..MARK]);
         Known {
             position: self.position(),
-            mark: Some(mark),
+            mark: self.other.is_none().then_some(mark),
         }
     }
 
@@ -119,13 +142,21 @@ impl<K: Kind> Author<K> {
         K::view(&self.said)
     }
 
-    /// What whoever knows the document up to `position` lacks.
-    pub(crate) fn after(&self, (epoch, sequence): Position) -> Vec<SignedChange> {
-        match self.epoch.cmp(&epoch) {
-            std::cmp::Ordering::Less => Vec::new(),
-            std::cmp::Ordering::Greater => self.log.changes(),
-            std::cmp::Ordering::Equal => self.log.after(sequence),
-        }
+    /// What whoever knows the document up to `position` lacks; of one that contradicts itself, the log
+    /// up to where its versions part, and both. Only the author itself has a use for more.
+    pub(crate) fn after(&self, (epoch, sequence): Position, itself: bool) -> Vec<SignedChange> {
+        let from = match self.epoch.cmp(&epoch) {
+            std::cmp::Ordering::Less => return Vec::new(),
+            std::cmp::Ordering::Greater => 0,
+            std::cmp::Ordering::Equal => sequence,
+        };
+        let Some(other) = &self.other else {
+            return self.log.after(from);
+        };
+        let mut changes = self.log.after(from.min(other.sequence.saturating_sub(1)));
+        changes.retain(|change| itself || change.sequence <= other.sequence);
+        changes.push(other.clone());
+        changes
     }
 }
 
@@ -139,10 +170,38 @@ pub(crate) enum Outcome<K: Kind> {
     },
     /// Known, or of an epoch that is over.
     Repeat,
+    /// It proves that its author contradicts itself; what was said before. The author is gone if there
+    /// was no room for the proof.
+    Contradicted { before: Arc<K::Said> },
+    /// Its author is known to contradict itself in that epoch; it was not looked at.
+    Moot,
     /// Changes before it are missing.
     Gap,
     /// Signed by us, but not in our document: our storage was lost or restored.
     OwnFork,
+}
+
+/// Holds a change of our own, which led to `document`, against what everybody else will hold it against:
+/// published in good faith, poison is poison. What is more than others take is [`Refusal::TooMuch`].
+fn check_own<K: Kind>(
+    document: &Document,
+    bytes: &[u8],
+    me: &PeerId,
+    (epoch, sequence): Position,
+    before: Option<Head>,
+    limits: &CatalogLimits,
+) -> Result<(), Refusal> {
+    let bounds = K::bounds(limits);
+    if bytes.len() > bounds.change_bytes || sequence > bounds.changes_per_epoch as u64 {
+        return Err(Refusal::TooMuch);
+    }
+    let continues = check_continuity::<K>(bytes, me, epoch, sequence, before, limits);
+    continues.map_err(|refusal| match refusal {
+        // Of our own making it is one change of one actor: all that can be amiss is its size.
+        Refusal::Chunk => Refusal::TooMuch,
+        refusal => refusal,
+    })?;
+    document.view::<K>(limits).map(|_| ())
 }
 
 #[derive(Debug)]
@@ -157,9 +216,6 @@ pub(crate) struct Documents<K: Kind> {
     /// How many gave way in this tick, to whom.
     evictions: Evictions,
     forgotten: BTreeMap<PeerId, room::Forgotten>,
-    /// Of authors that signed two different changes with one sequence of the present epoch: the one that
-    /// is not in their log. Nothing more is taken of such an epoch.
-    contradictions: BTreeMap<PeerId, SignedChange>,
 }
 
 impl<K: Kind> Default for Documents<K> {
@@ -173,7 +229,6 @@ impl<K: Kind> Default for Documents<K> {
             tick: 0,
             evictions: Evictions::default(),
             forgotten: BTreeMap::new(),
-            contradictions: BTreeMap::new(),
         }
     }
 }
@@ -194,45 +249,46 @@ impl<K: Kind> Documents<K> {
 
     /// What is known of an author's document.
     pub(crate) fn known(&self, author: &PeerId) -> Option<Known> {
-        let known = self.get(author)?.known();
-        Some(if self.contradictions.contains_key(author) {
-            Known {
-                mark: None,
-                ..known
-            }
+        self.get(author).map(Author::known)
+    }
+
+    /// What `asker` lacks, who knows an author's document up to `position`.
+    pub(crate) fn after(
+        &self,
+        author: &PeerId,
+        position: Position,
+        asker: &PeerId,
+    ) -> Vec<SignedChange> {
+        let log = self.get(author);
+        log.map_or_else(Vec::new, |log| log.after(position, asker == author))
+    }
+
+    /// Whether it is known that an author signed two changes with one sequence of its present epoch.
+    pub(crate) fn contradicts_itself(&self, author: &PeerId) -> bool {
+        self.get(author).is_some_and(|a| a.other.is_some())
+    }
+
+    /// Keeps a change that cannot stand beside those kept of its author, who signed both. Without room for
+    /// it the author is forgotten: replicas that hold one version each would never find rest.
+    fn contradict(
+        &mut self,
+        author: PeerId,
+        change: SignedChange,
+        limits: &CatalogLimits,
+    ) -> Outcome<K> {
+        self.hot.retain(|(a, ..)| *a != author);
+        let Some(log) = self.authors.get_mut(&author) else {
+            return Outcome::Moot;
+        };
+        self.bytes += change.change.len();
+        let before = log.contradict(log::detached(&change));
+        if self.bytes > K::bounds(limits).bytes {
+            self.forget(&author, limits);
         } else {
-            known
-        })
-    }
-
-    /// What whoever knows an author's document up to `position` lacks; of one that contradicts itself,
-    /// both versions.
-    pub(crate) fn after(&self, author: &PeerId, position: Position) -> Vec<SignedChange> {
-        let Some(log) = self.get(author) else {
-            return Vec::new();
-        };
-        let other = self.contradictions.get(author);
-        let Some(other) = other.filter(|_| position.0 <= log.epoch) else {
-            return log.after(position);
-        };
-        let from = position.1.min(other.sequence.saturating_sub(1));
-        let mut changes = log.after((position.0, from));
-        changes.push(other.clone());
-        changes
-    }
-
-    /// Keeps a change that cannot stand beside those kept of its author, who signed both.
-    fn contradict(&mut self, author: PeerId, change: &SignedChange) {
-        if self.contradictions.len() >= CONTRADICTIONS {
-            return;
-        }
-        // On its own, not in the frame that it came in.
-        if let Some(own) = Log::new(vec![change.clone()]).get(1) {
-            self.contradictions.entry(author).or_insert(own);
-        }
-        if let Some(known) = self.known(&author) {
+            let known = log.known();
             self.buckets.update(&author, known);
         }
+        Outcome::Contradicted { before }
     }
 
     /// How far an author's document is known; (0, 0) is not at all.
@@ -272,16 +328,8 @@ impl<K: Kind> Documents<K> {
         let gone = self.authors.remove(author)?;
         self.bytes -= gone.bytes();
         self.buckets.remove(author);
-        self.contradictions.remove(author);
         self.hot.retain(|(a, ..)| a != author);
         Some(gone)
-    }
-
-    /// Whether it is news that `author` signed two different changes with one sequence.
-    pub(crate) fn equivocated(&mut self, author: &PeerId) -> bool {
-        self.authors
-            .get_mut(author)
-            .is_some_and(|log| !std::mem::replace(&mut log.equivocated, true))
     }
 
     /// Takes a change that `from` brings. Order of checks: form and size, repeats by comparison,
@@ -316,23 +364,23 @@ impl<K: Kind> Documents<K> {
         {
             return Ok(Outcome::Repeat);
         }
-        let other = self.contradictions.get(&author).filter(|_| same_epoch);
-        if other.is_some_and(|c| c.sequence == sequence && c.change == change.change) {
-            return Ok(Outcome::Repeat);
+        // Of an epoch in which its author contradicts itself nothing more is taken: all replicas stay
+        // where they are until the author, which learns of it, begins the next.
+        let other = self.get(&author).filter(|_| same_epoch);
+        if let Some(other) = other.and_then(Author::other) {
+            let repeated = other.sequence == sequence && other.change == change.change;
+            return Ok(if repeated {
+                Outcome::Repeat
+            } else {
+                Outcome::Moot
+            });
         }
-        let contradicted = other.is_some();
         envelope::check_signature::<K>(&change, &author, mesh)?;
         if author == *me {
             return Ok(Outcome::OwnFork);
         }
         if known.is_some() {
-            self.contradict(author, &change);
-            return Err(Refusal::Equivocation);
-        }
-        // Of an epoch in which its author contradicts itself nothing more is taken: all replicas stay
-        // where they are until the author, which learns of it, begins the next.
-        if contradicted {
-            return Err(Refusal::Equivocation);
+            return Ok(self.contradict(author, change, limits));
         }
         let expected = if same_epoch { known_sequence + 1 } else { 1 };
         if sequence != expected {
@@ -414,12 +462,25 @@ impl<K: Kind> Documents<K> {
         if from.as_ref() == Some(&to) {
             return Ok(None);
         }
-        let (document, bytes, head) = self.document(&me, epoch)?.edited::<K>(from.as_ref(), &to)?;
-        if bytes.len() > K::bounds(limits).change_bytes {
+        let (before, kept) = (log.map(Author::head), log.map_or(0, Author::bytes));
+        let document = self.document(&me, epoch)?;
+        let (document, bytes, head) = document.edited::<K>(from.as_ref(), &to)?;
+        check_own::<K>(&document, &bytes, &me, (epoch, sequence), before, limits)?;
+        if kept + bytes.len() > K::bounds(limits).document_bytes {
             return Err(Refusal::TooMuch);
         }
         let change = envelope::sign::<K>(key, mesh, epoch, sequence, bytes)?;
         Ok(Some(self.commit(me, me, epoch, document, change, head, to)))
+    }
+
+    /// Whether our document can be started anew with all of `to`.
+    pub(crate) fn check_anew(
+        me: &PeerId,
+        to: &K::View,
+        limits: &CatalogLimits,
+    ) -> Result<(), Refusal> {
+        let (document, bytes, _) = Document::new::<K>(me, 1).edited::<K>(None, to)?;
+        check_own::<K>(&document, &bytes, me, (1, 1), None, limits)
     }
 
     /// What `author`'s document says in a version that is not kept: `changes` of `epoch`, in order,
@@ -438,8 +499,13 @@ impl<K: Kind> Documents<K> {
         all.truncate(usize::try_from(first.checked_sub(1)?).ok()?);
         all.extend(changes.into_iter().cloned());
         let (mut document, mut head) = (Document::new::<K>(author, epoch), None);
-        let mut says = None;
-        for (change, sequence) in all.iter().zip(1..) {
+        let (mut says, mut sequence) = (None, 0);
+        for change in &all {
+            // There may be a third version, which is left.
+            if change.sequence == sequence {
+                continue;
+            }
+            sequence += 1;
             let bytes = &change.change;
             if change.sequence != sequence {
                 return None;
@@ -507,8 +573,7 @@ impl<K: Kind> Documents<K> {
             self.bytes -= log.bytes();
             log.log = Log::default();
             log.epoch = epoch;
-            log.equivocated = false;
-            self.contradictions.remove(&author);
+            log.other = None;
         }
         log.log.push(change);
         log.head = head;

@@ -13,8 +13,10 @@ pub(crate) const PUSHES: usize = 3;
 /// Peers that are told of it, in a quarter of the bytes, when it comes for the second time: by then most
 /// know it, and whoever does not asks. Together six reach 99.7 % at once, and the next digests the rest.
 pub(crate) const TOLD: usize = 3;
-/// Changes that may come for the second time; all are forgotten with a tick.
+/// Changes that may come for the second time; the oldest give way.
 pub(crate) const PUSHED: usize = 4096;
+/// Ticks in which they may: that of the first time counts.
+pub(crate) const PUSHED_TICKS: u64 = 2;
 /// Peers to which heads are told that came in answers.
 pub(crate) const ANNOUNCED: usize = 5;
 /// Peers remembered to have said that they know what another one was asked for.
@@ -65,8 +67,6 @@ pub(crate) const NOTES_A_TICK: usize = 16;
 pub(crate) const MISSING_A_TICK: usize = 4096;
 /// Peers remembered as waiting for one card that is itself still on its way.
 pub(crate) const CARD_WAITERS: usize = 32;
-/// Authors of whom a second version of a change is kept, to prove to others that there are two.
-pub(crate) const CONTRADICTIONS: usize = 64;
 /// Documents kept live; a live one costs about 20 KB, all others are kept as signed changes.
 pub(crate) const HOT_DOCUMENTS: usize = 16;
 

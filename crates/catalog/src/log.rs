@@ -14,6 +14,16 @@ struct Entries {
     changes: Vec<SignedChange>,
 }
 
+/// A change on its own, without the frame that it came in.
+pub(crate) fn detached(change: &SignedChange) -> SignedChange {
+    SignedChange {
+        author: Bytes::copy_from_slice(&change.author),
+        change: Bytes::copy_from_slice(&change.change),
+        signature: Bytes::copy_from_slice(&change.signature),
+        ..*change
+    }
+}
+
 /// Changes from sequence 1 on, without a gap.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Log {

@@ -79,6 +79,12 @@ pub(crate) struct DocumentRecord {
     pub(crate) terms: Vec<TermsRecord>,
     #[prost(btree_map = "string, string", tag = "11")]
     pub(crate) labels: BTreeMap<String, String>,
+    /// What the author signed in the place of one of the changes.
+    #[prost(message, optional, tag = "12")]
+    other: Option<SignedChange>,
+    /// The schema's minor revision by which what an offer says was read.
+    #[prost(uint32, tag = "13")]
+    pub(crate) minor: u32,
 }
 
 /// On which terms an author serves an expert.
@@ -172,6 +178,7 @@ pub(crate) fn seal<K: Kind>(mesh: &MeshId, author: &Author<K>) -> Vec<u8> {
         last_hash: Bytes::copy_from_slice(&author.head().hash),
         last_op: author.head().last_op,
         seen: author.seen(),
+        other: author.other().cloned(),
         ..DocumentRecord::default()
     };
     K::keep(author.said(), &mut after);
@@ -233,6 +240,18 @@ fn read<K: Kind>(author: &PeerId, record: DocumentRecord) -> Option<Author<K>> {
     let view = in_order
         .then(|| K::kept(author, epoch, head, &record))
         .flatten()?;
+    let parts = |other: &SignedChange| {
+        let kept = other.sequence.checked_sub(1).map(usize::try_from);
+        let kept = kept.and_then(|at| record.changes.get(at.ok()?));
+        other.epoch == epoch && kept.is_some_and(|kept| kept.change != other.change)
+    };
+    if !record.other.as_ref().is_none_or(parts) {
+        return None;
+    }
     let log = Log::new(record.changes);
-    Some(Author::new(epoch, log, head, view).last_seen(record.seen))
+    let mut author = Author::new(epoch, log, head, view).last_seen(record.seen);
+    if let Some(other) = record.other {
+        author.contradict(other);
+    }
+    Some(author)
 }

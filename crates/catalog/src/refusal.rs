@@ -14,7 +14,8 @@ pub enum Refusal {
     Author,
     /// Not signed by its author, or for another mesh, epoch or sequence.
     Signature,
-    /// A second, different change under a known epoch and sequence.
+    /// A second, different change under a known epoch and sequence, or more of an epoch in which there is
+    /// one.
     Equivocation,
     /// Not one uncompressed Automerge change, or one that no document of its kind can contain.
     Chunk,

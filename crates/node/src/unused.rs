@@ -21,6 +21,8 @@ pub(crate) enum Unused {
     FailedLately,
     /// It does not let this node in.
     Refused,
+    /// The mesh's admins have shut it out.
+    Revoked,
     /// It says that it leaves, or has left.
     Leaving,
     /// Others have lost it.
@@ -42,6 +44,7 @@ impl Unused {
             Self::Unidentified => "unidentified",
             Self::FailedLately => "failed_lately",
             Self::Refused => "refused",
+            Self::Revoked => "revoked",
             Self::Leaving => "leaving",
             Self::Suspended => "suspended",
             Self::Silent => "silent",

@@ -7,6 +7,9 @@ use libp2p_identity::PeerId;
 /// The role that may change the charter.
 pub const ADMIN: &str = "admin";
 
+/// Hexadecimal digits from which on a name may be the beginning of an expert's id.
+const ID_DIGITS: usize = 8;
+
 /// A value, who laid it down, and when on the admins' common count (Lamport's).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stated<T> {
@@ -62,9 +65,18 @@ impl Charter {
         self.revoked.contains_key(peer)
     }
 
+    /// Whether `name` has a meaning that no alias may hide: the router's free choice, or an expert's id as
+    /// it is abbreviated.
+    pub fn is_reserved(name: &str) -> bool {
+        name == "auto" || name.len() >= ID_DIGITS && name.bytes().all(|b| b.is_ascii_hexdigit())
+    }
+
     /// The expert that `name` stands for: what an alias of that name says, else the name itself.
-    /// An alias never leads to another.
+    /// An alias never leads to another, and hides no id.
     pub fn resolve<'a>(&'a self, name: &'a str) -> &'a str {
+        if Self::is_reserved(name) {
+            return name;
+        }
         self.aliases.get(name).map_or(name, |alias| &alias.value)
     }
 }

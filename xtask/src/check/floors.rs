@@ -47,7 +47,7 @@ const SANS_IO: &[&str] = &[
     "rustix",
 ];
 
-const ROOMS: [Room; 12] = [
+const ROOMS: [Room; 15] = [
     Room {
         package: "polymath-types",
         floor: 1,
@@ -61,6 +61,7 @@ const ROOMS: [Room; 12] = [
         1,
         &["libp2p*", "axum*", "candle*", "automerge"],
     ),
+    room("polymath-figures", 1, SANS_IO),
     room(
         "polymath-net",
         2,
@@ -80,6 +81,7 @@ const ROOMS: [Room; 12] = [
     ),
     room("polymath-catalog", 2, SANS_IO),
     room("polymath-router", 2, SANS_IO),
+    room("polymath-encoder", 2, SANS_IO),
     room(
         "polymath-blobs",
         2,
@@ -110,6 +112,8 @@ const ROOMS: [Room; 12] = [
         4,
         &["quinn*", "axum*", "candle*", "clap*"],
     ),
+    // What a daemon decides with, and nothing of daemons.
+    room("polymath-eval", 4, SANS_IO),
     room("polymath-node", 4, &["axum*", "clap*"]),
     room(
         "polymath-gateway",

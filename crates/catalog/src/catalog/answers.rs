@@ -83,12 +83,12 @@ impl Catalog {
                 owed.ready
                     .pop_front()
                     .or_else(|| self.tell_leaves::<CharterKind>(&mut owed))
-                    .or_else(|| self.tell_changes::<CharterKind>(&mut owed))
+                    .or_else(|| self.tell_changes::<CharterKind>(peer, &mut owed))
                     .or_else(|| self.tell_leaves::<OfferKind>(&mut owed))
-                    .or_else(|| self.tell_changes::<OfferKind>(&mut owed))
+                    .or_else(|| self.tell_changes::<OfferKind>(peer, &mut owed))
                     .or_else(|| self.tell_cards(&mut owed))
                     .or_else(|| self.tell_leaves::<ObservationKind>(&mut owed))
-                    .or_else(|| self.tell_changes::<ObservationKind>(&mut owed))
+                    .or_else(|| self.tell_changes::<ObservationKind>(peer, &mut owed))
             })
             .flatten();
         owed.sent += frame.as_ref().map_or(0, SyncFrame::encoded_len);
@@ -108,12 +108,12 @@ impl Catalog {
         owed.ready.pop_front()
     }
 
-    fn tell_changes<K: Kind>(&self, owed: &mut Owed) -> Option<SyncFrame> {
+    fn tell_changes<K: Kind>(&self, peer: &PeerId, owed: &mut Owed) -> Option<SyncFrame> {
         let mut changes: Vec<SignedChange> = Vec::new();
         let mut bytes = 0;
         let changes_owed = &mut owed.documents[K::CATEGORY as usize].changes;
         while let Some((author, position)) = changes_owed.pop_first() {
-            let more = K::shelf(self).documents.after(&author, position);
+            let more = K::shelf(self).documents.after(&author, position, peer);
             let size: usize = more.iter().map(frames::change_room).sum();
             if bytes + size > FRAME_BYTES && !changes.is_empty() {
                 changes_owed.insert(author, position);

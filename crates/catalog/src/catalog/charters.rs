@@ -9,14 +9,24 @@ use crate::{
     frames,
     kind::{
         Category,
-        charter::merge::{Merged, merge},
+        charter::{
+            Entries,
+            merge::{Merged, merge},
+        },
     },
     limits::ANNOUNCED,
 };
 
 impl Catalog {
     pub(super) fn merged_now(&self) -> Merged {
-        merge(&self.founders, |peer| self.charters.said(peer))
+        merge(&self.founders, |peer| self.heard(peer))
+    }
+
+    /// What counts of an author's document. Of one that contradicts itself nothing does before its next
+    /// epoch: which version came first differs from node to node, and the proof goes to all.
+    pub(crate) fn heard(&self, author: &PeerId) -> Option<&Entries> {
+        let said = self.charters.said(author)?;
+        (!self.charters.documents.contradicts_itself(author)).then_some(said)
     }
 
     /// Brings the charter up to what the documents say. Those that no longer count are dropped; of

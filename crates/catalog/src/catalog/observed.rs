@@ -98,15 +98,17 @@ impl Catalog {
         self.finish(Batch::default())
     }
 
-    /// What everybody has seen who said so, this node included.
+    /// What everybody has seen who said so and did not contradict itself, this node included.
     pub fn observations(&self) -> impl Iterator<Item = (&PeerId, &Observations)> {
         let documents = self.observations.documents.iter();
-        documents.map(|(author, log)| (author, log.said().as_ref()))
+        let used = documents.filter(|(_, log)| log.other().is_none());
+        used.map(|(author, log)| (author, log.said().as_ref()))
     }
 
     /// Keeps none but this node's own, which it must go on from should it publish again.
     pub(super) fn drop_observations(&mut self) {
-        let others = self.observations().map(|(author, _)| *author);
+        let all = self.observations.documents.iter();
+        let others = all.map(|(author, _)| *author);
         self.leftover = others.filter(|author| *author != self.me).collect();
         for author in &self.leftover {
             self.observations.documents.remove(author);
@@ -156,10 +158,13 @@ impl Catalog {
         self.observers.tick(&|id| index.is_offered(id));
     }
 
-    /// Whose offer is unknown does not count: it might serve what it praises.
+    /// Whose offer is unknown, or contradicts itself, does not count: it might serve what it praises.
     fn weigh(&mut self, author: &PeerId) {
         let charter = &self.merged.charter;
-        let out = charter.is_revoked(author) || *author == self.me;
+        let out = charter.is_revoked(author)
+            || *author == self.me
+            || self.observations.documents.contradicts_itself(author)
+            || self.offers.documents.contradicts_itself(author);
         let said = self.observations.documents.get(author).filter(|_| !out);
         let (Some(said), Some(offer)) = (said, self.offers.said(author)) else {
             return self.observers.remove(author);

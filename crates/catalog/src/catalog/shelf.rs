@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use polymath_types::PeerId;
 
-use super::{Batch, Catalog};
+use super::{Batch, Catalog, pushed::Pushed};
 use crate::{
     Refusal,
     asks::Asks,
     documents::Documents,
     frames,
     kind::{Category, Kind},
-    limits::OBSERVED_TICKS,
+    limits::{ASK_TICKS, OBSERVED_TICKS},
 };
 
 /// Versions of our own document that others hold and we do not know.
@@ -25,6 +25,18 @@ pub(crate) struct Forks<K: Kind> {
     pub(super) due: bool,
     /// What theirs say, as far as that could be read.
     pub(super) theirs: Option<K::View>,
+    /// Who was last asked for all of its version, since a part could not be read, and when.
+    pub(super) asked: Option<(PeerId, u64)>,
+    /// It has not answered yet, and the new epoch is to say what the lost one said.
+    pub(super) waits: bool,
+}
+
+impl<K: Kind> Forks<K> {
+    /// Whether the last question was answered, or will not be.
+    pub(super) fn may_ask(&self, tick: u64) -> bool {
+        self.asked
+            .is_none_or(|(_, since)| tick.saturating_sub(since) >= ASK_TICKS)
+    }
 }
 
 /// The documents of one kind.
@@ -37,8 +49,7 @@ pub(crate) struct Shelf<K: Kind> {
     pub(super) unannounced: BTreeMap<PeerId, BTreeSet<PeerId>>,
     /// Which peers said that they have what another one was asked for, by author.
     pub(super) claimants: BTreeMap<PeerId, BTreeSet<PeerId>>,
-    /// Authors whose last change was passed on in this tick, and came once; and who knows it.
-    pub(super) pushed: BTreeMap<PeerId, BTreeSet<PeerId>>,
+    pub(super) pushed: Pushed,
     pub(super) forks: Forks<K>,
 }
 
@@ -49,12 +60,14 @@ impl<K: Kind> Shelf<K> {
             asked: Asks::new(authors),
             unannounced: BTreeMap::new(),
             claimants: BTreeMap::new(),
-            pushed: BTreeMap::new(),
+            pushed: Pushed::default(),
             forks: Forks {
                 epoch: 0,
                 rolled: false,
                 due: false,
                 theirs: None,
+                asked: None,
+                waits: false,
             },
         }
     }
@@ -72,15 +85,17 @@ impl Catalog {
         let shelf = K::shelf_mut(self);
         shelf.documents.begin_tick(ticks);
         shelf.claimants.clear();
-        shelf.pushed.clear();
+        shelf.pushed.begin_tick(ticks);
         shelf.asked.expire(ticks);
     }
 
     /// What a tick says and does, for one kind.
     pub(super) fn tick_kind<K: Kind>(&mut self, batch: &mut Batch) {
+        let ticks = self.ticks;
         let forks = &mut K::shelf_mut(self).forks;
         forks.rolled = false;
-        if forks.due {
+        forks.waits &= !forks.may_ask(ticks);
+        if forks.due && !forks.waits {
             self.resolve_fork::<K>(batch);
         }
         self.announce::<K>(batch);
@@ -179,7 +194,7 @@ impl Catalog {
             return Ok(());
         };
         if let Some(own) = documents.get(&me) {
-            let (now, changes) = (own.said().clone(), own.after(before));
+            let (now, changes) = (own.said().clone(), own.after(before, true));
             K::became(self, &said, &now);
             for peer in &self.peers {
                 batch.send(*peer, frames::changes(K::CATEGORY, changes.clone()));
@@ -197,19 +212,28 @@ impl Catalog {
         let me = self.me;
         let shelf = K::shelf_mut(self);
         let own = shelf.documents.get(&me);
-        if own.is_some_and(|own| own.position().0 > shelf.forks.epoch) {
-            return;
-        }
-        let Some(view) = K::after_fork(own.map(|own| own.view()), theirs) else {
+        let above = own.is_some_and(|own| own.position().0 > shelf.forks.epoch);
+        let said = own.map(|own| own.view());
+        let Some(view) = K::after_fork(said.clone(), theirs) else {
             return;
         };
-        shelf.forks.rolled = true;
-        tracing::warn!(
-            kind = ?K::CATEGORY,
-            epoch = shelf.forks.epoch,
-            "peers hold a document of this node that is not in its storage; starting a new epoch above it"
-        );
-        if let Err(refusal) = self.begin_epoch::<K>(view, batch) {
+        let written = if above {
+            // An edit has begun the new epoch, without what theirs says.
+            self.write_or_roll::<K>(view, batch)
+        } else {
+            shelf.forks.rolled = true;
+            tracing::warn!(
+                kind = ?K::CATEGORY,
+                epoch = shelf.forks.epoch,
+                "peers hold a document of this node that is not in its storage; starting a new epoch above it"
+            );
+            match (self.begin_epoch::<K>(view, batch), said) {
+                // Both together are too much for one.
+                (Err(Refusal::TooMuch), Some(own)) => self.begin_epoch::<K>(own, batch),
+                (begun, _) => begun,
+            }
+        };
+        if let Err(refusal) = written {
             tracing::error!(%refusal, "this node's document could not be started anew");
         }
     }

@@ -12,14 +12,14 @@ use polymath_proto::v1::{Cards, OfferHead, Offers, SignedChange, SyncFrame, sync
 use polymath_types::{ExpertId, Format, PeerId};
 use prost::Message as _;
 
-use super::{Action, Batch, Catalog, FrameError};
+use super::{Action, Batch, Catalog, FrameError, Shelf};
 use crate::{
     FRAME_BYTES, Refusal,
     cards::Taken,
     documents::Outcome,
     effort, envelope, frames,
     kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
-    limits::{ANNOUNCED, FEW_HEADS, MISSING_A_TICK, PUSHED, PUSHES, TOLD, WANT_ENTRIES},
+    limits::{ANNOUNCED, FEW_HEADS, MISSING_A_TICK, PUSHES, TOLD, WANT_ENTRIES},
     record,
 };
 
@@ -51,10 +51,40 @@ impl Catalog {
         self.finish(batch)
     }
 
-    /// Takes frames that came in a file: as if a stranger had connected and sent them.
+    /// Takes frames that came in a file: as if a stranger had connected and sent them. Charter documents
+    /// may come in any order, those of the appointed before those of who appointed them.
     pub fn import(&mut self, frames: impl IntoIterator<Item = SyncFrame>) -> Vec<Action> {
         let stranger = PeerId::random();
         self.peers.insert(stranger);
+        let mut charters = Vec::new();
+        let noted = frames.into_iter().inspect(|frame| {
+            if Category::of(frame.category) == Some(Category::Charter) {
+                charters.push(frame.clone());
+            }
+        });
+        let (mut taken, mut standing) = (self.counters.changes, self.refused_standing());
+        let mut actions = self.import_once(stranger, noted);
+        while self.counters.changes > taken && self.refused_standing() > standing {
+            (taken, standing) = (self.counters.changes, self.refused_standing());
+            actions.extend(self.import_once(stranger, charters.iter().cloned()));
+        }
+        self.peer_disconnected(stranger);
+        actions.retain(|action| match action {
+            Action::Send { peer, .. } | Action::Answer { peer } => *peer != stranger,
+            _ => true,
+        });
+        actions
+    }
+
+    fn refused_standing(&self) -> u64 {
+        self.counters.refused(Refusal::Standing)
+    }
+
+    fn import_once(
+        &mut self,
+        stranger: PeerId,
+        frames: impl Iterator<Item = SyncFrame>,
+    ) -> Vec<Action> {
         let mut actions = Vec::new();
         for frame in frames {
             match self.receive(stranger, frame) {
@@ -65,11 +95,6 @@ impl Catalog {
                 }
             }
         }
-        self.peer_disconnected(stranger);
-        actions.retain(|action| match action {
-            Action::Send { peer, .. } | Action::Answer { peer } => *peer != stranger,
-            _ => true,
-        });
         actions
     }
 
@@ -155,6 +180,7 @@ impl Catalog {
         let mut parted = Vec::new();
         let mut solicited = BTreeMap::new();
         let mut forked = Vec::new();
+        let mut late = BTreeMap::new();
         let (mut changes, mut waiting) = (VecDeque::from(changes), VecDeque::new());
         while let Some(change) = self.next_admitted::<K>(&mut changes, &mut waiting, batch) {
             if self.is_out(&peer) {
@@ -208,7 +234,16 @@ impl Catalog {
                 Ok(Outcome::Repeat) => {
                     self.counters.repeats += 1;
                     self.efforts.spend(peer, 1);
-                    self.tell_late::<K>(peer, &change, batch);
+                    self.tell_late::<K>(peer, &change, &mut late);
+                }
+                Ok(Outcome::Contradicted { before }) => {
+                    tracing::warn!(%author, epoch = change.epoch, sequence = change.sequence,
+                        "this author signed two different changes with one sequence; nothing of it is used until it starts anew");
+                    self.contradicted::<K>(peer, author, &before, batch);
+                }
+                Ok(Outcome::Moot) => {
+                    self.counters.refuse(Refusal::Equivocation);
+                    self.efforts.spend(peer, 1);
                 }
                 Ok(Outcome::Gap) => {
                     gaps.insert(author);
@@ -223,15 +258,6 @@ impl Catalog {
                 }
                 Err(refusal) => {
                     tracing::debug!(%peer, %author, epoch = change.epoch, sequence = change.sequence, %refusal, "change refused");
-                    // Once an author: all further ones are for the counter.
-                    if refusal == Refusal::Equivocation
-                        && K::shelf_mut(self).documents.equivocated(&author)
-                    {
-                        tracing::warn!(%author, epoch = change.epoch, sequence = change.sequence,
-                            "this author signed two different changes with one sequence; the first stays");
-                        let unannounced = &mut K::shelf_mut(self).unannounced;
-                        unannounced.entry(author).or_default().insert(peer);
-                    }
                     if refusal == Refusal::Continuity {
                         parted.extend(self.before_parting::<K>(peer, author));
                     }
@@ -257,9 +283,9 @@ impl Catalog {
             self.refuse(peer, Refusal::Standing);
             self.efforts.spend(peer, 1);
         }
-        self.read_fork::<K>(&forked);
+        self.read_fork::<K>(peer, &forked, batch);
         let forks = &K::shelf(self).forks;
-        if forks.due && !forks.rolled {
+        if forks.due && !forks.rolled && !forks.waits {
             self.resolve_fork::<K>(batch);
         }
         if let Some(first) = news.first() {
@@ -269,9 +295,12 @@ impl Catalog {
             }
             let knowing: BTreeSet<PeerId> = receivers.into_iter().chain([peer]).collect();
             let pushed = &mut K::shelf_mut(self).pushed;
-            let room = PUSHED.saturating_sub(pushed.len());
-            let authors = news.iter().filter_map(|c| envelope::peer_id(&c.author));
-            pushed.extend(authors.take(room).map(|author| (author, knowing.clone())));
+            for author in news.iter().filter_map(|c| envelope::peer_id(&c.author)) {
+                pushed.insert(author, knowing.clone());
+            }
+        }
+        for (receiver, heads) in late {
+            batch.send(receiver, frames::heads(K::CATEGORY, &heads));
         }
         let ticks = self.ticks;
         let shelf = K::shelf_mut(self);
@@ -288,6 +317,31 @@ impl Catalog {
         if idle {
             self.announce::<K>(batch);
         }
+    }
+
+    /// `peer` brought the proof that an author contradicts itself: nothing of it is used until its next
+    /// epoch, and others are to have the proof too. It costs whoever brings it no more than a repeat.
+    fn contradicted<K: Kind>(
+        &mut self,
+        peer: PeerId,
+        author: PeerId,
+        before: &Arc<K::Said>,
+        batch: &mut Batch,
+    ) {
+        self.counters.refuse(Refusal::Equivocation);
+        self.efforts.spend(peer, 1);
+        let shelf = K::shelf_mut(self);
+        shelf.asked.close(&author);
+        let now = shelf.documents.get(&author).map(|log| log.said().clone());
+        if now.is_some() {
+            let knowing = shelf.unannounced.entry(author).or_default();
+            knowing.insert(peer);
+            batch.touched.insert((K::CATEGORY, author));
+        } else {
+            shelf.unannounced.remove(&author);
+            batch.evicted.insert((K::CATEGORY, author));
+        }
+        K::became(self, before, &now.unwrap_or_default());
     }
 
     /// What to ask of `peer`, which brought a change of `author` that does not follow ours: what it has in
@@ -321,16 +375,28 @@ impl Catalog {
     }
 
     /// What the version of our own document says that these changes belong to: they continue ours up
-    /// to where they part, or are another epoch's from the first one on.
-    fn read_fork<K: Kind>(&mut self, forked: &[SignedChange]) {
+    /// to where they part, or are another epoch's from the first one on. If they begin behind that place,
+    /// `peer`, which brought them, is asked for all of it.
+    fn read_fork<K: Kind>(&mut self, peer: PeerId, forked: &[SignedChange], batch: &mut Batch) {
         let Some(epoch) = forked.iter().map(|change| change.epoch).max() else {
             return;
         };
-        let (me, limits) = (self.me, self.limits.clone());
+        let (me, limits, ticks) = (self.me, self.limits.clone(), self.ticks);
         let changes = forked.iter().filter(|change| change.epoch == epoch);
-        let shelf = K::shelf_mut(self);
-        if let Some(theirs) = shelf.documents.branch(&me, epoch, changes, &limits) {
-            shelf.forks.theirs = Some(theirs);
+        let Shelf {
+            documents, forks, ..
+        } = K::shelf_mut(self);
+        let read = documents.branch(&me, epoch, changes, &limits);
+        // Other kinds make nothing of what theirs says.
+        let matters = K::CATEGORY == Category::Charter && documents.position(&me).0 == epoch;
+        if read.is_some() {
+            forks.theirs = K::after_fork(forks.theirs.take(), read);
+            forks.waits &= forks.asked.is_none_or(|(asked, _)| asked != peer);
+        } else if matters && forks.may_ask(ticks) {
+            forks.asked = Some((peer, ticks));
+            forks.waits = true;
+            let all = frames::question(&me, (epoch, 0));
+            batch.send(peer, frames::want(K::CATEGORY, vec![all], &[]));
         }
     }
 
@@ -431,25 +497,27 @@ impl Catalog {
     }
 
     /// A change that was passed on comes once more: by now most know it, and some of those who may not
-    /// are told that there is one.
-    fn tell_late<K: Kind>(&mut self, peer: PeerId, change: &SignedChange, batch: &mut Batch) {
+    /// are told that there is one: in one frame each of all that a frame brings once more.
+    fn tell_late<K: Kind>(
+        &mut self,
+        peer: PeerId,
+        change: &SignedChange,
+        late: &mut BTreeMap<PeerId, Vec<OfferHead>>,
+    ) {
         let Some(author) = envelope::peer_id(&change.author) else {
             return;
         };
         let shelf = K::shelf_mut(self);
         let known = shelf.documents.known(&author);
         let current = known.filter(|k| k.position == (change.epoch, change.sequence));
-        let pushed = current.and_then(|known| Some((known, shelf.pushed.remove(&author)?)));
+        let pushed = current.and_then(|known| Some((known, shelf.pushed.take(&author)?)));
         let Some((known, mut knowing)) = pushed else {
             return;
         };
         knowing.insert(peer);
         let head = frames::head(&author, &known);
         for receiver in self.some_peers(TOLD, &knowing, &change.signature) {
-            batch.send(
-                receiver,
-                frames::heads(K::CATEGORY, std::slice::from_ref(&head)),
-            );
+            late.entry(receiver).or_default().push(head.clone());
         }
     }
 
@@ -457,6 +525,7 @@ impl Catalog {
         let own = self.offers.documents.get(&peer);
         let own = own.map(|log| Arc::clone(log.said()));
         let own = own.as_ref().map_or(&[][..], |offer| &offer.experts);
+        let mut awaited: BTreeMap<PeerId, Vec<_>> = BTreeMap::new();
         for bytes in cards.cards {
             if self.is_out(&peer) {
                 break;
@@ -476,7 +545,7 @@ impl Catalog {
                         batch.cards.push((id, card.clone()));
                     }
                     for waiter in waiting.into_iter().filter(|w| *w != peer) {
-                        batch.send(waiter, frames::cards(vec![bytes.clone()]));
+                        awaited.entry(waiter).or_default().push(bytes.clone());
                     }
                 }
                 Ok(None) => {
@@ -488,6 +557,9 @@ impl Catalog {
                     self.efforts.spend(peer, REFUSED);
                 }
             }
+        }
+        for (waiter, cards) in awaited {
+            batch.send(waiter, frames::cards(cards));
         }
     }
 

@@ -145,15 +145,21 @@ impl<K: Kind> Documents<K> {
         pot: Pot,
         limits: &CatalogLimits,
     ) -> Option<Author<K>> {
-        let gone = self.remove(author)?;
+        let gone = self.forget(author, limits)?;
         self.evictions.count(introducer, pot);
+        Some(gone)
+    }
+
+    /// Drops an author, and remembers how far it was known.
+    pub(super) fn forget(&mut self, author: &PeerId, limits: &CatalogLimits) -> Option<Author<K>> {
+        let gone = self.remove(author)?;
         if self.forgotten.len() >= K::bounds(limits).authors {
             let first = self.forgotten.iter().min_by_key(|(_, f)| f.tick);
             if let Some(first) = first.map(|(a, _)| *a) {
                 self.forgotten.remove(&first);
             }
         }
-        let (position, tick) = (gone.position(), self.tick);
+        let (position, tick) = (gone.final_position(), self.tick);
         self.forgotten.insert(*author, Forgotten { position, tick });
         Some(gone)
     }

@@ -18,7 +18,7 @@ use automerge::{
     AutomergeError, ObjId, ObjType, ROOT, ReadDoc, Value,
     transaction::{Transactable, Transaction},
 };
-use polymath_types::{Format, PeerId};
+use polymath_types::{ADMIN, Format, PeerId};
 
 use super::{Bounds, Category, Kind};
 use crate::{
@@ -61,6 +61,11 @@ impl Section {
             Self::Categories => "categories",
             Self::Codebooks => "codebooks",
         }
+    }
+
+    /// Whether its keys are peers.
+    const fn names_peers(self) -> bool {
+        matches!(self, Self::Roles | Self::Revoked)
     }
 
     /// Texts an entry has at most, and bytes of each.
@@ -115,6 +120,10 @@ pub(crate) type Field = (Section, String);
 pub(crate) struct Entry {
     pub(crate) at: u64,
     pub(crate) says: Vec<String>,
+}
+
+fn appoints(entry: &Entry) -> bool {
+    entry.says.first().is_some_and(|role| role == ADMIN)
 }
 
 /// What a charter document says.

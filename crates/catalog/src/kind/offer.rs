@@ -20,10 +20,13 @@ use crate::{
     Catalog, CatalogLimits, Refusal,
     buckets::Position,
     catalog::Shelf,
-    document::{Head, MAP_KEYS, Reader, bounded, text, whole},
+    document::{Document, Head, MAP_KEYS, Reader, bounded, text, whole},
     limits::{CHANGE_BURST, CHANGES_A_TICK},
     record::{DocumentRecord, TermsRecord},
 };
+
+/// The schema's minor revision: one more for every key that is read.
+const MINOR: u32 = 2;
 
 /// What a peer serves, in its own words.
 #[derive(Debug)]
@@ -259,6 +262,7 @@ impl Kind for OfferKind {
 
     fn keep(said: &PeerOffer, record: &mut DocumentRecord) {
         let experts = said.experts.iter();
+        record.minor = MINOR;
         record.agent.clone_from(&said.agent);
         record.addresses.clone_from(&said.addresses);
         record.experts = experts
@@ -268,7 +272,14 @@ impl Kind for OfferKind {
         record.labels.clone_from(&said.labels);
     }
 
-    fn kept(_: &PeerId, _: u64, _: Head, record: &DocumentRecord) -> Option<View> {
+    fn kept(author: &PeerId, epoch: u64, head: Head, record: &DocumentRecord) -> Option<View> {
+        // An earlier build passed over what it did not know; the changes have it.
+        if record.minor < MINOR
+            && let Ok(document) = Document::replay::<Self>(author, epoch, &record.changes, head)
+            && let Ok(view) = document.view::<Self>(&CatalogLimits::default())
+        {
+            return Some(view);
+        }
         let experts = record.experts.iter();
         Some(View {
             agent: record.agent.clone(),

@@ -1,8 +1,14 @@
 //! Every table has a bound; what goes over it is refused, counted, and harms no one inside.
 
-use polymath_catalog::{CatalogLimits, Offer, OfferError, Refusal};
+use std::collections::BTreeMap;
 
-use crate::driver::{Disk, Mesh, Node, card, expert_id, key};
+use polymath_catalog::{CatalogLimits, Offer, OfferError, Refusal};
+use polymath_proto::v1::{Cards, SyncFrame, Want, sync_frame::Frame};
+use polymath_types::PeerId;
+
+use crate::driver::{
+    Disk, Mesh, Node, card, changes, expert_id, frame, introduced, key, offers, wanted,
+};
 
 fn with_limits(limits: CatalogLimits) -> Mesh {
     let mut mesh = Mesh::of(4);
@@ -166,4 +172,61 @@ fn one_document_is_asked_of_one_peer_at_a_time() {
     assert_eq!(mesh.index(4), mesh.index(0));
     assert_eq!(mesh.nodes[4].catalog.counters().changes, 1);
     assert_eq!(mesh.nodes[4].catalog.counters().repeats, 0);
+}
+
+/// Frames for the peer that gets most of them.
+fn most_for_one(sent: &[(PeerId, SyncFrame)]) -> usize {
+    let mut frames: BTreeMap<&PeerId, usize> = BTreeMap::new();
+    for (peer, _) in sent {
+        *frames.entry(peer).or_default() += 1;
+    }
+    frames.into_values().max().unwrap_or(0)
+}
+
+#[test]
+fn of_a_frame_full_of_repeats_others_are_told_in_a_frame_each() {
+    let mut node = Node::fresh(1);
+    let peers: Vec<PeerId> = (100..112).map(|n| key(n).peer_id()).collect();
+    for peer in &peers {
+        node.connect_to(*peer);
+    }
+    let all: Vec<_> = (0..800).map(introduced).collect();
+    assert!(most_for_one(&node.receive(peers[0], offers(all.clone()))) <= 2);
+    let sent = node.receive(peers[1], offers(all));
+    let told = |f: &SyncFrame| match &f.frame {
+        Some(Frame::Heads(heads)) => heads.heads.len(),
+        _ => 0,
+    };
+    let told: usize = sent.iter().map(|(_, f)| told(f)).sum();
+    assert_eq!(told, 3 * 800);
+    let most = most_for_one(&sent);
+    assert!(most <= 2, "{most} frames for one peer");
+}
+
+#[test]
+fn cards_that_came_in_one_frame_go_to_who_waits_in_one() {
+    let (mut node, mut author) = (Node::fresh(1), Node::fresh(2));
+    let (waiter, author_id) = (key(3).peer_id(), author.id());
+    node.connect_to(waiter);
+    node.connect_to(author_id);
+    author.connect_to(node.id());
+    let names: Vec<String> = (0..64).map(|n| format!("expert-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    node.receive(author_id, offers(changes(&author.offer(&names))));
+    let want = Want {
+        offers: Vec::new(),
+        cards: names
+            .iter()
+            .map(|n| expert_id(n).as_bytes().to_vec().into())
+            .collect(),
+    };
+    assert_eq!(wanted(&node.receive(waiter, frame(Frame::Want(want)))), []);
+    let cards = names.iter().map(|n| card(n).to_bytes().into()).collect();
+    let sent = node.receive(author_id, frame(Frame::Cards(Cards { cards })));
+    let for_waiter = sent.iter().filter(|(peer, _)| *peer == waiter);
+    let carried = for_waiter.map(|(_, f)| match &f.frame {
+        Some(Frame::Cards(cards)) => cards.cards.len(),
+        _ => 0,
+    });
+    assert_eq!(carried.collect::<Vec<_>>(), [64]);
 }

@@ -14,11 +14,11 @@ pub(crate) fn alias(name: &str, expert: &str) -> CharterEdit {
     }
 }
 
-fn dismiss(peer: PeerId) -> CharterEdit {
+pub(crate) fn dismiss(peer: PeerId) -> CharterEdit {
     CharterEdit::Dismiss { peer, void: false }
 }
 
-fn revoke(peer: PeerId) -> CharterEdit {
+pub(crate) fn revoke(peer: PeerId) -> CharterEdit {
     CharterEdit::Revoke { peer, out: true }
 }
 
@@ -46,14 +46,14 @@ impl Mesh {
         }
     }
 
-    fn edit(&mut self, node: usize, edit: CharterEdit) -> Result<(), CharterError> {
+    pub(crate) fn edit(&mut self, node: usize, edit: CharterEdit) -> Result<(), CharterError> {
         let sent = self.nodes[node].edit(edit)?;
         self.post(node, sent);
         Ok(())
     }
 
     /// Everybody's charter, which is one.
-    fn charter(&self) -> Charter {
+    pub(crate) fn charter(&self) -> Charter {
         let first = self.nodes[0].catalog.charter().clone();
         for node in &self.nodes {
             assert_eq!(*node.catalog.charter(), first, "{}", node.id());
@@ -83,7 +83,7 @@ pub(crate) fn charters(changes: Vec<SignedChange>) -> SyncFrame {
 }
 
 /// What a node that takes itself for a founder writes, valid in all else.
-fn pretender(n: u8, edits: &[CharterEdit]) -> Vec<SignedChange> {
+pub(crate) fn pretender(n: u8, edits: &[CharterEdit]) -> Vec<SignedChange> {
     let founders = vec![key(n).peer_id()];
     let mut node = Node::founded(key(n), CatalogLimits::default(), Disk::new(), founders).0;
     node.connect_to(key(250).peer_id());
@@ -442,7 +442,7 @@ fn a_document_has_bounds_and_its_author_is_told() {
     let twice = vec!["a".to_owned(), "a".to_owned()];
     assert!(mesh.edit(0, category(twice)).is_err());
     for n in 0..512 {
-        mesh.edit(0, alias(&format!("{n:064}"), &"e".repeat(128)))
+        mesh.edit(0, alias(&format!("n{n:063}"), &"e".repeat(128)))
             .unwrap();
         mesh.settle();
     }

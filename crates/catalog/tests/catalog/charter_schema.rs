@@ -33,7 +33,15 @@ fn signed(key: &NodeKey, change: Vec<u8>) -> SignedChange {
 
 /// The first change of the founder's document: an empty charter, and what `write` does to it.
 fn crafted(write: impl FnOnce(&mut Transaction<'_>, &[ObjId])) -> SignedChange {
-    let founder = key(1);
+    crafted_by(1, write)
+}
+
+/// The same by another admin.
+pub(crate) fn crafted_by(
+    author: u8,
+    write: impl FnOnce(&mut Transaction<'_>, &[ObjId]),
+) -> SignedChange {
+    let founder = key(author);
     let mut hasher = blake3::Hasher::new_derive_key("polymath charter actor v1");
     hasher.update(&founder.peer_id().to_bytes());
     hasher.update(&1u64.to_be_bytes());
@@ -48,7 +56,13 @@ fn crafted(write: impl FnOnce(&mut Transaction<'_>, &[ObjId])) -> SignedChange {
     signed(&founder, change.raw_bytes().to_vec())
 }
 
-fn entry(tx: &mut Transaction<'_>, map: &ObjId, key: &str, at: u64, says: &[&str]) -> ObjId {
+pub(crate) fn entry(
+    tx: &mut Transaction<'_>,
+    map: &ObjId,
+    key: &str,
+    at: u64,
+    says: &[&str],
+) -> ObjId {
     let entry = tx.put_object(map, key, ObjType::Map).unwrap();
     tx.put(&entry, "at", at).unwrap();
     let list = tx.put_object(&entry, "says", ObjType::List).unwrap();

@@ -1,9 +1,11 @@
 //! An author that signed two different changes with one number is found out, whoever holds which.
 
-use polymath_catalog::{CatalogLimits, Refusal};
-use polymath_proto::v1::{SignedChange, sync_frame::Frame};
+use polymath_catalog::{CatalogLimits, Refusal, inspect};
+use polymath_proto::v1::{SignedChange, Want, sync_frame::Frame};
 
-use crate::driver::{Disk, Mesh, Node, changes, key, offers};
+use crate::driver::{
+    Disk, MESH, Mesh, Node, changes, claim, frame, head, key, offers, stranger, wanted,
+};
 
 /// The changes of an author that is not there: `first`, then `then`.
 fn written(first: &[&str], then: &[&[&str]]) -> Vec<SignedChange> {
@@ -97,7 +99,9 @@ fn of_an_epoch_in_which_its_author_contradicts_itself_nothing_more_is_taken_but_
         let offer = mesh.index(node).peers()[&subject].clone();
         (offer.epoch, offer.sequence)
     };
-    assert_eq!(position(&mesh, 0), (1, 1));
+    for node in 0..2 {
+        assert!(!mesh.index(node).peers().contains_key(&subject));
+    }
     // The author meets one that knows: it steps over all of it.
     let mut node = mesh.nodes.remove(0);
     let mut to_node = author.connect_to(node.id());
@@ -122,4 +126,130 @@ fn of_an_epoch_in_which_its_author_contradicts_itself_nothing_more_is_taken_but_
     mesh.settle();
     assert_eq!(position(&mesh, 1), (2, 1));
     assert_eq!(mesh.index(0).peers(), mesh.index(1).peers());
+}
+
+/// The first changes of authors that are not there, all of whom serve `name`.
+fn serving(authors: std::ops::Range<u16>, name: &str) -> Vec<SignedChange> {
+    let first = |author| {
+        let mut author = Node::open(stranger(author), CatalogLimits::default(), Disk::new()).0;
+        author.connect_to(key(98).peer_id());
+        changes(&author.offer(&[name])).remove(0)
+    };
+    authors.map(first).collect()
+}
+
+#[test]
+fn however_many_authors_contradict_themselves_all_come_to_rest() {
+    let (one, other) = (serving(1000..1080, "chef"), serving(1000..1080, "thief"));
+    let mut mesh = parted(one, other, 3);
+    for node in &mesh.nodes {
+        let refused = node.catalog.counters().refused(Refusal::Equivocation);
+        assert_eq!(refused, 80);
+        assert_eq!(node.catalog.index().peers().len(), 60);
+    }
+    assert_found_out(&mut mesh);
+}
+
+#[test]
+fn an_author_is_dropped_when_there_is_no_room_for_the_proof_and_not_asked_for_in_that_epoch() {
+    let (one, other) = (written(&["chef"], &[]), written(&["thief"], &[]));
+    let author = key(99).peer_id();
+    let name = format!("offer-{author}");
+    let both = one[0].change.len() + other[0].change.len();
+    for (room, kept) in [(both, true), (both - 1, false)] {
+        let limits = CatalogLimits {
+            offer_bytes: room,
+            ..CatalogLimits::default()
+        };
+        let mut node = Node::open(key(1), limits, Disk::new()).0;
+        let feeder = key(97).peer_id();
+        node.connect_to(feeder);
+        node.receive(feeder, offers(one.clone()));
+        assert!(node.catalog.index().peers().contains_key(&author));
+        node.receive(feeder, offers(other.clone()));
+        assert!(!node.catalog.index().peers().contains_key(&author));
+        assert_eq!(node.disk.contains_key(&name), kept);
+        let sent = node.receive(feeder, claim(vec![head(&author, 1, 7)]));
+        assert_eq!(wanted(&sent), []);
+        let sent = node.receive(feeder, claim(vec![head(&author, 2, 1)]));
+        assert_eq!(wanted(&sent).len(), 1);
+    }
+}
+
+#[test]
+fn what_is_proven_is_not_forgotten_with_a_restart() {
+    let (one, other) = (written(&["chef"], &[]), written(&["thief"], &[]));
+    let mut mesh = parted(one.clone(), other, 2);
+    mesh.isolate(0);
+    let recovered = mesh.nodes[0].restart(CatalogLimits::default());
+    assert!(recovered.problems.is_empty());
+    let author = key(99).peer_id();
+    assert!(!mesh.index(0).peers().contains_key(&author));
+    let name = format!("offer-{author}");
+    inspect(&name, &mesh.nodes[0].disk[&name], &MESH).unwrap();
+    mesh.connect(0, 1);
+    mesh.settle();
+    assert_eq!(mesh.nodes[0].catalog.counters().changes, 0);
+    let feeder = key(97).peer_id();
+    mesh.nodes[0].connect_to(feeder);
+    mesh.nodes[0].receive(feeder, offers(one));
+    assert_eq!(mesh.nodes[0].catalog.counters().repeats, 1);
+}
+
+/// Two histories of an author that part at the first change: a long one, and one change.
+fn long_and_short(author: u16) -> (Vec<SignedChange>, Vec<SignedChange>) {
+    let limits = CatalogLimits {
+        roll_after: 256,
+        ..CatalogLimits::default()
+    };
+    let mut node = Node::open(stranger(author), limits, Disk::new()).0;
+    node.connect_to(key(98).peer_id());
+    let turns = [&["chef"][..], &["coder"]].into_iter().cycle().take(256);
+    let long: Vec<SignedChange> = turns
+        .flat_map(|names| changes(&node.offer(names)))
+        .collect();
+    assert_eq!((long.len(), long[255].epoch), (256, 1));
+    (long, serving(author..author + 1, "thief"))
+}
+
+#[test]
+fn who_brings_long_histories_that_contradict_each_other_is_heard_after_that() {
+    let mut mesh = Mesh::of(2);
+    let feeder = key(97).peer_id();
+    mesh.nodes[0].connect_to(feeder);
+    for author in 2000..2008 {
+        let (long, short) = long_and_short(author);
+        for changes in [long, short] {
+            mesh.nodes[0].receive(feeder, offers(changes));
+        }
+    }
+    mesh.nodes[0].links.remove(&feeder);
+    mesh.nodes[0].catalog.peer_disconnected(feeder);
+    mesh.connect(0, 1);
+    mesh.settle();
+    let counters = mesh.nodes[1].catalog.counters();
+    assert_eq!(counters.refused(Refusal::Equivocation), 8);
+    assert_eq!(counters.changes, 8, "one version, up to where they part");
+    mesh.offer(0, &["chef"]);
+    mesh.settle();
+    assert!(mesh.nodes[1].expert_names().contains("chef"));
+    assert_eq!(mesh.nodes[1].catalog.counters().refused(Refusal::Flood), 0);
+}
+
+#[test]
+fn an_author_itself_is_given_all_of_its_histories_and_others_what_proves_that_there_are_two() {
+    let (long, short) = long_and_short(2100);
+    let mut node = Node::fresh(1);
+    let (author, other) = (stranger(2100).peer_id(), key(97).peer_id());
+    node.connect_to(author);
+    node.connect_to(other);
+    node.receive(other, offers(long.clone()));
+    node.receive(other, offers(short.clone()));
+    let want = Want {
+        offers: vec![head(&author, 1, 0)],
+        cards: Vec::new(),
+    };
+    let mut told = |asker| changes(&node.receive(asker, frame(Frame::Want(want.clone()))));
+    assert_eq!(told(other), [long[0].clone(), short[0].clone()]);
+    assert_eq!(told(author), [long, short].concat());
 }

@@ -6,14 +6,15 @@ use std::path::PathBuf;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use polymath_catalog::{CatalogLimits, CharterEdit, RecordError};
-use polymath_proto::v1::SyncFrame;
-use polymath_types::{Keypair, NodeKey};
+use polymath_proto::v1::{SignedChange, SyncFrame, sync_frame::Frame};
+use polymath_types::{Keypair, NodeKey, Terms};
 use prost::Message as _;
 
 use crate::{
     charter::{alias, charters},
-    driver::{Disk, Node, card, changes, expert_id, key, offers},
+    driver::{Disk, Node, card, changes, expert_id, introduced, key, offers, wanted},
     observations::{cell, observations, outcomes},
+    terms::{offer, terms},
 };
 
 pub(crate) fn key_from_seed(seed: [u8; 32]) -> NodeKey {
@@ -22,10 +23,13 @@ pub(crate) fn key_from_seed(seed: [u8; 32]) -> NodeKey {
     NodeKey::from_text(&format!("polymath-identity 1\n{text}\n")).unwrap()
 }
 
+fn golden_path(name: &str) -> PathBuf {
+    let crate_folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    crate_folder.join("tests/golden").join(name)
+}
+
 fn golden(name: &str, made: &[u8]) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name);
+    let path = golden_path(name);
     if std::env::var_os("POLYMATH_WRITE_GOLDEN").is_some() {
         std::fs::write(&path, made).unwrap();
     }
@@ -46,8 +50,9 @@ fn author() -> (Node, SyncFrame) {
 fn the_record_is_what_version_1_wrote() {
     let (node, _) = author();
     let name = format!("offer-{}", node.id());
-    let kept = golden("offer_record_v1.bin", &node.disk[&name]);
-    assert_eq!(node.disk[&name], kept);
+    let now = golden("offer_record_v1_minor_2.bin", &node.disk[&name]);
+    assert_eq!(node.disk[&name], now);
+    let kept = std::fs::read(golden_path("offer_record_v1.bin")).unwrap();
     let (reader, recovered) =
         Node::open(key(1), CatalogLimits::default(), Disk::from([(name, kept)]));
     assert!(recovered.problems.is_empty(), "{recovered:?}");
@@ -70,6 +75,145 @@ fn the_frame_is_what_version_3_sent() {
     reader.connect_to(node.id());
     reader.receive(node.id(), SyncFrame::decode(kept.as_slice()).unwrap());
     assert_eq!(reader.catalog.index().peers(), node.catalog.index().peers());
+}
+
+/// An author with a fixed key that asks prices and has labels, and the frame of its only change.
+fn merchant() -> (Node, SyncFrame) {
+    let mut node = Node::fresh(42);
+    node.connect_to(key(43).peer_id());
+    let asked = [("chef", terms(500, 1500)), ("poet", Terms::default())];
+    let cards = node.catalog.set_cards(asked.map(|(name, _)| card(name)));
+    node.perform(cards.unwrap());
+    let labelled = [("office", "berlin"), ("rack", "3")];
+    let actions = node.catalog.set_offer(offer(&asked, &labelled)).unwrap();
+    let sent = changes(&node.perform(actions));
+    (node, offers(sent))
+}
+
+#[test]
+fn a_record_and_a_frame_with_terms_and_labels_are_what_their_second_minor_revision_wrote() {
+    let (node, frame) = merchant();
+    let name = format!("offer-{}", node.id());
+    let record = golden("terms_record_v1.bin", &node.disk[&name]);
+    assert_eq!(node.disk[&name], record);
+    let sent = golden("terms_frame_v3.bin", &frame.encode_to_vec());
+    assert_eq!(frame.encode_to_vec(), sent);
+
+    let disk = Disk::from([(name, record)]);
+    let (reader, recovered) = Node::open(key(1), CatalogLimits::default(), disk);
+    assert!(recovered.problems.is_empty(), "{recovered:?}");
+    let mut hearer = Node::fresh(2);
+    hearer.connect_to(node.id());
+    hearer.receive(node.id(), SyncFrame::decode(sent.as_slice()).unwrap());
+    for index in [reader.catalog.index(), hearer.catalog.index()] {
+        let said = &index.peers()[&node.id()];
+        assert_eq!(said.terms_of(&expert_id("chef")), terms(500, 1500));
+        assert_eq!(said.terms_of(&expert_id("poet")), Terms::default());
+        assert_eq!(said.labels["office"], "berlin");
+        assert_eq!(said.labels.len(), 2);
+    }
+}
+
+/// What builds knew of a record that read offers by their first minor revision.
+#[derive(Clone, PartialEq, prost::Message)]
+struct FirstRevision {
+    #[prost(bytes = "vec", tag = "1")]
+    mesh: Vec<u8>,
+    #[prost(message, repeated, tag = "2")]
+    changes: Vec<SignedChange>,
+    #[prost(bytes = "vec", tag = "3")]
+    last_hash: Vec<u8>,
+    #[prost(uint64, tag = "4")]
+    last_op: u64,
+    #[prost(string, tag = "5")]
+    agent: String,
+    #[prost(string, repeated, tag = "6")]
+    addresses: Vec<String>,
+    #[prost(bytes = "vec", repeated, tag = "7")]
+    experts: Vec<Vec<u8>>,
+    #[prost(uint64, tag = "8")]
+    seen: u64,
+}
+
+#[test]
+fn what_an_earlier_build_passed_over_when_it_stored_an_offer_is_read_from_its_changes() {
+    let (node, _) = merchant();
+    let name = format!("offer-{}", node.id());
+    let (header, payload) = node.disk[&name].split_at(40);
+    let payload = FirstRevision::decode(payload).unwrap().encode_to_vec();
+    let mut record = header[..8].to_vec();
+    record.extend(blake3::hash(&payload).as_bytes());
+    record.extend(payload);
+    let disk = Disk::from([(name, record)]);
+    let (reader, recovered) = Node::open(key(1), CatalogLimits::default(), disk);
+    assert!(recovered.problems.is_empty(), "{recovered:?}");
+    let said = node.catalog.index().peers()[&node.id()].clone();
+    assert_eq!(reader.catalog.index().peers()[&node.id()], said);
+    assert_eq!(said.terms_of(&expert_id("chef")), terms(500, 1500));
+}
+
+/// What a node with these offers says of them to a peer it begins a comparison with; and the node.
+fn greeting(known: Vec<Vec<SignedChange>>) -> (Node, Frame) {
+    let mut keys = [key(42), key(43)];
+    keys.sort_by_key(NodeKey::peer_id);
+    let [listener, speaker] = keys;
+    let mut node = Node::open(speaker, CatalogLimits::default(), Disk::new()).0;
+    let feeder = key(99).peer_id();
+    node.connect_to(feeder);
+    for changes in known {
+        node.receive(feeder, offers(changes));
+    }
+    let sent = node.connect_to(listener.peer_id()).into_iter();
+    let mut frames = sent.filter(|(_, f)| f.category == 0).map(|(_, f)| f);
+    let frame = frames.next().unwrap().frame.unwrap();
+    (node, frame)
+}
+
+#[test]
+fn the_heads_frame_is_what_version_3_sent() {
+    let author = || {
+        let mut node = Node::fresh(44);
+        node.connect_to(key(43).peer_id());
+        node
+    };
+    let mut known: Vec<SignedChange> = (0..3).map(introduced).collect();
+    known.extend(changes(&author().offer(&["chef"])));
+    let parted = changes(&author().offer(&["thief"]));
+    let (node, heads) = greeting(vec![known, parted]);
+    assert!(matches!(heads, Frame::Heads(_)), "{heads:?}");
+    let sent = crate::driver::frame(heads).encode_to_vec();
+    let kept = golden("heads_frame_v3.bin", &sent);
+    assert_eq!(sent, kept);
+    let frame = SyncFrame::decode(kept.as_slice()).unwrap();
+    let Some(Frame::Heads(heads)) = frame.frame.clone() else {
+        panic!("{frame:?}");
+    };
+    let marks: Vec<usize> = heads.heads.iter().map(|h| h.mark.len()).collect();
+    assert_eq!(marks.iter().filter(|bytes| **bytes == 16).count(), 3);
+    assert_eq!(marks.iter().filter(|bytes| **bytes == 0).count(), 1);
+    let mut reader = Node::fresh(1);
+    reader.connect_to(node.id());
+    assert_eq!(wanted(&reader.receive(node.id(), frame)).len(), 4);
+}
+
+#[test]
+fn the_digest_frame_is_what_version_3_sent() {
+    let known: Vec<SignedChange> = (0..40).map(introduced).collect();
+    let (node, digest) = greeting(vec![known.clone()]);
+    assert!(matches!(digest, Frame::Digest(_)), "{digest:?}");
+    let sent = crate::driver::frame(digest).encode_to_vec();
+    let kept = golden("digest_frame_v3.bin", &sent);
+    assert_eq!(sent, kept);
+    let frame = SyncFrame::decode(kept.as_slice()).unwrap();
+    let mut reader = Node::fresh(1);
+    reader.connect_to(node.id());
+    let asks = |sent: &[(_, SyncFrame)]| {
+        let branches = |f: &SyncFrame| matches!(f.frame, Some(Frame::Branches(_)));
+        sent.iter().any(|(_, f)| branches(f))
+    };
+    assert!(asks(&reader.receive(node.id(), frame.clone())));
+    reader.receive(node.id(), offers(known));
+    assert!(!asks(&reader.receive(node.id(), frame)), "it is the same");
 }
 
 /// A founder with a fixed key after four changes of its charter document, and the frame with them.

@@ -5,6 +5,8 @@
 mod attacks;
 mod bounds;
 mod charter;
+mod charter_forks;
+mod charter_removal;
 mod charter_schema;
 mod claims;
 mod convergence;

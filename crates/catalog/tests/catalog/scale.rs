@@ -141,7 +141,7 @@ fn resident() -> f64 {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods)] // it prints what things cost
+#[allow(clippy::disallowed_methods)] // it prints what it takes
 fn ten_thousand_observers_are_kept_weighed_and_compared_cheaply() {
     let cells = |n: u16| {
         let experts = (0..8).map(move |e| format!("expert-{}", (n % 997) * 8 + e));

@@ -11,7 +11,7 @@ use crate::{
     scene::{scene, valid_root},
 };
 
-fn terms(price_in: u64, price_out: u64) -> Terms {
+pub(crate) fn terms(price_in: u64, price_out: u64) -> Terms {
     Terms {
         price_in,
         price_out,
@@ -25,7 +25,7 @@ fn labels(all: &[(&str, &str)]) -> BTreeMap<String, String> {
     all.map(|(k, v)| ((*k).into(), (*v).into())).collect()
 }
 
-fn offer(terms: &[(&str, Terms)], labelled: &[(&str, &str)]) -> Offer {
+pub(crate) fn offer(terms: &[(&str, Terms)], labelled: &[(&str, &str)]) -> Offer {
     Offer {
         agent: "polymath/test".into(),
         experts: terms.iter().map(|(name, _)| expert_id(name)).collect(),

@@ -197,7 +197,8 @@ impl Node {
             .iter()
             .filter_map(|a| inner.misses.of(a))
             .find(|m| m.reason == Unused::Refused);
-        let shut_out = inner.net.shut_out_by().map(|by| Refusal {
+        let shut_out = self.revoked_by().or_else(|| inner.net.shut_out_by());
+        let shut_out = shut_out.map(|by| Refusal {
             why: format!("this mesh's admins have revoked it (said {by})"),
             remedy: Remedy::Admin,
         });

@@ -60,9 +60,15 @@ impl Node {
                 known.entry(id).or_insert_with(|| unknown(None)).miss = Some(miss);
             }
         }
+        let charter = self.charter();
         let mut peers: Vec<v1::Peer> = peers
             .into_iter()
             .map(|(id, peer)| match known.get(&id) {
+                _ if charter.is_revoked(&id) => v1::Peer {
+                    reason: Unused::Revoked.as_str().to_owned(),
+                    detail: "shut out by the mesh's admins".to_owned(),
+                    ..peer
+                },
                 Some(known) => explained(peer, known),
                 None => peer,
             })

@@ -1834,7 +1834,7 @@ pub struct Peer {
     #[prost(string, tag = "13")]
     pub relay: ::prost::alloc::string::String,
     /// Why it is not used, for machines: not_connected, foreign_mesh, version_mismatch, not_polymath,
-    /// unidentified, failed_lately, refused, leaving, suspended, silent, no_experts; empty when it is used.
+    /// unidentified, failed_lately, refused, revoked, leaving, suspended, silent, no_experts; empty when it is used.
     #[prost(string, tag = "14")]
     pub reason: ::prost::alloc::string::String,
     /// the same in words

@@ -1,11 +1,19 @@
-//! What an admin may lay down, and why it may not.
+//! What an admin may lay down.
 
-use polymath_types::{ADMIN, Charter, ErrorKind, PeerId};
+mod error;
 
-use super::{CharterKind, Entries, Entry, Field, Section, merge::last_words};
+pub use error::CharterError;
+use polymath_types::{ADMIN, Charter, PeerId};
+
+use super::{
+    CharterKind, Entries, Entry, Field, Section, appoints,
+    merge::{last_words, merge},
+    peer_of,
+};
 use crate::{
     Catalog, Refusal,
     catalog::{Action, Batch},
+    documents::Documents,
     limits::CHARTER,
 };
 
@@ -60,115 +68,16 @@ pub enum CharterEdit {
     },
 }
 
-/// Why the charter stays as it is.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CharterError {
-    /// Only admins lay down anything.
-    #[error(
-        "this node ({me}) is no admin of its mesh: let an admin do it, or be made one there with `polymath mesh admin add {me}`; the admins are {}",
-        list(.admins)
-    )]
-    NotAdmin {
-        /// Who was asked.
-        me: PeerId,
-        /// Who could.
-        admins: Vec<PeerId>,
-    },
-    /// The other one is senior.
-    #[error(
-        "{peer} outranks this node, which it, or somebody it outranks, was appointed by: only {} can do that",
-        list(.seniors)
-    )]
-    Outranked {
-        /// Who outranks.
-        peer: PeerId,
-        /// Who could.
-        seniors: Vec<PeerId>,
-    },
-    /// A mesh without an admin would never have one again.
-    #[error(
-        "this node is the mesh's only admin and cannot be removed: appoint another first with `polymath mesh admin add PEER`"
-    )]
-    LastAdmin,
-    /// One cannot shut oneself out.
-    #[error("this is the node's own id: another admin must revoke it")]
-    Oneself,
-    /// There is nothing to be taken back.
-    #[error("there is no {what} '{name}': `polymath mesh {verb} ls` shows what there is")]
-    NotFound {
-        /// What.
-        what: &'static str,
-        /// Its name.
-        name: String,
-        /// The verb that lists it.
-        verb: &'static str,
-    },
-    /// A text that cannot be.
-    #[error(
-        "the {what} '{}' cannot be: 1 to {limit} bytes are allowed, without control characters and without spaces around them",
-        text.escape_debug()
-    )]
-    Text {
-        /// What.
-        what: &'static str,
-        /// The text.
-        text: String,
-        /// Its bound, bytes.
-        limit: usize,
-    },
-    /// More than there may be.
-    #[error("a category has at most {limit} experts, each once")]
-    Experts {
-        /// How many there may be.
-        limit: usize,
-    },
-    /// As many admins as there may be.
-    #[error("a mesh has at most {limit} admins: remove one with `polymath mesh admin remove PEER`")]
-    Admins {
-        /// How many there may be.
-        limit: usize,
-    },
-    /// The document of this admin is full: what was taken back is remembered, too.
-    #[error(
-        "this admin's part of the charter is full ({limit} entries, those that were removed included): let another admin go on"
-    )]
-    Full {
-        /// How many there may be.
-        limit: usize,
-    },
-    /// Some admin has used the count up.
-    #[error(
-        "the charter's count is used up by {by}: remove that admin with `polymath mesh admin remove {by} --void`"
-    )]
-    Count {
-        /// Who wrote the last one.
-        by: PeerId,
-    },
-    /// Automerge or the key refused; a fresh document was tried too.
-    #[error(
-        "the charter document could not be written ({0}); restart the node with an empty catalog folder"
-    )]
-    Document(Refusal),
-}
-
-impl CharterError {
-    /// What kind of failure it is.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::NotAdmin { .. } | Self::Outranked { .. } => ErrorKind::PermissionDenied,
-            Self::LastAdmin | Self::Oneself | Self::Count { .. } => ErrorKind::FailedPrecondition,
-            Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::Text { .. } | Self::Experts { .. } => ErrorKind::InvalidInput,
-            Self::Admins { .. } | Self::Full { .. } => ErrorKind::ResourceExhausted,
-            Self::Document(_) => ErrorKind::Internal,
-        }
-    }
-}
-
-fn list(peers: &[PeerId]) -> String {
-    let peers: Vec<String> = peers.iter().map(PeerId::to_string).collect();
-    peers.join(", ")
+/// What an edit comes to.
+#[derive(Debug, Default)]
+struct Draft {
+    fields: Vec<(Field, Vec<String>)>,
+    /// It is news whatever the last word is: who counts may have resigned, or be revoked.
+    standing: bool,
+    /// Another admin that does not count from now on.
+    removed: Option<PeerId>,
+    /// What the removed one laid down goes with it.
+    void: bool,
 }
 
 impl Catalog {
@@ -186,51 +95,47 @@ impl Catalog {
             let me = self.me;
             return Err(CharterError::NotAdmin { me, admins });
         };
-        let mut fields: Vec<(Field, Vec<String>)> = Vec::new();
-        let mut adopt = None;
+        let counts = |peer: &PeerId| self.merged.counted.contains(peer);
+        let mut draft = Draft::default();
         match edit {
             CharterEdit::Appoint(peer) => {
                 if charter.is_admin(&peer) {
                     return Ok(Vec::new());
                 }
-                if self.merged.counted.len() >= CHARTER.admins {
+                if self.merged.counted.len() >= CHARTER.admins && !counts(&peer) {
                     let limit = CHARTER.admins;
                     return Err(CharterError::Admins { limit });
                 }
-                fields.push((role(&peer), vec![ADMIN.to_owned()]));
+                draft.fields.push((role(&peer), vec![ADMIN.to_owned()]));
                 if charter.is_revoked(&peer) {
-                    fields.push((revoked(&peer), Vec::new()));
+                    draft.fields.push((revoked(&peer), Vec::new()));
                 }
+                draft.standing = true;
             }
             CharterEdit::Dismiss { peer, void } => {
                 self.check_rank(&peer, rank)?;
-                if !charter.is_admin(&peer) {
+                if !counts(&peer) {
                     return Err(not_found("admin", &peer.to_string(), "admin"));
                 }
-                if charter.admins.len() == 1 {
-                    return Err(CharterError::LastAdmin);
-                }
-                fields.push((role(&peer), Vec::new()));
-                adopt = Some(peer).filter(|p| !void && *p != self.me);
+                draft = self.removal(peer, void)?;
+                draft.fields.push((role(&peer), Vec::new()));
             }
             CharterEdit::Role { peer, role: given } => {
                 self.check_rank(&peer, rank)?;
-                if charter.is_admin(&peer) {
-                    // Another role in its place takes it away.
-                    if charter.admins.len() == 1 {
-                        return Err(CharterError::LastAdmin);
-                    }
-                    adopt = Some(peer).filter(|p| *p != self.me);
-                } else if given.is_none() && !charter.roles.contains_key(&peer) {
-                    return Err(not_found("role of", &peer.to_string(), "role"));
-                }
                 if let Some(given) = &given {
                     check("role", given, CHARTER.role_bytes)?;
                     if given == ADMIN {
                         return self.edit_charter(CharterEdit::Appoint(peer));
                     }
                 }
-                fields.push((role(&peer), given.into_iter().collect()));
+                if counts(&peer) {
+                    // Another role in its place takes it away.
+                    draft = self.removal(peer, false)?;
+                } else if given.is_none() && !charter.roles.contains_key(&peer) {
+                    return Err(not_found("role of", &peer.to_string(), "role"));
+                }
+                let says = given.into_iter().collect();
+                draft.fields.push((role(&peer), says));
             }
             CharterEdit::Revoke { peer, out } => {
                 if peer == self.me {
@@ -240,25 +145,25 @@ impl Catalog {
                 if !out && !charter.is_revoked(&peer) {
                     return Err(not_found("revoked peer", &peer.to_string(), "revoked"));
                 }
-                let says = if out {
-                    vec!["out".to_owned()]
-                } else {
-                    Vec::new()
-                };
-                fields.push((revoked(&peer), says));
-                if out && charter.is_admin(&peer) {
-                    fields.push((role(&peer), Vec::new()));
-                    adopt = Some(peer);
+                if out && counts(&peer) {
+                    draft = self.removal(peer, false)?;
+                    draft.fields.push((role(&peer), Vec::new()));
                 }
+                let says = out.then(|| "out".to_owned()).into_iter().collect();
+                draft.fields.push((revoked(&peer), says));
             }
             CharterEdit::Alias { name, expert } => {
                 check("alias", &name, CHARTER.name_bytes)?;
                 match &expert {
+                    Some(_) if Charter::is_reserved(&name) => {
+                        return Err(CharterError::Reserved { name });
+                    }
                     Some(expert) => check("expert", expert, CHARTER.expert_bytes)?,
                     None if charter.aliases.contains_key(&name) => {}
                     None => return Err(not_found("alias", &name, "alias")),
                 }
-                fields.push(((Section::Aliases, name), expert.into_iter().collect()));
+                let field = (Section::Aliases, name);
+                draft.fields.push((field, expert.into_iter().collect()));
             }
             CharterEdit::Category { name, experts } => {
                 check("category", &name, CHARTER.name_bytes)?;
@@ -272,7 +177,7 @@ impl Catalog {
                     let limit = CHARTER.experts;
                     return Err(CharterError::Experts { limit });
                 }
-                fields.push(((Section::Categories, name), experts));
+                draft.fields.push(((Section::Categories, name), experts));
             }
             CharterEdit::Codebook { name, version } => {
                 check("codebook", &name, CHARTER.name_bytes)?;
@@ -280,18 +185,17 @@ impl Catalog {
                     return Err(not_found("codebook", &name, "codebook"));
                 }
                 let says = version.iter().map(u64::to_string).collect();
-                fields.push(((Section::Codebooks, name), says));
+                draft.fields.push(((Section::Codebooks, name), says));
             }
         }
-        self.lay_down(fields, adopt)
+        self.lay_down(draft)
     }
 
     /// Whether this node, at `rank`, may take anything from `peer`.
     fn check_rank(&self, peer: &PeerId, rank: usize) -> Result<(), CharterError> {
         let counted = &self.merged.counted;
-        let place = |p: &PeerId| counted.iter().position(|c| c == p);
-        let own = place(&self.me).unwrap_or(rank);
-        match place(peer) {
+        let own = self.merged.place(&self.me).unwrap_or(rank);
+        match self.merged.place(peer) {
             Some(theirs) if theirs < own => Err(CharterError::Outranked {
                 peer: *peer,
                 seniors: counted[..=theirs].to_vec(),
@@ -300,37 +204,110 @@ impl Catalog {
         }
     }
 
-    fn lay_down(
-        &mut self,
-        fields: Vec<(Field, Vec<String>)>,
-        adopt: Option<PeerId>,
-    ) -> Result<Vec<Action>, CharterError> {
-        let documents = |peer: &PeerId| self.charters.said(peer);
+    /// Begins an edit after which `peer`, which counts, is no admin: who resigned counts, too.
+    fn removal(&self, peer: PeerId, void: bool) -> Result<Draft, CharterError> {
+        let charter = &self.merged.charter;
+        if charter.is_admin(&peer) && charter.admins.len() == 1 {
+            return Err(CharterError::LastAdmin);
+        }
+        Ok(Draft {
+            standing: true,
+            removed: Some(peer).filter(|peer| *peer != self.me),
+            void,
+            ..Draft::default()
+        })
+    }
+
+    fn lay_down(&mut self, draft: Draft) -> Result<Vec<Action>, CharterError> {
+        let documents = |peer: &PeerId| self.heard(peer);
         let last = last_words(&self.merged.counted, &documents);
         let holds = |(field, says): &(Field, Vec<String>)| {
             let says_now = last.get(field).map_or(&[][..], |(_, e)| &e.says);
             says_now == says.as_slice()
         };
-        if adopt.is_none() && fields.iter().all(holds) {
+        if !draft.standing && draft.fields.iter().all(holds) {
             return Ok(Vec::new());
         }
-        let at = self.merged.last.saturating_add(1);
-        if at > CHARTER.last_count {
-            let by = last.values().max_by_key(|(_, e)| e.at);
-            let by = by.map_or(self.me, |(by, _)| *by);
-            return Err(CharterError::Count { by });
-        }
-        let mut entries = self.charters.said(&self.me).cloned().unwrap_or_default();
         // What a removed admin laid down stays only if somebody who counts says it.
-        for (field, (by, entry)) in &last {
-            if Some(*by) == adopt {
-                entries.0.insert((*field).clone(), (*entry).clone());
-            }
-        }
-        for (field, says) in fields {
+        let adopted = match draft.removed.filter(|_| !draft.void) {
+            Some(gone) => self.held_by(&gone),
+            None => Vec::new(),
+        };
+        let at = self.next_count(draft.removed, adopted.len())?;
+        let mut entries = self.charters.said(&self.me).cloned().unwrap_or_default();
+        for ((field, says), at) in adopted.iter().cloned().zip(at + 1..) {
             entries.0.insert(field, Entry { at, says });
         }
-        self.write_entries(entries)
+        for (field, says) in draft.fields {
+            entries.0.insert(field, Entry { at, says });
+        }
+        let written = self.write_entries(entries);
+        written.map_err(|error| match (error, draft.removed) {
+            (CharterError::Full { .. } | CharterError::TooLarge { .. }, Some(peer))
+                if !adopted.is_empty() =>
+            {
+                CharterError::Adoption { peer }
+            }
+            (error, _) => error,
+        })
+    }
+
+    /// What of an admin's words holds in the charter, the earliest first.
+    fn held_by(&self, admin: &PeerId) -> Vec<(Field, Vec<String>)> {
+        let counted = &self.merged.counted;
+        let last = last_words(counted, &|peer: &PeerId| self.heard(peer));
+        // Whom it appointed in vain would be an admin by the word of this node.
+        let in_vain = |(section, key): &Field, entry: &Entry| {
+            *section == Section::Roles
+                && appoints(entry)
+                && !peer_of(key).is_some_and(|peer| counted.contains(&peer))
+        };
+        let mut held: Vec<(&Field, &Entry)> = last
+            .into_iter()
+            .filter(|(field, (by, entry))| by == admin && !in_vain(field, entry))
+            .map(|(field, (_, entry))| (field, entry))
+            .collect();
+        held.sort_by_key(|(_, entry)| entry.at);
+        let held = held.into_iter();
+        held.map(|(field, entry)| (field.clone(), entry.says.clone()))
+            .collect()
+    }
+
+    /// The count of what is laid down next, if `more` are to follow it. What removes an admin comes after
+    /// all that remains without it: its counts must not be in the way. Should others' be too, those of
+    /// its seniors are enough, since nobody else has a say in it.
+    fn next_count(&self, removed: Option<PeerId>, more: usize) -> Result<u64, CharterError> {
+        let counted = &self.merged.counted;
+        let last = match removed {
+            None => self.merged.last,
+            Some(gone) => {
+                let remaining = |peer: &PeerId| self.heard(peer).filter(|_| *peer != gone);
+                merge(&self.founders, remaining).last
+            }
+        };
+        let fits = |at: &u64| {
+            let last = at.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+            last <= CHARTER.last_count
+        };
+        let at = last.saturating_add(1);
+        if fits(&at) {
+            return Ok(at);
+        }
+        let highest = |peer: &PeerId| {
+            let entries = self.heard(peer).into_iter().flat_map(|d| d.0.values());
+            entries.map(|entry| entry.at).max().unwrap_or(0)
+        };
+        let place = removed.and_then(|gone| self.merged.place(&gone));
+        let seniors = place.filter(|_| more == 0).map(|n| &counted[..n]);
+        let at = seniors.and_then(|s| s.iter().map(highest).max());
+        if let Some(at) = at.map(|at| at.saturating_add(1)).filter(fits) {
+            return Ok(at);
+        }
+        let others = counted.iter().filter(|peer| Some(**peer) != removed);
+        let by = others.max_by_key(|peer| highest(peer)).copied();
+        Err(CharterError::Count {
+            by: by.unwrap_or(self.me),
+        })
     }
 
     fn write_entries(&mut self, entries: Entries) -> Result<Vec<Action>, CharterError> {
@@ -338,14 +315,19 @@ impl Catalog {
             let limit = CHARTER.entries;
             return Err(CharterError::Full { limit });
         }
-        let mut batch = Batch::default();
-        let written = self.write_or_roll::<CharterKind>(entries, &mut batch);
-        written.map_err(|refusal| match refusal {
-            Refusal::TooMuch => CharterError::Full {
-                limit: CHARTER.entries,
+        let error = |refusal| match refusal {
+            Refusal::TooMuch => CharterError::TooLarge {
+                bytes: CHARTER.change_bytes,
+                operations: CHARTER.operations,
             },
             refusal => CharterError::Document(refusal),
-        })?;
+        };
+        // A document that could not be started anew would be at its end before long.
+        let anew = Documents::<CharterKind>::check_anew(&self.me, &entries, &self.limits);
+        anew.map_err(error)?;
+        let mut batch = Batch::default();
+        let written = self.write_or_roll::<CharterKind>(entries, &mut batch);
+        written.map_err(error)?;
         Ok(self.finish(batch))
     }
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use polymath_types::{ADMIN, Admin, Charter, PeerId, Stated};
 
-use super::{Entries, Entry, Field, Section, peer_of};
+use super::{Entries, Entry, Field, Section, appoints, peer_of};
 use crate::limits::CHARTER;
 
 /// The charter and how it came about.
@@ -25,6 +25,13 @@ pub(crate) struct Merged {
     pub(crate) counted: Vec<PeerId>,
     /// The highest count in any of them.
     pub(crate) last: u64,
+}
+
+impl Merged {
+    /// Place among those who count; 0 is the most senior.
+    pub(crate) fn place(&self, peer: &PeerId) -> Option<usize> {
+        self.counted.iter().position(|counted| counted == peer)
+    }
 }
 
 /// Somebody who may be an admin; the smallest comes first.
@@ -56,6 +63,18 @@ pub(crate) fn merge<'a>(
     for (field, (by, entry)) in &last {
         lay_down(&mut charter, &counted, field, *by, entry);
     }
+    // Who resigned may have said what it is from now on.
+    for peer in counted
+        .iter()
+        .filter(|peer| !charter.is_admin(peer))
+        .copied()
+        .collect::<Vec<_>>()
+    {
+        let field = (Section::Roles, peer.to_string());
+        if let Some(own) = documents(&peer).and_then(|d| d.0.get(&field)) {
+            lay_down(&mut charter, &counted, &field, peer, own);
+        }
+    }
     let all = counted.iter().filter_map(&documents);
     let highest = all.flat_map(|d| d.0.values()).map(|entry| entry.at).max();
     Merged {
@@ -65,16 +84,22 @@ pub(crate) fn merge<'a>(
     }
 }
 
-/// Of each field the entry that holds, and whose it is.
+/// Of each field the entry that holds, and whose it is. On those who count only their seniors have a say.
 pub(crate) fn last_words<'a>(
     counted: &[PeerId],
     documents: &impl Fn(&PeerId) -> Option<&'a Entries>,
 ) -> BTreeMap<&'a Field, (PeerId, &'a Entry)> {
+    let places: BTreeMap<String, usize> = counted.iter().map(PeerId::to_string).zip(0..).collect();
     let mut last: BTreeMap<&Field, (PeerId, &Entry)> = BTreeMap::new();
-    for author in counted {
+    for (place, author) in counted.iter().enumerate() {
         for (field, entry) in documents(author).into_iter().flat_map(|d| &d.0) {
+            let about = places.get(&field.1).filter(|_| field.0.names_peers());
+            if about.is_some_and(|about| *about <= place) {
+                continue;
+            }
             let before = last.get(field);
-            if before.is_none_or(|(by, e)| weight(field, entry, author) > weight(field, e, by)) {
+            if before.is_none_or(|(by, e)| weight(field.0, entry, author) > weight(field.0, e, by))
+            {
                 last.insert(field, (*author, entry));
             }
         }
@@ -125,19 +150,33 @@ fn lay_down(
     }
 }
 
-fn appoints(entry: &Entry) -> bool {
-    entry.says.first().is_some_and(|role| role == ADMIN)
-}
-
 /// What wins: the later one; of two at the same count the one that takes rights away, then that of the
 /// greater author.
-fn weight(field: &Field, entry: &Entry, author: &PeerId) -> (u64, bool, PeerId) {
-    let strict = match field.0 {
+fn weight(section: Section, entry: &Entry, author: &PeerId) -> (u64, bool, PeerId) {
+    let strict = match section {
         Section::Roles => !appoints(entry),
         Section::Revoked => !entry.says.is_empty(),
         _ => false,
     };
     (entry.at, strict, *author)
+}
+
+/// What was said last of peers: an author with hundreds of appointees that nobody admits must not have
+/// everybody's words looked through for each of them.
+#[derive(Debug, Default)]
+struct Words<'a>(BTreeMap<(PeerId, Section), (PeerId, &'a Entry)>);
+
+impl<'a> Words<'a> {
+    fn add(&mut self, section: Section, about: PeerId, author: PeerId, entry: &'a Entry) {
+        let last = self.0.entry((about, section)).or_insert((author, entry));
+        if weight(section, entry, &author) > weight(section, last.1, &last.0) {
+            *last = (author, entry);
+        }
+    }
+
+    fn last(&self, section: Section, about: PeerId) -> Option<&'a Entry> {
+        self.0.get(&(about, section)).map(|(_, entry)| *entry)
+    }
 }
 
 /// Those whose documents count, the most senior first.
@@ -150,30 +189,33 @@ fn admit<'a>(founders: &[PeerId], documents: &impl Documents<'a>) -> Vec<Candida
     });
     let mut queue: BTreeSet<Candidate> = founders.collect();
     let mut admitted: Vec<Candidate> = Vec::new();
+    let mut words = Words::default();
     while let Some(next) = queue.pop_first() {
         if admitted.len() == CHARTER.admins {
             break;
         }
-        if admitted.iter().any(|c| c.peer == next.peer) {
-            continue;
-        }
-        let word = |section| last_word(&admitted, documents, section, &next.peer);
-        let removed = match word(Section::Roles) {
+        let removed = match words.last(Section::Roles, next.peer) {
             Some(role) => !appoints(role),
             None => next.by.is_some(),
         };
-        let revoked = word(Section::Revoked).is_some_and(|entry| !entry.says.is_empty());
-        if removed || revoked {
+        let revoked = words.last(Section::Revoked, next.peer);
+        let revoked = revoked.is_some_and(|entry| !entry.says.is_empty());
+        if removed || revoked || admitted.iter().any(|c| c.peer == next.peer) {
             continue;
         }
         for ((section, key), entry) in documents(&next.peer).into_iter().flat_map(|d| &d.0) {
+            let named = section.names_peers().then(|| key.parse().ok());
+            let Some(peer) = named.flatten() else {
+                continue;
+            };
+            words.add(*section, peer, next.peer, entry);
             if *section == Section::Roles && appoints(entry) {
-                queue.extend(peer_of(key).map(|peer| Candidate {
+                queue.insert(Candidate {
                     level: next.level + 1,
                     at: entry.at,
                     peer,
                     by: Some(next.peer),
-                }));
+                });
             }
         }
         admitted.push(next);
@@ -181,31 +223,16 @@ fn admit<'a>(founders: &[PeerId], documents: &impl Documents<'a>) -> Vec<Candida
     admitted
 }
 
-/// What `seniors` say last of `peer`.
-fn last_word<'a>(
-    seniors: &[Candidate],
-    documents: &impl Documents<'a>,
-    section: Section,
-    peer: &PeerId,
-) -> Option<&'a Entry> {
-    let field = (section, peer.to_string());
-    seniors
-        .iter()
-        .filter_map(|c| Some((c.peer, documents(&c.peer)?.0.get(&field)?)))
-        .max_by_key(|(author, entry)| weight(&field, entry, author))
-        .map(|(_, entry)| entry)
-}
-
-/// The admitted without those who resigned: who say so themselves, and were not appointed again since.
-/// If all did, the most senior stays.
+/// The admitted without those who resigned: who say anything of themselves, and were not appointed by
+/// another one since. If all did, the most senior stays.
 fn active<'a>(admitted: Vec<Candidate>, documents: &impl Documents<'a>) -> Vec<Admin> {
     let authors: Vec<PeerId> = admitted.iter().map(|c| c.peer).collect();
     let stays = |peer: &PeerId| {
         let field = (Section::Roles, peer.to_string());
         let say = |author: &PeerId| documents(author)?.0.get(&field);
-        let resigned = say(peer).filter(|e| !appoints(e));
-        resigned.is_none_or(|own| {
-            let mut others = authors.iter().filter_map(say);
+        say(peer).is_none_or(|own| {
+            let others = authors.iter().filter(|author| *author != peer);
+            let mut others = others.filter_map(say);
             others.any(|e| appoints(e) && e.at > own.at)
         })
     };

@@ -123,6 +123,18 @@ fn a_mesh_is_never_without_an_admin() {
 }
 
 #[test]
+fn who_resigned_is_no_admin_again_by_its_own_word() {
+    let mut papers = Papers::new();
+    papers.appoints(0, 2, 1);
+    papers.removes(2, 2, 5);
+    papers.appoints(2, 2, 9);
+    assert_eq!(papers.admins(), [0, 1]);
+    assert!(papers.merged().counted.contains(&papers.peers[2]));
+    papers.appoints(1, 2, 10);
+    assert_eq!(papers.admins(), [0, 1, 2]);
+}
+
+#[test]
 fn only_seniors_revoke_an_admin() {
     let mut papers = Papers::new();
     let field = |papers: &Papers, n: usize| (Section::Revoked, papers.peers[n].to_string());

@@ -1,0 +1,76 @@
+//! The loop of learning: whom to ask, what the answer teaches, and what to do when an expert changes.
+
+use std::{collections::HashMap, sync::Arc};
+
+use polymath_types::ExpertId;
+
+use super::{Codebook, Drift, Estimate, Estimator, EstimatorConfig, Explorer, Pick, Seen};
+
+/// Share of decisions that may explore, and how many in a row.
+const EXPLORED: f64 = 0.05;
+const BURST: f64 = 20.0;
+/// What still counts of an expert that changed.
+const KEPT: f32 = 0.05;
+/// What still counts of all others then: what changed one may have changed another, which is asked so
+/// rarely that its own change would be found late.
+const KEPT_OF_OTHERS: f32 = 0.3;
+
+/// Estimator, exploration and drift in one.
+#[derive(Debug)]
+pub struct Learner {
+    estimator: Estimator,
+    explorer: Explorer,
+    drifts: HashMap<ExpertId, Drift>,
+    most: usize,
+}
+
+impl Learner {
+    /// With nothing learnt; equal seeds and histories decide alike.
+    pub fn new(config: EstimatorConfig, books: Arc<[Codebook]>, seed: u64) -> Self {
+        Self {
+            most: config.max_experts.max(1),
+            estimator: Estimator::new(config, books, seed),
+            explorer: Explorer::new(EXPLORED, BURST, seed),
+            drifts: HashMap::new(),
+        }
+    }
+
+    /// What it knows.
+    pub const fn estimator(&self) -> &Estimator {
+        &self.estimator
+    }
+
+    /// The same, to be given what others reported.
+    pub const fn estimator_mut(&mut self) -> &mut Estimator {
+        &mut self.estimator
+    }
+
+    /// Chooses among `experts`, each with its prior, by quality alone.
+    pub fn pick(&mut self, experts: &[(ExpertId, f64)], seen: &Seen) -> Option<Pick> {
+        let estimates: Vec<Estimate> = experts
+            .iter()
+            .map(|(id, prior)| self.estimator.estimate(id, seen, *prior))
+            .collect();
+        self.explorer.pick(&estimates, |_, quality| quality)
+    }
+
+    /// An answer was graded, 0 to 1. Says whether the expert is found to have changed.
+    pub fn observe(&mut self, expert: ExpertId, seen: &Arc<Seen>, prior: f64, reward: f64) -> bool {
+        let expected = self.estimator.estimate(&expert, seen, prior).mean;
+        if self.drifts.len() >= self.most && !self.drifts.contains_key(&expert) {
+            self.drifts.clear();
+        }
+        let changed = self
+            .drifts
+            .entry(expert)
+            .or_default()
+            .observe(expected, reward);
+        if changed {
+            self.estimator.doubt(KEPT_OF_OTHERS);
+            self.estimator.soften(&expert, KEPT);
+            self.explorer.refill();
+        }
+        self.estimator.observe(expert, seen, prior, reward);
+        changed
+    }
+}
