@@ -3,10 +3,11 @@
 
 use std::{
     hint::black_box,
+    iter::repeat_with,
     time::{Duration, Instant},
 };
 
-use polymath_catalog::{Action, Catalog, CatalogConfig};
+use polymath_catalog::{Action, Catalog, CatalogConfig, Offer};
 use polymath_proto::v1::{Offers, SignedChange, SyncFrame, sync_frame::Frame};
 use polymath_types::{Cell, CodebookId, Evidence, ExpertId, Failure, Format, NodeKey, PeerId};
 
@@ -54,18 +55,36 @@ impl Observer {
         }
     }
 
+    /// What it hosts, which is nothing: whose offer is not known is not weighed.
+    fn offer(&mut self) -> Result<SignedChange, Failure> {
+        self.say(|catalog| {
+            let made = catalog.set_offer(Offer::default());
+            made.map_err(|e| failed("an observer's offer", e))
+        })
+    }
+
     fn next(&mut self, number: usize, experts: &[ExpertId]) -> Result<SignedChange, Failure> {
+        let seen = seen(number, self.version, experts);
+        self.version += 1;
+        self.say(|catalog| {
+            let published = catalog.publish_observations(seen);
+            published.map_err(|e| failed("observations", e))
+        })
+    }
+
+    /// The change that comes of what it says to somebody.
+    fn say(
+        &mut self,
+        say: impl FnOnce(&mut Catalog) -> Result<Vec<Action>, Failure>,
+    ) -> Result<SignedChange, Failure> {
         let config = CatalogConfig {
             key: self.key.clone(),
             ..config()
         };
         let (mut catalog, _) = Catalog::open(config, std::mem::take(&mut self.stored));
-        // Somebody to tell it to.
         let _ = catalog.peer_connected(PeerId::random());
-        let published = catalog.publish_observations(seen(number, self.version, experts));
-        self.version += 1;
         let mut change = None;
-        for action in published.map_err(|e| failed("observations", e))? {
+        for action in say(&mut catalog)? {
             match action {
                 Action::Store { name, bytes } => {
                     self.stored.insert(name, bytes);
@@ -78,24 +97,28 @@ impl Observer {
                 _ => {}
             }
         }
-        change.ok_or_else(|| failed("observations", "they made no change"))
+        change.ok_or_else(|| failed("an observer", "it made no change"))
     }
 }
 
-fn frame(changes: Vec<SignedChange>) -> SyncFrame {
+/// The kinds, as frames number them.
+const OFFERS: u32 = 0;
+const OBSERVATIONS: u32 = 2;
+
+fn frame(category: u32, changes: Vec<SignedChange>) -> SyncFrame {
     SyncFrame {
         version: Format::Sync.current(),
-        category: 2,
+        category,
         frame: Some(Frame::Offers(Offers { changes })),
     }
 }
 
 /// Takes changes from a peer that exists only to bring them; how long that took.
-fn feed(side: &mut Side, changes: Vec<SignedChange>) -> Result<Duration, Failure> {
+fn feed(side: &mut Side, category: u32, changes: Vec<SignedChange>) -> Result<Duration, Failure> {
     let feeder = NodeKey::generate().peer_id();
     let _ = side.catalog.peer_connected(feeder);
     let begun = Instant::now();
-    let actions = side.catalog.receive(feeder, frame(changes));
+    let actions = side.catalog.receive(feeder, frame(category, changes));
     let took = begun.elapsed();
     side.perform(actions.map_err(|e| failed("a frame", e))?);
     side.catalog.peer_disconnected(feeder);
@@ -117,21 +140,29 @@ pub(super) fn measure(
     for side in [&mut *known, &mut *replica] {
         let _ = side.catalog.use_codebooks([BOOK]);
     }
+    let mut observers: Vec<Observer> = repeat_with(Observer::new).take(count).collect();
+    for some in observers.chunks_mut(FED) {
+        let offers = some.iter_mut().map(Observer::offer);
+        let offers = offers.collect::<Result<Vec<_>, _>>()?;
+        for side in [&mut *known, &mut *replica] {
+            feed(side, OFFERS, offers.clone())?;
+            let _ = side.catalog.tick();
+        }
+    }
     let (before, mut fed, mut bytes) = (resident(), Duration::ZERO, 0);
-    let mut observers = Vec::new();
-    for first in (0..count).step_by(FED) {
+    for (some, first) in observers.chunks_mut(FED).zip((0..).step_by(FED)) {
         let mut changes = Vec::new();
-        for number in first..count.min(first + FED) {
-            let mut observer = Observer::new();
+        for (observer, number) in some.iter_mut().zip(first..) {
             changes.push(observer.next(number, &experts)?);
-            if number < ROUNDS {
-                observers.push(observer);
+            if number >= ROUNDS {
+                observer.stored.clear();
             }
         }
         bytes += changes.iter().map(|c| c.change.len()).sum::<usize>();
-        fed += feed(known, changes)?;
+        fed += feed(known, OBSERVATIONS, changes)?;
         let _ = known.catalog.tick();
     }
+    observers.truncate(ROUNDS);
     let added = (resident() - before) / 1e6;
     let mut rows = vec![
         row(
@@ -172,7 +203,7 @@ pub(super) fn measure(
     let mut taken = Vec::new();
     for (number, observer) in observers.iter_mut().enumerate() {
         let change = observer.next(number, &experts)?;
-        taken.push(feed(known, vec![change])?.as_secs_f64() * 1e3);
+        taken.push(feed(known, OBSERVATIONS, vec![change])?.as_secs_f64() * 1e3);
     }
     let median = Spread::of(&taken).median;
     rows.push(row(
