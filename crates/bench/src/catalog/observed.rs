@@ -3,11 +3,10 @@
 
 use std::{
     hint::black_box,
-    iter::repeat_with,
     time::{Duration, Instant},
 };
 
-use polymath_catalog::{Action, Catalog, CatalogConfig, Offer};
+use polymath_catalog::{Action, Catalog, CatalogConfig};
 use polymath_proto::v1::{Offers, SignedChange, SyncFrame, sync_frame::Frame};
 use polymath_types::{Cell, CodebookId, Evidence, ExpertId, Failure, Format, NodeKey, PeerId};
 
@@ -47,44 +46,26 @@ fn seen(number: usize, version: u32, experts: &[ExpertId]) -> Vec<(Cell, Evidenc
 }
 
 impl Observer {
-    fn new() -> Self {
+    fn new(key: NodeKey) -> Self {
         Self {
-            key: NodeKey::generate(),
+            key,
             stored: Records::new(),
             version: 0,
         }
     }
 
-    /// What it hosts, which is nothing: whose offer is not known is not weighed.
-    fn offer(&mut self) -> Result<SignedChange, Failure> {
-        self.say(|catalog| {
-            let made = catalog.set_offer(Offer::default());
-            made.map_err(|e| failed("an observer's offer", e))
-        })
-    }
-
     fn next(&mut self, number: usize, experts: &[ExpertId]) -> Result<SignedChange, Failure> {
-        let seen = seen(number, self.version, experts);
-        self.version += 1;
-        self.say(|catalog| {
-            let published = catalog.publish_observations(seen);
-            published.map_err(|e| failed("observations", e))
-        })
-    }
-
-    /// The change that comes of what it says to somebody.
-    fn say(
-        &mut self,
-        say: impl FnOnce(&mut Catalog) -> Result<Vec<Action>, Failure>,
-    ) -> Result<SignedChange, Failure> {
         let config = CatalogConfig {
             key: self.key.clone(),
             ..config()
         };
         let (mut catalog, _) = Catalog::open(config, std::mem::take(&mut self.stored));
+        // Somebody to tell it to.
         let _ = catalog.peer_connected(PeerId::random());
+        let published = catalog.publish_observations(seen(number, self.version, experts));
+        self.version += 1;
         let mut change = None;
-        for action in say(&mut catalog)? {
+        for action in published.map_err(|e| failed("observations", e))? {
             match action {
                 Action::Store { name, bytes } => {
                     self.stored.insert(name, bytes);
@@ -97,28 +78,24 @@ impl Observer {
                 _ => {}
             }
         }
-        change.ok_or_else(|| failed("an observer", "it made no change"))
+        change.ok_or_else(|| failed("observations", "they made no change"))
     }
 }
 
-/// The kinds, as frames number them.
-const OFFERS: u32 = 0;
-const OBSERVATIONS: u32 = 2;
-
-fn frame(category: u32, changes: Vec<SignedChange>) -> SyncFrame {
+fn frame(changes: Vec<SignedChange>) -> SyncFrame {
     SyncFrame {
         version: Format::Sync.current(),
-        category,
+        category: 2,
         frame: Some(Frame::Offers(Offers { changes })),
     }
 }
 
 /// Takes changes from a peer that exists only to bring them; how long that took.
-fn feed(side: &mut Side, category: u32, changes: Vec<SignedChange>) -> Result<Duration, Failure> {
+fn feed(side: &mut Side, changes: Vec<SignedChange>) -> Result<Duration, Failure> {
     let feeder = NodeKey::generate().peer_id();
     let _ = side.catalog.peer_connected(feeder);
     let begun = Instant::now();
-    let actions = side.catalog.receive(feeder, frame(category, changes));
+    let actions = side.catalog.receive(feeder, frame(changes));
     let took = begun.elapsed();
     side.perform(actions.map_err(|e| failed("a frame", e))?);
     side.catalog.peer_disconnected(feeder);
@@ -128,27 +105,21 @@ fn feed(side: &mut Side, category: u32, changes: Vec<SignedChange>) -> Result<Du
 /// `known` and `replica` know the same offers, and no observations.
 #[allow(clippy::cast_precision_loss)] // sizes and times far below 2^52
 pub(super) fn measure(
-    count: usize,
+    keys: Vec<NodeKey>,
     mesh: &str,
     known: &mut Side,
     replica: &mut Side,
 ) -> Result<Vec<Row>, Failure> {
-    eprintln!("{count} observers …");
+    eprintln!("{} observers …", keys.len());
     let row =
         |case: &str, metric, value, unit| Row::new(format!("{mesh}: {case}"), metric, value, unit);
     let experts: Vec<ExpertId> = known.catalog.index().experts().map(|e| e.id).collect();
     for side in [&mut *known, &mut *replica] {
         let _ = side.catalog.use_codebooks([BOOK]);
     }
-    let mut observers: Vec<Observer> = repeat_with(Observer::new).take(count).collect();
-    for some in observers.chunks_mut(FED) {
-        let offers = some.iter_mut().map(Observer::offer);
-        let offers = offers.collect::<Result<Vec<_>, _>>()?;
-        for side in [&mut *known, &mut *replica] {
-            feed(side, OFFERS, offers.clone())?;
-            let _ = side.catalog.tick();
-        }
-    }
+    // Whose offer is not known is not weighed: they are those who made the offers.
+    let mut observers: Vec<Observer> = keys.into_iter().map(Observer::new).collect();
+    let count = observers.len();
     let (before, mut fed, mut bytes) = (resident(), Duration::ZERO, 0);
     for (some, first) in observers.chunks_mut(FED).zip((0..).step_by(FED)) {
         let mut changes = Vec::new();
@@ -159,7 +130,7 @@ pub(super) fn measure(
             }
         }
         bytes += changes.iter().map(|c| c.change.len()).sum::<usize>();
-        fed += feed(known, OBSERVATIONS, changes)?;
+        fed += feed(known, changes)?;
         let _ = known.catalog.tick();
     }
     observers.truncate(ROUNDS);
@@ -203,7 +174,7 @@ pub(super) fn measure(
     let mut taken = Vec::new();
     for (number, observer) in observers.iter_mut().enumerate() {
         let change = observer.next(number, &experts)?;
-        taken.push(feed(known, OBSERVATIONS, vec![change])?.as_secs_f64() * 1e3);
+        taken.push(feed(known, vec![change])?.as_secs_f64() * 1e3);
     }
     let median = Spread::of(&taken).median;
     rows.push(row(
