@@ -5,6 +5,7 @@
 //! the side that is named. The cards of the experts are counted apart.
 
 mod authors;
+mod observed;
 mod shared;
 
 use std::{
@@ -70,12 +71,13 @@ fn measure(quick: bool, shelf: &impl Shelf) -> Result<Report, Failure> {
     eprintln!("{count} offers …");
     let idle = resident();
     let mut known = Side::new();
-    let mut authors = Vec::new();
+    let (mut authors, mut keys) = (Vec::new(), Vec::new());
     for first in (0..count).step_by(FED) {
         let mut changes = Vec::new();
         for number in first..count.min(first + FED) {
             let mut author = Author::new(number);
             changes.push(author.next()?);
+            keys.push(author.key.clone());
             if number < DIFFERING {
                 authors.push(author);
             }
@@ -171,7 +173,9 @@ fn measure(quick: bool, shelf: &impl Shelf) -> Result<Report, Failure> {
     rows.push(busy.against(SHARED, Spread::of(&ratios)));
     rows.extend(opening(shelf, &replica.stored, &mesh)?);
     rows.extend(index(&replica.catalog.index(), &mesh));
+    // What both know of offers is equal here; the rival has no observations.
     drop(shared);
+    rows.extend(observed::measure(keys, &mesh, &mut known, &mut replica)?);
     let conditions = json!({
         "threads": 1, "network": "none: frames are handed over", "experts_a_peer": 4, "addresses_a_peer": 3,
         "offer_bytes": cold.documents / count,

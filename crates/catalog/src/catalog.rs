@@ -3,6 +3,7 @@
 mod answers;
 mod charters;
 mod compare;
+mod forks;
 mod observed;
 mod own;
 mod pushed;
@@ -474,7 +475,7 @@ pub(crate) struct Batch {
     noted: BTreeSet<(Category, PeerId)>,
     /// Documents whose record must go; those that came back since are among the touched too.
     evicted: BTreeSet<(Category, PeerId)>,
-    /// Peers that were shut out, or no longer are.
+    /// Peers that were shut out, or no longer are, or have a role, or no longer have one.
     relisted: BTreeSet<PeerId>,
     /// The charter, if it changed.
     charter: Option<Arc<Charter>>,

@@ -8,13 +8,13 @@ pub(crate) mod terms;
 
 use std::{collections::BTreeMap, path::Path};
 
-use polymath_node::{FileError, History, Inspected, Node, Step, from_file, inspect, to_file};
+use polymath_node::{FileError, History, Inspected, Step, from_file, inspect, to_file};
 use polymath_proto::v1::{self, catalog_event::Event};
 use polymath_types::{ErrorKind, ExpertId, Failure, Format, MeshId, PeerOffer};
 use serde_json::{Value, json};
 use toml::Table;
 
-use crate::{args::CatalogVerb, charter, output, session::Session, signals};
+use crate::{args::CatalogVerb, charter, output, session::Session, signals, views::failed};
 
 /// Frames of a file that are sent to the node in one call.
 const FRAMES_A_CALL: usize = 8;
@@ -32,10 +32,6 @@ pub(crate) async fn run(session: Session, verb: CatalogVerb) -> Result<(), Failu
         CatalogVerb::Export { file } => export(&session, &file).await,
         CatalogVerb::Import { file } => import(&session, &file).await,
     }
-}
-
-fn failed(status: polymath_node::Status) -> Failure {
-    Node::control_failure(&status)
 }
 
 fn request() -> v1::CatalogRequest {

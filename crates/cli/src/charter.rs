@@ -1,6 +1,5 @@
 //! `polymath mesh admin|role|revoked|alias|category|codebook`: what the mesh's admins lay down.
 
-use polymath_node::Node;
 use polymath_proto::v1::{self, charter_edit::Edit};
 use polymath_types::{Failure, Format};
 use serde_json::{Value, json};
@@ -10,6 +9,7 @@ use crate::{
     args::{AdminVerb, AliasVerb, CategoryVerb, CharterVerb, CodebookVerb, RevokedVerb, RoleVerb},
     output,
     session::Session,
+    views::failed,
 };
 
 /// What a verb is about, as its lists are headed and keyed.
@@ -136,10 +136,6 @@ fn codebook(verb: CodebookVerb) -> Change {
             Some((Edit::Codebook(keyed(&name, Vec::new())), done))
         }
     }
-}
-
-fn failed(status: polymath_node::Status) -> Failure {
-    Node::control_failure(&status)
 }
 
 async fn list(session: &Session, section: Section) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! `polymath mesh create|leave|show|invite|anchors`.
 
-use polymath_node::{InviteTerms, Node};
+use polymath_node::InviteTerms;
 use polymath_proto::v1;
 use polymath_types::{Access, AnchorList, ErrorKind, Failure, Format};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::{
     args::{Lifetime, MeshVerb},
     charter, join, output,
     session::Session,
-    views,
+    views::{self, failed},
 };
 
 pub(crate) async fn run(session: Session, verb: MeshVerb) -> Result<(), Failure> {
@@ -27,10 +27,6 @@ pub(crate) async fn run(session: Session, verb: MeshVerb) -> Result<(), Failure>
         } => anchors(&session, address, expires, txt).await,
         MeshVerb::Charter(verb) => charter::run(&session, verb).await,
     }
-}
-
-fn failed(status: polymath_node::Status) -> Failure {
-    Node::control_failure(&status)
 }
 
 fn create(session: &Session, name: &str, closed: bool) -> Result<(), Failure> {

@@ -317,11 +317,12 @@ impl Config {
             ..
         } = &self.net;
         for address in listen {
-            crate::parse_address(address).map_err(|f| bad(f.message))?;
+            crate::listen::parse_address(address).map_err(|f| bad(f.message))?;
         }
         for (key, addresses) in [("net.bootstrap", bootstrap), ("net.announce", announce)] {
             for address in addresses {
-                crate::parse_dialable(address).map_err(|f| bad(format!("{key}: {}", f.message)))?;
+                crate::listen::parse_dialable(address)
+                    .map_err(|f| bad(format!("{key}: {}", f.message)))?;
             }
         }
         for source in &self.net.anchors {

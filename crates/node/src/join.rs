@@ -16,7 +16,8 @@ use polymath_types::{
 use crate::{
     AGENT, End, Home, HomeLock, Membership, MeshKey, Node, anchors,
     doctor::{Place, Reachability, reachability},
-    mesh, misses, parse_address, parse_dialable, records, unix_now,
+    listen::{parse_address, parse_dialable},
+    mesh, misses, records, unix_now,
     unused::Unused,
 };
 

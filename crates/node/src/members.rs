@@ -9,7 +9,9 @@ use polymath_types::{Constraints, ExpertKind, PathKind, PeerId};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
-    AGENT, MeshKey, Node, discover, misses, parse_address, random,
+    AGENT, MeshKey, Node, discover,
+    listen::parse_address,
+    misses, random,
     sources::{Kind, Trying},
     sync::SyncHandle,
     unused::Unused,

@@ -60,6 +60,11 @@ impl Charter {
         self.admins.iter().position(|admin| admin.peer == *peer)
     }
 
+    /// Whether an admin stands for `peer`: it has a role of whatever name, or is one itself.
+    pub fn trusts(&self, peer: &PeerId) -> bool {
+        self.is_admin(peer) || self.roles.contains_key(peer)
+    }
+
     /// Whether nobody lets `peer` in.
     pub fn is_revoked(&self, peer: &PeerId) -> bool {
         self.revoked.contains_key(peer)

@@ -42,7 +42,7 @@ pub(super) fn cards(number: usize) -> impl Iterator<Item = Arc<ExpertCard>> {
 /// is measured.
 pub(super) struct Author {
     number: usize,
-    key: NodeKey,
+    pub(super) key: NodeKey,
     stored: Records,
     version: usize,
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use polymath_types::PeerId;
+use polymath_types::{Charter, PeerId};
 
 use super::{Batch, Catalog};
 use crate::{
@@ -77,12 +77,17 @@ impl Catalog {
         if old == new {
             return;
         }
-        let turned = |a: &polymath_types::Charter, b: &polymath_types::Charter| -> Vec<PeerId> {
-            let gone = a.revoked.keys().filter(|peer| !b.is_revoked(peer));
-            gone.copied().collect()
+        let named = |charter: &Charter| -> Vec<PeerId> {
+            let admins = charter.admins.iter().map(|admin| admin.peer);
+            let others = charter.roles.keys().chain(charter.revoked.keys());
+            admins.chain(others.copied()).collect()
         };
-        batch.relisted.extend(turned(old, new));
-        batch.relisted.extend(turned(new, old));
+        let stands =
+            |charter: &Charter, peer: &PeerId| (charter.is_revoked(peer), charter.trusts(peer));
+        let named = [named(old), named(new)].concat();
+        let turned = named.into_iter();
+        let turned = turned.filter(|peer| stands(old, peer) != stands(new, peer));
+        batch.relisted.extend(turned);
         if new.is_revoked(&me) && !old.is_revoked(&me) {
             tracing::warn!("this node was shut out of its mesh by the mesh's admins");
         }

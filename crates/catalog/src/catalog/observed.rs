@@ -132,8 +132,8 @@ impl Catalog {
         }
     }
 
-    /// What comes out of all observations after a batch in which the offers of `offering` changed, and the
-    /// index with them: what a peer says of experts it serves itself does not count.
+    /// What comes out of all observations after a batch in which the offers or the standing of `offering`
+    /// changed, and the index with them: what a peer says of experts it serves itself does not count.
     pub(super) fn weigh_changed(
         &mut self,
         batch: &Batch,
@@ -142,9 +142,6 @@ impl Catalog {
         let changed = batch.evicted.union(&batch.touched);
         let observing = changed.filter(|(category, _)| *category == Category::Observations);
         let mut authors: BTreeSet<PeerId> = observing.map(|(_, author)| *author).collect();
-        if batch.charter.is_some() {
-            authors.extend(self.observations().map(|(author, _)| *author));
-        }
         authors.extend(offering);
         for author in authors {
             self.weigh(&author);
@@ -171,7 +168,7 @@ impl Catalog {
         };
         let standing = Standing {
             serves: offer.experts.as_slice().into(),
-            trusted: charter.is_admin(author) || charter.roles.contains_key(author),
+            trusted: charter.trusts(author),
         };
         let said = Arc::clone(said.said());
         let index = &self.index;

@@ -173,7 +173,11 @@ impl Catalog {
     }
 
     /// Starts a fresh document above every epoch of ours that anyone has seen.
-    fn begin_epoch<K: Kind>(&mut self, view: K::View, batch: &mut Batch) -> Result<(), Refusal> {
+    pub(super) fn begin_epoch<K: Kind>(
+        &mut self,
+        view: K::View,
+        batch: &mut Batch,
+    ) -> Result<(), Refusal> {
         let shelf = K::shelf(self);
         let last = shelf.documents.position(&self.me).0.max(shelf.forks.epoch);
         let next = last.checked_add(1).ok_or(Refusal::Continuity)?;
@@ -202,39 +206,5 @@ impl Catalog {
         }
         batch.touched.insert((K::CATEGORY, me));
         Ok(())
-    }
-
-    /// Steps over every version of our document that others hold, with what it is to say.
-    pub(super) fn resolve_fork<K: Kind>(&mut self, batch: &mut Batch) {
-        let shelf = K::shelf_mut(self);
-        shelf.forks.due = false;
-        let theirs = shelf.forks.theirs.take();
-        let me = self.me;
-        let shelf = K::shelf_mut(self);
-        let own = shelf.documents.get(&me);
-        let above = own.is_some_and(|own| own.position().0 > shelf.forks.epoch);
-        let said = own.map(|own| own.view());
-        let Some(view) = K::after_fork(said.clone(), theirs) else {
-            return;
-        };
-        let written = if above {
-            // An edit has begun the new epoch, without what theirs says.
-            self.write_or_roll::<K>(view, batch)
-        } else {
-            shelf.forks.rolled = true;
-            tracing::warn!(
-                kind = ?K::CATEGORY,
-                epoch = shelf.forks.epoch,
-                "peers hold a document of this node that is not in its storage; starting a new epoch above it"
-            );
-            match (self.begin_epoch::<K>(view, batch), said) {
-                // Both together are too much for one.
-                (Err(Refusal::TooMuch), Some(own)) => self.begin_epoch::<K>(own, batch),
-                (begun, _) => begun,
-            }
-        };
-        if let Err(refusal) = written {
-            tracing::error!(%refusal, "this node's document could not be started anew");
-        }
     }
 }

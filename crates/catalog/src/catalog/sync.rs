@@ -12,7 +12,7 @@ use polymath_proto::v1::{Cards, OfferHead, Offers, SignedChange, SyncFrame, sync
 use polymath_types::{ExpertId, Format, PeerId};
 use prost::Message as _;
 
-use super::{Action, Batch, Catalog, FrameError, Shelf};
+use super::{Action, Batch, Catalog, FrameError};
 use crate::{
     FRAME_BYTES, Refusal,
     cards::Taken,
@@ -319,42 +319,6 @@ impl Catalog {
         }
     }
 
-    /// `peer` brought the proof that an author contradicts itself: nothing of it is used until its next
-    /// epoch, and others are to have the proof too. It costs whoever brings it no more than a repeat.
-    fn contradicted<K: Kind>(
-        &mut self,
-        peer: PeerId,
-        author: PeerId,
-        before: &Arc<K::Said>,
-        batch: &mut Batch,
-    ) {
-        self.counters.refuse(Refusal::Equivocation);
-        self.efforts.spend(peer, 1);
-        let shelf = K::shelf_mut(self);
-        shelf.asked.close(&author);
-        let now = shelf.documents.get(&author).map(|log| log.said().clone());
-        if now.is_some() {
-            let knowing = shelf.unannounced.entry(author).or_default();
-            knowing.insert(peer);
-            batch.touched.insert((K::CATEGORY, author));
-        } else {
-            shelf.unannounced.remove(&author);
-            batch.evicted.insert((K::CATEGORY, author));
-        }
-        K::became(self, before, &now.unwrap_or_default());
-    }
-
-    /// What to ask of `peer`, which brought a change of `author` that does not follow ours: what it has in
-    /// the place of our last one. If that is another, the author contradicts itself.
-    fn before_parting<K: Kind>(&self, peer: PeerId, author: PeerId) -> Option<OfferHead> {
-        let shelf = K::shelf(self);
-        // Asked once; while the author rests it would be for the same again.
-        let rests = shelf.asked.is_open(&author) && !shelf.asked.is_asked(&author, &peer);
-        let (epoch, sequence) = shelf.documents.position(&author);
-        let before = sequence.checked_sub(1).filter(|_| !rests)?;
-        Some(frames::question(&author, (epoch, before)))
-    }
-
     /// The next change to be looked at. When there is no other, those that wait for their author to be
     /// admitted are, if what came before them has done that.
     fn next_admitted<K: Kind>(
@@ -372,32 +336,6 @@ impl Catalog {
             (*changes, *waiting) = (now, still);
         }
         changes.pop_front()
-    }
-
-    /// What the version of our own document says that these changes belong to: they continue ours up
-    /// to where they part, or are another epoch's from the first one on. If they begin behind that place,
-    /// `peer`, which brought them, is asked for all of it.
-    fn read_fork<K: Kind>(&mut self, peer: PeerId, forked: &[SignedChange], batch: &mut Batch) {
-        let Some(epoch) = forked.iter().map(|change| change.epoch).max() else {
-            return;
-        };
-        let (me, limits, ticks) = (self.me, self.limits.clone(), self.ticks);
-        let changes = forked.iter().filter(|change| change.epoch == epoch);
-        let Shelf {
-            documents, forks, ..
-        } = K::shelf_mut(self);
-        let read = documents.branch(&me, epoch, changes, &limits);
-        // Other kinds make nothing of what theirs says.
-        let matters = K::CATEGORY == Category::Charter && documents.position(&me).0 == epoch;
-        if read.is_some() {
-            forks.theirs = K::after_fork(forks.theirs.take(), read);
-            forks.waits &= forks.asked.is_none_or(|(asked, _)| asked != peer);
-        } else if matters && forks.may_ask(ticks) {
-            forks.asked = Some((peer, ticks));
-            forks.waits = true;
-            let all = frames::question(&me, (epoch, 0));
-            batch.send(peer, frames::want(K::CATEGORY, vec![all], &[]));
-        }
     }
 
     /// Asks for the cards that are missing of offers that came from `peer`.

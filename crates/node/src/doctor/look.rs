@@ -22,7 +22,10 @@ use super::{
     Remedy, examine, pending,
 };
 use crate::{
-    Home, Membership, Node, config::Config, goes_outside, listen_addresses, parse_address,
+    Home, Membership, Node,
+    config::Config,
+    goes_outside,
+    listen::{listen_addresses, parse_address},
     unused::Unused,
 };
 
