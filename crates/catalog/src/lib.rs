@@ -32,6 +32,7 @@ mod log;
 mod record;
 mod refusal;
 mod weigh;
+mod weigher;
 
 pub use catalog::{
     Action, Catalog, CatalogConfig, FrameError, ObservationsError, Offer, OfferError, Recovered,
@@ -45,3 +46,4 @@ pub use kind::{
 pub use limits::{CatalogLimits, FRAME_BYTES, OBSERVED_LEAST};
 pub use record::RecordError;
 pub use refusal::{Counters, Refusal};
+pub use weigher::Weigher;
