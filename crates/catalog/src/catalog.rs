@@ -15,6 +15,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use answers::Answers;
 pub use observed::ObservationsError;
+pub(crate) use observed::first_told;
 pub use own::{Offer, OfferError};
 use polymath_proto::v1::SyncFrame;
 use polymath_types::{
