@@ -7,7 +7,9 @@ use polymath_types::{ExpertId, ExpertKind, Index, IndexedExpert, PeerId, Weights
 use crate::{
     Candidate, Decision, Descriptor, Outcome, PeerState, Request, RouterConfig, Term,
     decision::{Reason, Tally},
-    failure, filter, reason,
+    failure, filter,
+    hedge::Hedges,
+    reason,
     replica::{Seat, View, describe},
     statistics::Statistics,
 };
@@ -17,10 +19,11 @@ type Descriptors<'a> = &'a dyn Fn(&ExpertId) -> Option<Arc<Descriptor>>;
 /// Chooses experts and replicas, and learns from the outcomes of calls.
 #[derive(Debug)]
 pub struct Router {
-    config: RouterConfig,
+    pub(crate) config: RouterConfig,
     seed: u64,
     decisions: u64,
-    statistics: Statistics,
+    pub(crate) statistics: Statistics,
+    pub(crate) hedges: Hedges,
 }
 
 /// An expert with what the query makes of it.
@@ -49,11 +52,13 @@ impl Router {
     /// With nothing observed yet. Routers with equal seeds and equal histories decide alike.
     pub fn new(config: RouterConfig, seed: u64) -> Self {
         let statistics = Statistics::new(config.max_statistics);
+        let hedges = Hedges::new(config.max_statistics);
         Self {
             config,
             seed,
             decisions: 0,
             statistics,
+            hedges,
         }
     }
 
@@ -135,11 +140,15 @@ impl Router {
     /// A call begins. Every call begun must be followed by one [`Self::observe`].
     pub fn started(&mut self, now: Duration, expert: ExpertId, peer: PeerId) {
         self.statistics.started(now, expert, peer);
+        self.hedges.called();
     }
 
     /// A call ended; a caller's own cancellation is told as [`polymath_types::ErrorKind::Cancelled`].
     pub fn observe(&mut self, now: Duration, outcome: &Outcome) {
         self.statistics.observe(now, outcome, &self.config);
+        if let Ok(served) = &outcome.result {
+            self.hedges.took(now, outcome.expert, served.ttft);
+        }
     }
 
     /// Why calls to this replica do not pass now, if they do not: for people.
