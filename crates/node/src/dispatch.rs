@@ -3,6 +3,7 @@
 
 mod attempts;
 mod call;
+mod hedge;
 
 use std::{collections::HashMap, time::Duration};
 
