@@ -181,6 +181,13 @@ pub(crate) enum Outcome<K: Kind> {
     OwnFork,
 }
 
+/// What the first change of a document takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Anew {
+    pub(crate) bytes: usize,
+    pub(crate) operations: u64,
+}
+
 /// Holds a change of our own, which led to `document`, against what everybody else will hold it against:
 /// published in good faith, poison is poison. What is more than others take is [`Refusal::TooMuch`].
 fn check_own<K: Kind>(
@@ -473,14 +480,18 @@ impl<K: Kind> Documents<K> {
         Ok(Some(self.commit(me, me, epoch, document, change, head, to)))
     }
 
-    /// Whether our document can be started anew with all of `to`.
+    /// Whether our document can be started anew with all of `to`, and what that takes.
     pub(crate) fn check_anew(
         me: &PeerId,
         to: &K::View,
         limits: &CatalogLimits,
-    ) -> Result<(), Refusal> {
-        let (document, bytes, _) = Document::new::<K>(me, 1).edited::<K>(None, to)?;
-        check_own::<K>(&document, &bytes, me, (1, 1), None, limits)
+    ) -> Result<Anew, Refusal> {
+        let (document, bytes, head) = Document::new::<K>(me, 1).edited::<K>(None, to)?;
+        check_own::<K>(&document, &bytes, me, (1, 1), None, limits)?;
+        Ok(Anew {
+            bytes: bytes.len(),
+            operations: head.last_op,
+        })
     }
 
     /// What `author`'s document says in a version that is not kept: `changes` of `epoch`, in order,

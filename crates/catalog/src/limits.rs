@@ -110,6 +110,21 @@ pub(crate) const CHARTER: CharterLimits = CharterLimits {
     changes_a_tick: 64,
 };
 
+/// What an admin leaves free of its own document: so many entries for roles, and as many again for what
+/// takes rights away.
+pub(crate) struct CharterReserve {
+    pub(crate) entries: usize,
+    /// What such an entry takes at most: a peer id, a role, two numbers, and what refers to them.
+    pub(crate) entry_bytes: usize,
+    pub(crate) entry_operations: u64,
+}
+
+pub(crate) const CHARTER_RESERVE: CharterReserve = CharterReserve {
+    entries: 64,
+    entry_bytes: 160,
+    entry_operations: 5,
+};
+
 /// Bounds on observations documents. They are the same on all nodes: what one refuses others would
 /// pass on.
 pub(crate) struct ObservationLimits {

@@ -195,54 +195,6 @@ fn who_resigned_can_be_removed_and_what_it_laid_down_stays() {
 }
 
 #[test]
-fn what_is_too_much_to_be_repeated_is_said_with_the_way_out() {
-    let mut mesh = Mesh::founded(3, 2);
-    mesh.chain();
-    for n in 0..260 {
-        for admin in 0..2 {
-            mesh.edit(admin, alias(&format!("{admin} {n}"), "x"))
-                .unwrap();
-            mesh.settle();
-        }
-    }
-    let second = mesh.id(1);
-    let error = mesh.edit(0, dismiss(second)).unwrap_err();
-    assert_eq!(error, CharterError::Adoption { peer: second });
-    assert!(error.to_string().contains("--void"));
-    mesh.edit(0, void(second)).unwrap();
-    mesh.settle();
-    assert_eq!(mesh.charter().aliases.len(), 260);
-}
-
-#[test]
-fn nobody_publishes_a_document_that_others_would_refuse() {
-    let mut mesh = Mesh::founded(2, 1);
-    mesh.chain();
-    let mut told = 0;
-    let error = loop {
-        // Few bytes, but many values: no fresh document could hold 512 of these.
-        let experts = (0..16).map(|n| format!("{n}")).collect();
-        let name = format!("category {told}");
-        match mesh.edit(0, CharterEdit::Category { name, experts }) {
-            Ok(()) => told += 1,
-            Err(error) => break error,
-        }
-        mesh.settle();
-    };
-    assert!(matches!(error, CharterError::TooLarge { .. }), "{error}");
-    assert!(told > 200, "{told}");
-    assert_eq!(mesh.charter().categories.len(), told);
-    assert_eq!(mesh.nodes[1].catalog.counters().refusals().count(), 0);
-    // What is there can still be changed.
-    let name = "category 7".to_owned();
-    let experts = vec!["chef".to_owned()];
-    mesh.edit(0, CharterEdit::Category { name, experts })
-        .unwrap();
-    mesh.settle();
-    assert_eq!(mesh.charter().categories["category 7"].value, ["chef"]);
-}
-
-#[test]
 fn a_name_that_has_a_meaning_of_its_own_is_no_alias() {
     let mut mesh = Mesh::founded(2, 1);
     mesh.chain();
