@@ -219,6 +219,7 @@ fn card(n: usize) -> ExpertCard {
         examples: Vec::new(),
         languages: Vec::new(),
         labels: LabelSet::None,
+        capabilities: Vec::new(),
     }
 }
 

@@ -465,6 +465,7 @@ fn card(name: &str) -> ExpertCard {
         examples: Vec::new(),
         languages: Vec::new(),
         labels: LabelSet::None,
+        capabilities: Vec::new(),
     }
 }
 
