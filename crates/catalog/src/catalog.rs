@@ -234,6 +234,7 @@ impl Catalog {
         catalog.efforts.begin_tick(catalog.ticks);
         catalog.merged = catalog.merged_now();
         catalog.step_over_void();
+        catalog.set_members();
         recovered.offers = catalog.offers.documents.iter().count();
         recovered.charters = catalog.charters.documents.iter().count();
         recovered.observations = catalog.observations.documents.iter().count();

@@ -223,6 +223,8 @@ pub(crate) struct Documents<K: Kind> {
     /// How many gave way in this tick, to whom.
     evictions: Evictions,
     forgotten: BTreeMap<PeerId, room::Forgotten>,
+    /// Those for whom an admin stands: strangers give way before them.
+    members: Arc<BTreeSet<PeerId>>,
 }
 
 impl<K: Kind> Default for Documents<K> {
@@ -236,6 +238,7 @@ impl<K: Kind> Default for Documents<K> {
             tick: 0,
             evictions: Evictions::default(),
             forgotten: BTreeMap::new(),
+            members: Arc::default(),
         }
     }
 }

@@ -34,6 +34,13 @@ impl Catalog {
         self.paper(author)?.since(self.merged.voided(author))
     }
 
+    /// Says to the tables for whom an admin stands.
+    pub(super) fn set_members(&mut self) {
+        let members = Arc::new(self.merged.charter.trusted());
+        self.offers.documents.set_members(Arc::clone(&members));
+        self.observations.documents.set_members(members);
+    }
+
     /// This node's next document is of an epoch that counts.
     pub(super) fn step_over_void(&mut self) {
         let voided = self.merged.voided(&self.me);
@@ -103,10 +110,11 @@ impl Catalog {
                 }
             }
         }
-        let (old, new) = (&before.charter, &self.merged.charter);
-        if old == new {
+        if before.charter == self.merged.charter {
             return;
         }
+        self.set_members();
+        let (old, new) = (&before.charter, &self.merged.charter);
         let named = |charter: &Charter| -> Vec<PeerId> {
             let admins = charter.admins.iter().map(|admin| admin.peer);
             let others = charter.roles.keys().chain(charter.revoked.keys());

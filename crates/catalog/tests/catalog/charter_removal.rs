@@ -268,9 +268,10 @@ fn a_file_may_name_the_appointed_before_who_appointed_them() {
         &[CharterEdit::Appoint(key(6).peer_id()), alias("a", "five")],
     );
     let third = pretender(6, &[alias("b", "six")]);
+    let nobody = pretender(7, &[alias("c", "seven"), alias("d", "seven")]);
     let mut mesh = Mesh::founded(2, 1);
     let reader = &mut mesh.nodes[1];
-    let frames = [third, second, founder].map(charters);
+    let frames = [nobody, third, second, founder].map(charters);
     let actions = reader.catalog.import(frames);
     reader.perform(actions);
     let charter = reader.catalog.charter();
@@ -279,5 +280,9 @@ fn a_file_may_name_the_appointed_before_who_appointed_them() {
         (charter.resolve("a"), charter.resolve("b")),
         ("five", "six")
     );
-    assert_eq!(reader.catalog.counters().refused(Refusal::Flood), 0);
+    let counters = reader.catalog.counters();
+    assert_eq!(counters.refused(Refusal::Flood), 0);
+    // Each change once, however often the others had to be looked at.
+    assert_eq!(counters.refused(Refusal::Standing), 2);
+    assert_eq!(counters.repeats, 0);
 }
