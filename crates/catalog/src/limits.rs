@@ -86,6 +86,9 @@ pub(crate) struct CharterLimits {
     pub(crate) expert_bytes: usize,
     /// The highest count: what fits a JSON number.
     pub(crate) last_count: u64,
+    /// The highest epoch up to which a document can be said to be void: there are as many above it as anybody
+    /// needs, whatever was said.
+    pub(crate) last_voided: u64,
     pub(crate) document_bytes: usize,
     pub(crate) change_bytes: usize,
     pub(crate) operations: u64,
@@ -103,6 +106,7 @@ pub(crate) const CHARTER: CharterLimits = CharterLimits {
     name_bytes: 64,
     expert_bytes: 128,
     last_count: (1 << 53) - 1,
+    last_voided: (1 << 53) - 1,
     document_bytes: 256 * 1024,
     change_bytes: 128 * 1024,
     operations: 4096,

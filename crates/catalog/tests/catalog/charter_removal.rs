@@ -2,7 +2,7 @@
 
 use automerge::{ObjId, transaction::Transaction};
 use polymath_catalog::{CharterEdit, CharterError, Refusal};
-use polymath_types::PeerId;
+use polymath_types::{Charter, PeerId};
 
 use crate::{
     charter::{alias, charters, dismiss, pretender, revoke},
@@ -28,6 +28,10 @@ fn id(n: u8) -> String {
 }
 
 impl Mesh {
+    fn charter_of(&self, node: usize) -> &Charter {
+        self.nodes[node].catalog.charter()
+    }
+
     /// The node with key `author`, which is not linked, is heard through node 0.
     fn hear(&mut self, author: u8, write: impl FnOnce(&mut Transaction<'_>, &[ObjId])) {
         let from = key(author).peer_id();
@@ -285,4 +289,49 @@ fn a_file_may_name_the_appointed_before_who_appointed_them() {
     // Each change once, however often the others had to be looked at.
     assert_eq!(counters.refused(Refusal::Standing), 2);
     assert_eq!(counters.repeats, 0);
+}
+
+#[test]
+fn what_is_repeated_of_a_removed_admin_still_comes_after_what_its_appointees_said() {
+    let mut mesh = Mesh::founded(3, 1);
+    mesh.chain();
+    let (founder, second) = (mesh.id(0), mesh.id(1));
+    mesh.edit(0, CharterEdit::Appoint(second)).unwrap();
+    mesh.settle();
+    mesh.edit(1, CharterEdit::Appoint(mesh.id(2))).unwrap();
+    mesh.settle();
+    for n in 0..9 {
+        mesh.edit(2, alias("both", &format!("old {n}"))).unwrap();
+        mesh.settle();
+    }
+    mesh.edit(1, alias("both", "last word")).unwrap();
+    mesh.settle();
+    mesh.edit(0, dismiss(second)).unwrap();
+    mesh.settle();
+    let charter = mesh.charter();
+    let both = &charter.aliases["both"];
+    assert_eq!((both.value.as_str(), both.by), ("last word", founder));
+    assert!(charter.is_admin(&mesh.id(2)));
+}
+
+#[test]
+fn an_admin_that_cannot_be_heard_is_removed_knowingly_only() {
+    let mut mesh = with_another_founder();
+    let second = key(2).peer_id();
+    for expert in ["one", "other"] {
+        mesh.hear(2, |tx, maps| {
+            entry(tx, &maps[ALIASES], "default", 5, &[expert]);
+        });
+    }
+    assert!(
+        mesh.charter_of(0).aliases.is_empty(),
+        "it contradicts itself"
+    );
+    let error = mesh.edit(0, dismiss(second)).unwrap_err();
+    assert_eq!(error, CharterError::Unheard { peer: second });
+    assert!(error.to_string().contains("--void"));
+    // To shut it out cannot wait.
+    mesh.edit(0, revoke(second)).unwrap();
+    mesh.settle();
+    assert!(mesh.charter_of(2).is_revoked(&second));
 }

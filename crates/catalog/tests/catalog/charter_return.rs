@@ -1,10 +1,12 @@
 //! An admin that was removed and is appointed again: what it said before stays void.
 
-use polymath_catalog::{CatalogLimits, CharterEdit};
+use automerge::transaction::Transactable as _;
+use polymath_catalog::{CatalogLimits, CharterEdit, Refusal};
 use polymath_types::PeerId;
 
 use crate::{
-    charter::{alias, dismiss, revoke},
+    charter::{alias, charters, dismiss, revoke},
+    charter_schema::{crafted_by, entry},
     driver::{Mesh, key},
 };
 
@@ -157,6 +159,51 @@ fn who_resigned_and_is_appointed_again_goes_on_where_it_was() {
     let charter = mesh.charter();
     assert!(charter.is_admin(&second));
     assert_eq!(charter.aliases["old"].by, second);
+}
+
+#[test]
+fn whatever_a_junior_says_of_its_epochs_nobody_is_silenced() {
+    let mut mesh = Mesh::founded(4, 2);
+    mesh.chain();
+    let (second, hostile) = (mesh.id(1), key(9).peer_id());
+    mesh.edit(1, alias("kept", "yes")).unwrap();
+    mesh.edit(0, CharterEdit::Appoint(hostile)).unwrap();
+    mesh.settle();
+    let last = (1u64 << 53) - 1;
+    let told = crafted_by(9, |tx, maps| {
+        for peer in [second, mesh.id(3)] {
+            let entry = entry(tx, &maps[0], &peer.to_string(), 90, &[]);
+            tx.put(&entry, "voided", last).unwrap();
+        }
+    });
+    mesh.nodes[0].connect_to(hostile);
+    mesh.nodes[0].receive(hostile, charters(vec![told]));
+    mesh.nodes[0].links.remove(&hostile);
+    mesh.nodes[0].catalog.peer_disconnected(hostile);
+    rest(&mut mesh);
+    assert_eq!(mesh.charter().aliases["kept"].by, second);
+    // Not even those whom it does not outrank.
+    for node in [1, 3] {
+        let peer = mesh.id(node);
+        if node == 1 {
+            mesh.edit(0, void(peer)).unwrap();
+        }
+        mesh.edit(0, CharterEdit::Appoint(peer)).unwrap();
+        rest(&mut mesh);
+        mesh.edit(node, alias("new", &node.to_string())).unwrap();
+        rest(&mut mesh);
+        assert_eq!(mesh.charter().aliases["new"].by, peer);
+    }
+    let beyond = crafted_by(9, |tx, maps| {
+        let entry = entry(tx, &maps[0], &second.to_string(), 90, &[]);
+        tx.put(&entry, "voided", last + 1).unwrap();
+    });
+    let mut mesh = Mesh::founded(2, 1);
+    mesh.edit(0, CharterEdit::Appoint(hostile)).unwrap();
+    mesh.nodes[0].connect_to(hostile);
+    mesh.nodes[0].receive(hostile, charters(vec![beyond]));
+    let counters = mesh.nodes[0].catalog.counters();
+    assert_eq!(counters.refused(Refusal::Schema), 1);
 }
 
 #[test]

@@ -117,6 +117,10 @@ impl Catalog {
                 if !counts(&peer) {
                     return Err(not_found("admin", &peer.to_string(), "admin"));
                 }
+                // Nothing of it could be repeated.
+                if !void && self.charters.said(&peer).is_some() && self.paper(&peer).is_none() {
+                    return Err(CharterError::Unheard { peer });
+                }
                 draft = self.removal(peer, void)?;
                 draft.fields.push((role(&peer), Vec::new()));
             }
@@ -264,16 +268,22 @@ impl Catalog {
     }
 
     /// Up to which epoch nothing is to count of the document of the peer that a field of roles names: what
-    /// anybody here says of that already, and of one that is removed all that is known of it now.
+    /// is said of that already by those who have a say in it, and of one that is removed all that is known of
+    /// it now.
     fn voided_by(&self, field: &Field, removed: Option<PeerId>) -> u64 {
-        let counted = self.merged.counted.iter();
+        if field.0 != Section::Roles {
+            return 0;
+        }
+        let about = peer_of(&field.1).and_then(|peer| self.merged.place(&peer));
+        let seniors = about.unwrap_or(self.merged.counted.len());
+        let counted = self.merged.counted.iter().take(seniors);
         let said = counted.filter_map(|peer| self.heard(peer)?.0.get(field));
         let said = said.map(|entry| entry.voided).max().unwrap_or(0);
         let removed = removed.filter(|gone| *field == role(gone));
         let known = removed
             .and_then(|gone| self.charters.epoch(&gone))
             .unwrap_or(0);
-        said.max(known)
+        said.max(known).min(CHARTER.last_voided)
     }
 
     /// What of an admin's words holds in the charter, the earliest first.
@@ -298,12 +308,17 @@ impl Catalog {
     }
 
     /// The count of what is laid down next, if `more` are to follow it. What removes an admin comes after
-    /// all that remains without it: its counts must not be in the way. Should others' be too, those of
-    /// its seniors are enough, since nobody else has a say in it.
+    /// all that remains without it: its counts must not be in the way. Where it is repeated those remain, too,
+    /// whom it appointed. Should others' counts be in the way, those of its seniors are enough, since nobody
+    /// else has a say in it.
     fn next_count(&self, removed: Option<PeerId>, more: usize) -> Result<u64, CharterError> {
         let counted = &self.merged.counted;
         let last = match removed {
             None => self.merged.last,
+            Some(gone) if more > 0 => {
+                let remaining = counted.iter().filter(|peer| **peer != gone);
+                remaining.map(|peer| self.highest(peer)).max().unwrap_or(0)
+            }
             Some(gone) => {
                 let remaining = |peer: &PeerId| self.paper(peer).filter(|_| *peer != gone);
                 merge(&self.founders, remaining).last
@@ -317,21 +332,23 @@ impl Catalog {
         if fits(&at) {
             return Ok(at);
         }
-        let highest = |peer: &PeerId| {
-            let entries = self.heard(peer).into_iter().flat_map(|d| d.0.values());
-            entries.map(|entry| entry.at).max().unwrap_or(0)
-        };
         let place = removed.and_then(|gone| self.merged.place(&gone));
         let seniors = place.filter(|_| more == 0).map(|n| &counted[..n]);
-        let at = seniors.and_then(|s| s.iter().map(highest).max());
+        let at = seniors.and_then(|s| s.iter().map(|peer| self.highest(peer)).max());
         if let Some(at) = at.map(|at| at.saturating_add(1)).filter(fits) {
             return Ok(at);
         }
         let others = counted.iter().filter(|peer| Some(**peer) != removed);
-        let by = others.max_by_key(|peer| highest(peer)).copied();
+        let by = others.max_by_key(|peer| self.highest(peer)).copied();
         Err(CharterError::Count {
             by: by.unwrap_or(self.me),
         })
+    }
+
+    /// The highest count that an author says which is heard.
+    fn highest(&self, author: &PeerId) -> u64 {
+        let entries = self.heard(author).into_iter().flat_map(|d| d.0.values());
+        entries.map(|entry| entry.at).max().unwrap_or(0)
     }
 }
 

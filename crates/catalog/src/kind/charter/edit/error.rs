@@ -114,6 +114,14 @@ pub enum CharterError {
         /// Whose.
         peer: PeerId,
     },
+    /// It signed two different changes under one number.
+    #[error(
+        "{peer} contradicts itself, so nothing of what it laid down can be repeated here: wait until it starts its part of the charter anew (an honest node does at once), or let all of that go with `polymath mesh admin remove {peer} --void`"
+    )]
+    Unheard {
+        /// Who.
+        peer: PeerId,
+    },
     /// Some admin has used the count up.
     #[error(
         "the charter's count is used up by {by}: remove that admin with `polymath mesh admin remove {by} --void`"
@@ -134,7 +142,9 @@ impl CharterError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotAdmin { .. } | Self::Outranked { .. } => ErrorKind::PermissionDenied,
-            Self::LastAdmin | Self::Oneself | Self::Count { .. } => ErrorKind::FailedPrecondition,
+            Self::LastAdmin | Self::Oneself | Self::Count { .. } | Self::Unheard { .. } => {
+                ErrorKind::FailedPrecondition
+            }
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Text { .. } | Self::Reserved { .. } | Self::Experts { .. } => {
                 ErrorKind::InvalidInput
