@@ -49,5 +49,6 @@ pub(crate) fn card(name: &str) -> Arc<ExpertCard> {
         examples: Vec::new(),
         languages: Vec::new(),
         labels: LabelSet::None,
+        capabilities: Vec::new(),
     })
 }

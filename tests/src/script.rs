@@ -80,6 +80,7 @@ pub fn card(name: &str) -> ExpertCard {
         description: format!("Answers as the questions of {name} say"),
         examples: Vec::new(),
         languages: Vec::new(),
+        capabilities: Vec::new(),
         labels: LabelSet::None,
     }
 }

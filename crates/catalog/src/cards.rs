@@ -148,12 +148,13 @@ impl Cards {
         fits
     }
 
-    /// Takes a card from a peer whose own offer names the experts `own`.
+    /// Takes a card from a peer whose own offer names the experts `own`; members' offers name `vouched`.
     pub(crate) fn take(
         &mut self,
         bytes: &[u8],
         from: PeerId,
         own: &[ExpertId],
+        vouched: impl Fn() -> BTreeSet<ExpertId>,
         limits: &CatalogLimits,
     ) -> Result<Option<Taken>, Refusal> {
         let card = ExpertCard::from_bytes(bytes).map_err(|e| match e {
@@ -167,7 +168,13 @@ impl Cards {
         if !self.is_referenced(&id) {
             return Err(Refusal::CardUnwanted);
         }
-        let evicted = self.make_room(bytes.len(), from, own.contains(&id), limits)?;
+        let new = room::New {
+            id,
+            bytes: bytes.len(),
+            from,
+            itself: own.contains(&id),
+        };
+        let evicted = self.make_room(&new, vouched, limits)?;
         self.insert(id, Arc::new(card), Some(from));
         Ok(Some(Taken {
             id,

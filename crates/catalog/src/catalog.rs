@@ -235,6 +235,8 @@ impl Catalog {
         catalog.cards.begin_tick(catalog.ticks);
         catalog.efforts.begin_tick(catalog.ticks);
         catalog.merged = catalog.merged_now();
+        catalog.step_over_void();
+        catalog.set_members();
         recovered.offers = catalog.offers.documents.iter().count();
         recovered.charters = catalog.charters.documents.iter().count();
         recovered.observations = catalog.observations.documents.iter().count();
@@ -428,8 +430,11 @@ impl Catalog {
 
     /// Puts actions into the order they must be done in.
     pub(crate) fn finish(&mut self, mut batch: Batch) -> Vec<Action> {
-        if self.merge_due {
-            self.remerge(&mut batch);
+        // The first may begin a document of our own anew.
+        for _ in 0..2 {
+            if self.merge_due {
+                self.remerge(&mut batch);
+            }
         }
         let leftover = std::mem::take(&mut self.leftover).into_iter();
         let leftover = leftover.map(|author| (Category::Observations, author));

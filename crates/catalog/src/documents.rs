@@ -193,6 +193,13 @@ pub(crate) enum Outcome<K: Kind> {
     OwnFork,
 }
 
+/// What the first change of a document takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Anew {
+    pub(crate) bytes: usize,
+    pub(crate) operations: u64,
+}
+
 /// Holds a change of our own, which led to `document`, against what everybody else will hold it against:
 /// published in good faith, poison is poison. What is more than others take is [`Refusal::TooMuch`].
 fn check_own<K: Kind>(
@@ -228,6 +235,8 @@ pub(crate) struct Documents<K: Kind> {
     /// How many gave way in this tick, to whom.
     evictions: Evictions,
     forgotten: BTreeMap<PeerId, room::Forgotten>,
+    /// Those for whom an admin stands: strangers give way before them.
+    members: Arc<BTreeSet<PeerId>>,
 }
 
 impl<K: Kind> Default for Documents<K> {
@@ -241,6 +250,7 @@ impl<K: Kind> Default for Documents<K> {
             tick: 0,
             evictions: Evictions::default(),
             forgotten: BTreeMap::new(),
+            members: Arc::default(),
         }
     }
 }
@@ -507,14 +517,18 @@ impl<K: Kind> Documents<K> {
         Ok(Some(self.commit(me, me, epoch, document, change, head, to)))
     }
 
-    /// Whether our document can be started anew with all of `to`.
+    /// Whether our document can be started anew with all of `to`, and what that takes.
     pub(crate) fn check_anew(
         me: &PeerId,
         to: &K::View,
         limits: &CatalogLimits,
-    ) -> Result<(), Refusal> {
-        let (document, bytes, _) = Document::new::<K>(me, 1).edited::<K>(None, to)?;
-        check_own::<K>(&document, &bytes, me, (1, 1), None, limits)
+    ) -> Result<Anew, Refusal> {
+        let (document, bytes, head) = Document::new::<K>(me, 1).edited::<K>(None, to)?;
+        check_own::<K>(&document, &bytes, me, (1, 1), None, limits)?;
+        Ok(Anew {
+            bytes: bytes.len(),
+            operations: head.last_op,
+        })
     }
 
     /// What `author`'s document says in a version that is not kept: `changes` of `epoch`, in order,

@@ -30,9 +30,10 @@ const HEADER: usize = 4 + 4 + 32;
 pub enum Inspected {
     /// An author's offer.
     Offer(History),
-    /// An admin's charter document: its changes of the present epoch, from the first one on.
+    /// An admin's charter document: its changes of the present epoch, from the first one on, and behind them
+    /// what it signed in the place of one of them if it contradicts itself.
     Charter(PeerId, Vec<SignedChange>),
-    /// A peer's observations, and its changes of the present epoch, from the first one on.
+    /// A peer's observations, and its changes in the same way.
     Observations(PeerId, Observations, Vec<SignedChange>),
     /// A card.
     Card(ExpertId, Arc<ExpertCard>),
@@ -45,12 +46,16 @@ pub struct History {
     pub author: PeerId,
     /// The changes of the present epoch, from the first one on.
     pub steps: Vec<Step>,
+    /// What the author signed in the place of one of them. Of one that so contradicts itself nothing is used
+    /// before its next epoch.
+    pub contradiction: Option<SignedChange>,
 }
 
 impl History {
-    /// What it says now.
+    /// What it says now; nothing of an author that contradicts itself.
     pub fn offer(&self) -> Option<&PeerOffer> {
-        self.steps.last().map(|step| &step.offer)
+        let last = self.steps.last().filter(|_| self.contradiction.is_none());
+        last.map(|step| &step.offer)
     }
 }
 
@@ -99,17 +104,22 @@ pub fn inspect(name: &str, bytes: &[u8], mesh: &MeshId) -> Result<Inspected, Dam
                 operations,
                 change,
             });
-            let steps = steps.collect();
-            Ok(Inspected::Offer(History { author, steps }))
+            Ok(Inspected::Offer(History {
+                author,
+                steps: steps.collect(),
+                contradiction: log.other().cloned(),
+            }))
         }
         Record::Charter(author, log) => {
             let steps = verified(&author, &log, mesh)?.into_iter();
-            let changes = steps.map(|(_, _, change)| change).collect();
+            let changes = steps.map(|(_, _, change)| change);
+            let changes = changes.chain(log.other().cloned()).collect();
             Ok(Inspected::Charter(author, changes))
         }
         Record::Observations(author, log) => {
             let steps = verified(&author, &log, mesh)?.into_iter();
-            let changes = steps.map(|(_, _, change)| change).collect();
+            let changes = steps.map(|(_, _, change)| change);
+            let changes = changes.chain(log.other().cloned()).collect();
             Ok(Inspected::Observations(author, log.view(), changes))
         }
     }
@@ -149,6 +159,23 @@ fn verified<K: Kind>(
         (document, head) = (changed, Some(at));
         steps.push((view, operations, change));
     }
+    if let Some(other) = log.other() {
+        // That it stands in the place of another one was seen when the record was read.
+        let signed = envelope::check_form::<K>(other, &limits)
+            .and_then(|by| {
+                if by == *author {
+                    Ok(())
+                } else {
+                    Err(Refusal::Author)
+                }
+            })
+            .and_then(|()| envelope::check_signature::<K>(other, author, mesh));
+        signed.map_err(|refusal| Damage::Change {
+            epoch,
+            sequence: other.sequence,
+            refusal,
+        })?;
+    }
     let said = steps.last().map(|(view, ..)| view);
     // Of one that contradicts itself nothing is used.
     let used = log.other().is_none();
@@ -158,6 +185,14 @@ fn verified<K: Kind>(
     Ok(steps)
 }
 
+/// Of a document's changes what others take: of one that contradicts itself those up to where its versions
+/// part, and both, which is the proof.
+fn provable(changes: &[SignedChange]) -> impl Iterator<Item = SignedChange> + '_ {
+    let last = changes.last().map_or(0, |change| change.sequence);
+    let changes = changes.iter().filter(move |change| change.sequence <= last);
+    changes.cloned()
+}
+
 /// Puts records that were verified into one file.
 pub fn to_file<'a>(mesh: &MeshId, records: impl IntoIterator<Item = &'a Inspected>) -> Vec<u8> {
     let (mut changes, mut charters, mut cards) = (Vec::new(), Vec::new(), Vec::new());
@@ -165,10 +200,12 @@ pub fn to_file<'a>(mesh: &MeshId, records: impl IntoIterator<Item = &'a Inspecte
     for record in records {
         match record {
             Inspected::Offer(history) => {
-                changes.extend(history.steps.iter().map(|step| step.change.clone()));
+                let steps = history.steps.iter().map(|step| &step.change);
+                let all: Vec<_> = steps.chain(&history.contradiction).cloned().collect();
+                changes.extend(provable(&all));
             }
-            Inspected::Charter(_, steps) => charters.extend(steps.iter().cloned()),
-            Inspected::Observations(_, _, steps) => observations.extend(steps.iter().cloned()),
+            Inspected::Charter(_, steps) => charters.extend(provable(steps)),
+            Inspected::Observations(_, _, steps) => observations.extend(provable(steps)),
             Inspected::Card(_, card) => cards.push(card.to_bytes().into()),
         }
     }

@@ -107,6 +107,11 @@ pub(crate) trait Kind: fmt::Debug + Sized + 'static {
     /// Whether documents of `author` are kept at all.
     fn admits(catalog: &Catalog, author: &PeerId) -> bool;
 
+    /// Whether nothing that this node's own document said in `epoch` is to be said again.
+    fn is_void(_: &Catalog, _epoch: u64) -> bool {
+        false
+    }
+
     /// A document that said `before` says `after`; one that is gone says nothing.
     fn became(catalog: &mut Catalog, before: &Arc<Self::Said>, after: &Arc<Self::Said>);
 

@@ -86,6 +86,9 @@ pub(crate) struct CharterLimits {
     pub(crate) expert_bytes: usize,
     /// The highest count: what fits a JSON number.
     pub(crate) last_count: u64,
+    /// The highest epoch up to which a document can be said to be void: there are as many above it as anybody
+    /// needs, whatever was said.
+    pub(crate) last_voided: u64,
     pub(crate) document_bytes: usize,
     pub(crate) change_bytes: usize,
     pub(crate) operations: u64,
@@ -103,11 +106,27 @@ pub(crate) const CHARTER: CharterLimits = CharterLimits {
     name_bytes: 64,
     expert_bytes: 128,
     last_count: (1 << 53) - 1,
+    last_voided: (1 << 53) - 1,
     document_bytes: 256 * 1024,
     change_bytes: 128 * 1024,
     operations: 4096,
     burst: 512,
     changes_a_tick: 64,
+};
+
+/// What an admin leaves free of its own document: so many entries for roles, and as many again for what
+/// takes rights away.
+pub(crate) struct CharterReserve {
+    pub(crate) entries: usize,
+    /// What such an entry takes at most: a peer id, a role, two numbers, and what refers to them.
+    pub(crate) entry_bytes: usize,
+    pub(crate) entry_operations: u64,
+}
+
+pub(crate) const CHARTER_RESERVE: CharterReserve = CharterReserve {
+    entries: 64,
+    entry_bytes: 160,
+    entry_operations: 5,
 };
 
 /// Bounds on observations documents. They are the same on all nodes: what one refuses others would

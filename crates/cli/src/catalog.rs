@@ -45,6 +45,8 @@ struct Known {
     mesh: MeshId,
     whole: Vec<Inspected>,
     names: BTreeMap<ExpertId, String>,
+    /// What experts can do, of those whose cards say so.
+    capabilities: BTreeMap<ExpertId, Vec<String>>,
     /// Records that do not hold, and why.
     damaged: Vec<(String, String)>,
 }
@@ -76,10 +78,18 @@ async fn known(session: &Session) -> Result<Known, Failure> {
         Inspected::Offer(_) | Inspected::Charter(..) | Inspected::Observations(..) => None,
     });
     let names = cards.collect();
+    let able = whole.iter().filter_map(|record| match record {
+        Inspected::Card(id, card) if !card.capabilities.is_empty() => {
+            Some((*id, card.capabilities.clone()))
+        }
+        _ => None,
+    });
+    let capabilities = able.collect();
     Ok(Known {
         mesh,
         whole,
         names,
+        capabilities,
         damaged,
     })
 }
@@ -119,6 +129,11 @@ impl Known {
         name.unwrap_or_else(|| format!("{:.8}?", id.to_string()))
     }
 
+    /// What an expert's card states that it can do.
+    fn able(&self, id: &ExpertId) -> &[String] {
+        self.capabilities.get(id).map_or(&[], Vec::as_slice)
+    }
+
     fn experts(&self, offer: &PeerOffer) -> String {
         let names: Vec<String> = offer.experts.iter().map(|id| self.name(id)).collect();
         names.join(", ")
@@ -129,6 +144,7 @@ impl Known {
             let mut value = terms::json(offer.terms_of(id));
             value["id"] = id.to_string().into();
             value["name"] = self.names.get(id).cloned().into();
+            value["capabilities"] = self.able(id).into();
             value
         };
         json!({
@@ -292,7 +308,11 @@ async fn show(session: &Session, peer: &str) -> Result<(), Failure> {
 fn shown(known: &Known, peer: &str, offer: &PeerOffer) -> Vec<String> {
     let experts = offer.experts.iter().map(|id| {
         let stated = terms::stated(offer.terms_of(id));
-        format!("{} ({id}){stated}", known.name(id))
+        let able = match known.able(id) {
+            [] => String::new(),
+            names => format!(", can {}", names.join(", ")),
+        };
+        format!("{} ({id}){able}{stated}", known.name(id))
     });
     let experts: Vec<String> = experts.collect();
     let mut lines = vec![
@@ -322,7 +342,11 @@ async fn history(session: &Session, peer: &str) -> Result<(), Failure> {
         value["bytes"] = step.change.change.len().into();
         value
     });
-    let value = json!({ "peer": peer, "changes": steps.collect::<Vec<_>>() });
+    // Nothing of it is used before its author's next epoch.
+    let parts = history.contradiction.as_ref().map(|other| other.sequence);
+    let value = json!({
+        "peer": peer, "changes": steps.collect::<Vec<_>>(), "contradicts_itself_at": parts,
+    });
     output::print(session, &value, || {
         let row = |step: &Step| {
             vec![
@@ -334,10 +358,16 @@ async fn history(session: &Session, peer: &str) -> Result<(), Failure> {
             ]
         };
         let rows: Vec<_> = history.steps.iter().map(row).collect();
-        output::table(
+        let table = output::table(
             &["VERSION", "BYTES", "OPERATIONS", "ADDRESSES", "EXPERTS"],
             &rows,
-        )
+        );
+        match parts {
+            Some(parts) => format!(
+                "{table}\n\nits author signed another change {parts} too: nothing of this is used until it starts anew"
+            ),
+            None => table,
+        }
     });
     Ok(())
 }

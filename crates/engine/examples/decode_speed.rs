@@ -171,6 +171,7 @@ fn card(context_length: u32) -> ExpertCard {
         examples: Vec::new(),
         languages: Vec::new(),
         labels: LabelSet::None,
+        capabilities: Vec::new(),
     }
 }
 

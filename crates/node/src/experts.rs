@@ -1,7 +1,7 @@
 //! From what a person names (`chef`, `smollm2-135m-instruct`, `my.toml`, `my.gguf`) to an expert
 //! card whose files lie in the model store.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
 use polymath_blobs::{
     Cancel, Import, Installed, KnownModel, Progress, Store, known_model, known_models,
@@ -49,6 +49,9 @@ pub struct Definition {
     languages: Vec<String>,
     #[serde(default)]
     labels: Option<Labels>,
+    /// What it can do beyond its kind, in any order.
+    #[serde(default)]
+    capabilities: BTreeSet<String>,
     #[serde(default)]
     sampling: SamplingDefinition,
 }
@@ -107,8 +110,9 @@ impl Definition {
         };
         let d = Sampling::default();
         let s = self.sampling;
+        let capabilities: Vec<String> = self.capabilities.into_iter().collect();
         let card = ExpertCard {
-            version: Format::Card.current(),
+            version: ExpertCard::version_with(&capabilities),
             name: self.name,
             kind: self.kind,
             model,
@@ -125,6 +129,7 @@ impl Definition {
             examples: self.examples,
             languages: self.languages,
             labels,
+            capabilities,
         };
         card.check()
             .map_err(|e| Failure::new(ErrorKind::Config, format!("expert '{}': {e}", card.name)))?;
@@ -225,7 +230,7 @@ pub fn find(name: &str) -> Result<Named, Failure> {
 
 fn plain(name: &str, kind: ExpertKind) -> Definition {
     Definition {
-        version: Format::Card.current(),
+        version: 1,
         name: name.to_owned(),
         kind,
         model: name.to_owned(),
@@ -234,6 +239,7 @@ fn plain(name: &str, kind: ExpertKind) -> Definition {
         examples: Vec::new(),
         languages: Vec::new(),
         labels: None,
+        capabilities: BTreeSet::new(),
         sampling: SamplingDefinition::default(),
     }
 }
@@ -417,6 +423,28 @@ mod tests {
             panic!("it needs no file");
         };
         assert!(matches!(&card.labels, LabelSet::Fixed(l) if l.len() > 30));
+    }
+
+    #[test]
+    fn a_definition_states_what_its_expert_can_do() {
+        let card = |more: &str| {
+            let text = format!(
+                "version = 1\nname = \"l\"\nkind = \"classify\"\nmodel = \"trigram\"\n{more}"
+            );
+            let named = Named::Fileless(Definition::parse(&text, "test").unwrap());
+            let dir = tempfile::tempdir().unwrap();
+            match prepare(named, &Store::open(dir.path()).unwrap()) {
+                Ok(Card::Known(card)) => Ok(card),
+                Ok(_) => panic!("it needs no file"),
+                Err(failure) => Err(failure.message),
+            }
+        };
+        let able = card("capabilities = [\"tools\", \"json\"]").unwrap();
+        assert_eq!((able.version, able.capabilities.len()), (2, 2));
+        assert!(able.can("tools") && !able.can("vision"));
+        assert_eq!(card("").unwrap().version, 1);
+        let error = card("capabilities = [\"Tools\"]").unwrap_err();
+        assert!(error.contains("lower-case"), "{error}");
     }
 
     #[test]

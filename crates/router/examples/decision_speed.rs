@@ -244,6 +244,7 @@ fn card(n: usize) -> ExpertCard {
         examples: Vec::new(),
         languages: Vec::new(),
         labels: LabelSet::None,
+        capabilities: Vec::new(),
     }
 }
 

@@ -468,6 +468,7 @@ fn card(name: &str) -> ExpertCard {
         examples: Vec::new(),
         languages: Vec::new(),
         labels: LabelSet::None,
+        capabilities: Vec::new(),
     }
 }
 

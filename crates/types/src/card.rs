@@ -1,6 +1,10 @@
 //! The expert card: everything immutable about an expert, and the id derived from it.
 
+mod capability;
+
 use std::{fmt, str::FromStr};
+
+pub use capability::Capability;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -287,7 +291,7 @@ pub enum LabelSet {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExpertCard {
-    /// [`Format::Card`].
+    /// [`Format::Card`]: see [`ExpertCard::version_with`].
     pub version: u32,
     /// Short name, e.g. `chef`: letters, digits, `.`, `_`, `-`.
     pub name: String,
@@ -307,6 +311,9 @@ pub struct ExpertCard {
     pub languages: Vec<String>,
     /// Labels of a classifier.
     pub labels: LabelSet,
+    /// What it can do beyond its kind, sorted, each once: names of [`Capability`] and others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
 }
 
 /// Why a card is refused.
@@ -360,6 +367,7 @@ impl ExpertCard {
     /// Holds the card to [`CARD_LIMITS`] and to its own logic.
     pub fn check(&self) -> Result<(), CardError> {
         Format::Card.check(self.version)?;
+        self.check_capabilities()?;
         let l = CARD_LIMITS;
         let fail = |what: String| Err(CardError::Malformed(what));
         for (what, name) in [("name", &self.name), ("model name", &self.model.name)] {

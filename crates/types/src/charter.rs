@@ -1,6 +1,6 @@
 //! What the admins of a mesh have laid down, as every member computes it from their documents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use libp2p_identity::PeerId;
 
@@ -63,6 +63,12 @@ impl Charter {
     /// Whether an admin stands for `peer`: it has a role of whatever name, or is one itself.
     pub fn trusts(&self, peer: &PeerId) -> bool {
         self.is_admin(peer) || self.roles.contains_key(peer)
+    }
+
+    /// Those for whom an admin stands.
+    pub fn trusted(&self) -> BTreeSet<PeerId> {
+        let admins = self.admins.iter().map(|admin| admin.peer);
+        admins.chain(self.roles.keys().copied()).collect()
     }
 
     /// Whether nobody lets `peer` in.

@@ -295,6 +295,7 @@ mod tests {
             examples: Vec::new(),
             languages: Vec::new(),
             labels: LabelSet::None,
+            capabilities: Vec::new(),
         })
     }
 
@@ -336,6 +337,8 @@ mod tests {
         let (a, mut b) = (card("a"), card("b").as_ref().clone());
         b.kind = ExpertKind::Embed;
         b.languages = vec!["es".into(), "de".into()];
+        b.capabilities = vec!["json".into(), "sings".into()];
+        b.version = 2;
         let b = Arc::new(b);
         let known = |id: &ExpertId| [&a, &b].into_iter().find(|k| k.id() == *id).cloned();
         let mut index = Index::default();
@@ -345,6 +348,9 @@ mod tests {
         both.sort();
         assert_eq!(index.having(Property::Model("m")), both);
         assert_eq!(index.having(Property::Language("es")), [b.id()]);
+        assert_eq!(index.able_to("sings").count(), 1);
+        assert_eq!(index.having(Property::Capability("json")), [b.id()]);
+        assert_eq!(index.able_to("tools").count(), 0);
         assert_eq!(index.having(Property::Kind(ExpertKind::Generate)), [a.id()]);
         assert_eq!(index.replica_set(a.model.weights_id()).count(), 2);
         let before = index.clone();
@@ -353,6 +359,7 @@ mod tests {
         index.remove_card(&b.id());
         assert!(index.having(Property::Model("m")).is_empty());
         assert_eq!(index.of_kind(ExpertKind::Embed).count(), 0);
+        assert_eq!(index.able_to("json").count(), 0);
         index.set_card(b.id(), Arc::clone(&b));
         assert_eq!(index.having(Property::Language("de")), [b.id()]);
         index.remove_offer(&two);

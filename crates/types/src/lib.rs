@@ -25,8 +25,8 @@ mod version;
 pub use anchors::{AnchorList, AnchorsError};
 pub use answer::{FinishReason, LoadReport, Usage};
 pub use card::{
-    CARD_LIMITS, CardError, CardLimits, ExpertCard, ExpertId, ExpertKind, FileRef, FileRole,
-    LabelSet, Model, Runtime, Sampling, WeightsId,
+    CARD_LIMITS, Capability, CardError, CardLimits, ExpertCard, ExpertId, ExpertKind, FileRef,
+    FileRole, LabelSet, Model, Runtime, Sampling, WeightsId,
 };
 pub use charter::{ADMIN, Admin, Charter, Stated};
 pub use error::{Attempt, ErrorKind, Failure};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A wire, document or store format, each with the one version this build speaks.
+/// A wire, document or store format, each with the version this build writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {
@@ -43,19 +43,29 @@ pub enum Format {
 }
 
 impl Format {
-    /// The version this build writes and reads.
+    /// The version this build writes.
     pub const fn current(self) -> u32 {
         match self {
             // 2: digests in buckets instead of lists of all documents. 3: heads and sums cover what the
             // last change is, not only how many there are. 4: changes in a short form, authors by their keys.
             Self::Sync => 4,
+            // 2: may state capabilities. A card that states none is of version 1 still, so that its id stays.
+            Self::Card => 2,
             _ => 1,
+        }
+    }
+
+    /// The oldest version this build reads.
+    pub const fn oldest(self) -> u32 {
+        match self {
+            Self::Card => 1,
+            _ => self.current(),
         }
     }
 
     /// Accepts `found` or names both versions.
     pub fn check(self, found: u32) -> Result<(), VersionMismatch> {
-        if found == self.current() {
+        if (self.oldest()..=self.current()).contains(&found) {
             Ok(())
         } else {
             Err(VersionMismatch {

@@ -1,4 +1,4 @@
-//! Files written by version 1 are read for as long as this build says it reads version 1, byte for
+//! Files written by a version are read for as long as this build says it reads that version, byte for
 //! byte. The golden files are committed; `POLYMATH_WRITE_GOLDEN=1` writes them anew, which is a
 //! new format version unless the file is new.
 
@@ -59,6 +59,7 @@ fn card() -> ExpertCard {
         ],
         languages: vec!["en".into(), "de".into()],
         labels: LabelSet::None,
+        capabilities: Vec::new(),
     }
 }
 
@@ -69,6 +70,19 @@ fn a_card_keeps_its_bytes_and_its_id() {
     assert_eq!(read, card());
     assert_eq!(read.to_bytes(), bytes);
     let id = golden("card_v1.id", read.id().to_string().as_bytes());
+    assert_eq!(read.id().to_string().as_bytes(), id);
+}
+
+#[test]
+fn a_card_with_capabilities_keeps_its_bytes_and_its_id() {
+    let mut able = card();
+    able.capabilities = vec!["json".into(), "tools".into(), "zither".into()];
+    able.version = 2;
+    let bytes = golden("card_v2.json", &able.to_bytes());
+    let read = ExpertCard::from_bytes(&bytes).unwrap();
+    assert_eq!(read, able);
+    assert_eq!(read.to_bytes(), bytes);
+    let id = golden("card_v2.id", read.id().to_string().as_bytes());
     assert_eq!(read.id().to_string().as_bytes(), id);
 }
 
@@ -160,10 +174,15 @@ fn another_version_is_refused_with_both_versions() {
         text.replace("\"version\":1", "\"version\":2")
             .replace("polymath-identity 1", "polymath-identity 2")
     };
+    let newest = String::from_utf8(golden("card_v2.json", b"")).unwrap();
+    let newest = newest.replace("\"version\":2", "\"version\":3");
+    let error = ExpertCard::from_bytes(newest.as_bytes()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("version 3") && error.contains("version 2"),
+        "{error}"
+    );
     let errors = [
-        ExpertCard::from_bytes(newer("card_v1.json").as_bytes())
-            .unwrap_err()
-            .to_string(),
         Genesis::from_bytes(newer("genesis_v1.json").as_bytes())
             .unwrap_err()
             .to_string(),

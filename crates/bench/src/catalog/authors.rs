@@ -34,6 +34,7 @@ pub(super) fn cards(number: usize) -> impl Iterator<Item = Arc<ExpertCard>> {
             examples: Vec::new(),
             languages: Vec::new(),
             labels: LabelSet::None,
+            capabilities: Vec::new(),
         })
     })
 }

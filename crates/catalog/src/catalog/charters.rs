@@ -10,7 +10,7 @@ use crate::{
     kind::{
         Category,
         charter::{
-            Entries,
+            CharterKind, Entries, Paper,
             merge::{Merged, merge},
         },
     },
@@ -19,14 +19,49 @@ use crate::{
 
 impl Catalog {
     pub(super) fn merged_now(&self) -> Merged {
-        merge(&self.founders, |peer| self.heard(peer))
+        merge(&self.founders, |peer| self.paper(peer))
     }
 
-    /// What counts of an author's document. Of one that contradicts itself nothing does before its next
+    /// What may count of an author's document. Of one that contradicts itself nothing does before its next
     /// epoch: which version came first differs from node to node, and the proof goes to all.
-    pub(crate) fn heard(&self, author: &PeerId) -> Option<&Entries> {
+    pub(crate) fn paper(&self, author: &PeerId) -> Option<&Paper> {
         let said = self.charters.said(author)?;
         (!self.charters.documents.contradicts_itself(author)).then_some(said)
+    }
+
+    /// What does, if its author counts.
+    pub(crate) fn heard(&self, author: &PeerId) -> Option<&Entries> {
+        self.paper(author)?.since(self.merged.voided(author))
+    }
+
+    /// Says to the tables for whom an admin stands.
+    pub(super) fn set_members(&mut self) {
+        let members = Arc::new(self.merged.charter.trusted());
+        self.offers.documents.set_members(Arc::clone(&members));
+        self.observations.documents.set_members(members);
+    }
+
+    /// This node's next document is of an epoch that counts.
+    pub(super) fn step_over_void(&mut self) {
+        let voided = self.merged.voided(&self.me);
+        let forks = &mut self.charters.forks;
+        forks.epoch = forks.epoch.max(voided);
+    }
+
+    /// Lets go what this node said before it heard that it was removed and appointed again, though it was
+    /// in an epoch of which whoever removed it had not heard.
+    fn forget_void(&mut self, before: &Merged, batch: &mut Batch) {
+        let news = self.merged.voided(&self.me) > before.voided(&self.me);
+        if news
+            && self
+                .heard(&self.me)
+                .is_some_and(|said| *said != Entries::default())
+        {
+            let begun = self.begin_epoch::<CharterKind>(Entries::default(), batch);
+            if let Err(refusal) = begun {
+                tracing::error!(%refusal, "this node's charter document could not be started anew");
+            }
+        }
     }
 
     /// Brings the charter up to what the documents say. Those that no longer count are dropped; of
@@ -35,6 +70,8 @@ impl Catalog {
         self.merge_due = false;
         let merged = self.merged_now();
         let before = std::mem::replace(&mut self.merged, merged);
+        self.step_over_void();
+        self.forget_void(&before, batch);
         let me = self.me;
         let kept: BTreeSet<PeerId> = self.merged.counted.iter().copied().collect();
         let gone: Vec<PeerId> = self
@@ -73,10 +110,11 @@ impl Catalog {
                 }
             }
         }
-        let (old, new) = (&before.charter, &self.merged.charter);
-        if old == new {
+        if before.charter == self.merged.charter {
             return;
         }
+        self.set_members();
+        let (old, new) = (&before.charter, &self.merged.charter);
         let named = |charter: &Charter| -> Vec<PeerId> {
             let admins = charter.admins.iter().map(|admin| admin.peer);
             let others = charter.roles.keys().chain(charter.revoked.keys());

@@ -69,14 +69,16 @@ impl Catalog {
             return;
         };
         let (me, limits, ticks) = (self.me, self.limits.clone(), self.ticks);
+        let void = K::is_void(self, epoch);
         let changes = forked.iter().filter(|change| change.epoch == epoch);
         let Shelf {
             documents, forks, ..
         } = K::shelf_mut(self);
         let read = documents.branch(&me, epoch, changes, &limits);
         // Other kinds make nothing of what theirs says.
-        let matters = K::CATEGORY == Category::Charter && documents.position(&me).0 == epoch;
-        if read.is_some() {
+        let matters =
+            K::CATEGORY == Category::Charter && documents.position(&me).0 == epoch && !void;
+        if read.is_some() && !void {
             forks.theirs = K::after_fork(forks.theirs.take(), read);
             forks.waits &= forks.asked.is_none_or(|(asked, _)| asked != peer);
         } else if matters && forks.may_ask(ticks) {
@@ -93,10 +95,11 @@ impl Catalog {
         shelf.forks.due = false;
         let theirs = shelf.forks.theirs.take();
         let me = self.me;
-        let shelf = K::shelf_mut(self);
+        let shelf = K::shelf(self);
         let own = shelf.documents.get(&me);
         let above = own.is_some_and(|own| own.position().0 > shelf.forks.epoch);
-        let said = own.map(|own| own.view());
+        let said = own.filter(|own| !K::is_void(self, own.position().0));
+        let said = said.map(|own| own.view());
         let Some(view) = K::after_fork(said.clone(), theirs) else {
             return;
         };
@@ -104,10 +107,11 @@ impl Catalog {
             // An edit has begun the new epoch, without what theirs says.
             self.write_or_roll::<K>(view, batch)
         } else {
-            shelf.forks.rolled = true;
+            let forks = &mut K::shelf_mut(self).forks;
+            forks.rolled = true;
             tracing::warn!(
                 kind = ?K::CATEGORY,
-                epoch = shelf.forks.epoch,
+                epoch = forks.epoch,
                 "peers hold a document of this node that is not in its storage; starting a new epoch above it"
             );
             match (self.begin_epoch::<K>(view, batch), said) {

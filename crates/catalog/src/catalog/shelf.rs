@@ -76,6 +76,11 @@ impl<K: Kind> Shelf<K> {
     pub(crate) fn said(&self, author: &PeerId) -> Option<&K::Said> {
         self.documents.get(author).map(|log| log.said().as_ref())
     }
+
+    /// The epoch of an author's document.
+    pub(crate) fn epoch(&self, author: &PeerId) -> Option<u64> {
+        self.documents.get(author).map(|log| log.position().0)
+    }
 }
 
 impl Catalog {

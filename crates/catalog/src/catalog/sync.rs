@@ -56,22 +56,37 @@ impl Catalog {
     }
 
     /// Takes frames that came in a file: as if a stranger had connected and sent them. Charter documents
-    /// may come in any order, those of the appointed before those of who appointed them.
+    /// come first and in any order, those of the appointed before those of who appointed them.
     pub fn import(&mut self, frames: impl IntoIterator<Item = SyncFrame>) -> Vec<Action> {
         let stranger = PeerId::random();
         self.peers.insert(stranger);
-        let mut charters = Vec::new();
-        let noted = frames.into_iter().inspect(|frame| {
-            if Category::of(frame.category) == Some(Category::Charter) {
-                charters.push(frame.clone());
+        let (mut charters, mut rest) = (Vec::new(), Vec::new());
+        for mut frame in frames {
+            let charter = Category::of(frame.category) == Some(Category::Charter)
+                && Format::Sync.check(frame.version).is_ok();
+            match frame.frame.take() {
+                Some(Frame::Offers(offers)) if charter => charters.extend(offers.changes),
+                taken => {
+                    frame.frame = taken;
+                    rest.push(frame);
+                }
             }
-        });
-        let (mut taken, mut standing) = (self.counters.changes, self.refused_standing());
-        let mut actions = self.import_once(stranger, noted);
-        while self.counters.changes > taken && self.refused_standing() > standing {
-            (taken, standing) = (self.counters.changes, self.refused_standing());
-            actions.extend(self.import_once(stranger, charters.iter().cloned()));
         }
+        let mut actions = Vec::new();
+        while !charters.is_empty() && !self.is_out(&stranger) {
+            let admitted = |change: &SignedChange| {
+                envelope::peer_id(&change.author).is_some_and(|a| CharterKind::admits(self, &a))
+            };
+            let (mut now, mut later): (Vec<_>, Vec<_>) = charters.into_iter().partition(admitted);
+            if now.is_empty() {
+                // Nobody appoints those who are left: each is refused, once.
+                std::mem::swap(&mut now, &mut later);
+            }
+            let frames = frames::changes(Category::Charter, now);
+            actions.extend(self.import_frames(stranger, frames));
+            charters = later;
+        }
+        actions.extend(self.import_frames(stranger, rest));
         self.peer_disconnected(stranger);
         actions.retain(|action| match action {
             Action::Send { peer, .. } | Action::Answer { peer } => *peer != stranger,
@@ -80,15 +95,7 @@ impl Catalog {
         actions
     }
 
-    fn refused_standing(&self) -> u64 {
-        self.counters.refused(Refusal::Standing)
-    }
-
-    fn import_once(
-        &mut self,
-        stranger: PeerId,
-        frames: impl Iterator<Item = SyncFrame>,
-    ) -> Vec<Action> {
+    fn import_frames(&mut self, stranger: PeerId, frames: Vec<SyncFrame>) -> Vec<Action> {
         let mut actions = Vec::new();
         for frame in frames {
             match self.receive(stranger, frame) {
@@ -482,7 +489,15 @@ impl Catalog {
             if self.is_out(&peer) {
                 break;
             }
-            match self.cards.take(&bytes, peer, own, &self.limits) {
+            let (offers, charter) = (&self.offers.documents, &self.merged.charter);
+            let vouched = || {
+                let members = charter.trusted().into_iter();
+                let offers = members.filter_map(|member| offers.get(&member));
+                offers
+                    .flat_map(|log| log.said().experts.iter().copied())
+                    .collect()
+            };
+            match self.cards.take(&bytes, peer, own, vouched, &self.limits) {
                 Ok(Some(Taken {
                     id,
                     waiting,

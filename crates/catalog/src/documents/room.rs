@@ -3,9 +3,13 @@
 //! Keys cost nothing, so one connection can bring any number of authors. It may fill what is free;
 //! once nothing is, a peer that brought more than its share replaces its own authors and gives way
 //! to everyone else's. Of those who may go, the longest unseen goes first. An author that is
-//! connected, or was met as a peer, counts as brought by itself.
+//! connected, or was met as a peer, counts as brought by itself. Those for whom an admin stands go last, and
+//! to no stranger; whoever brings them, strangers make room for them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use polymath_types::PeerId;
 
@@ -47,6 +51,11 @@ impl<K: Kind> Documents<K> {
         if self.connected.remove(peer) {
             self.see(peer);
         }
+    }
+
+    /// Says for whom an admin stands.
+    pub(crate) fn set_members(&mut self, members: Arc<BTreeSet<PeerId>>) {
+        self.members = members;
     }
 
     /// Time has passed.
@@ -179,11 +188,17 @@ impl<K: Kind> Documents<K> {
         me: &PeerId,
         limits: &CatalogLimits,
     ) -> (Vec<PeerId>, Pot) {
-        let may_go: Vec<(&PeerId, &Author<K>)> = self
+        let mut may_go: Vec<(&PeerId, &Author<K>)> = self
             .authors
             .iter()
             .filter(|(peer, _)| ![author, me].contains(peer) && !self.connected.contains(peer))
             .collect();
+        let member = self.members.contains(author);
+        let is_stranger = |(peer, log): &(&PeerId, &Author<K>)| {
+            !self.members.contains(peer) && log.seen != Some(self.tick)
+        };
+        let strangers_only = !member || may_go.iter().any(is_stranger);
+        may_go.retain(|(peer, _)| !strangers_only || !self.members.contains(peer));
         // Parts of the table, by whichever is scarcer: places times all bytes, or the reverse.
         let bounds = K::bounds(limits);
         let (places, bytes) = (bounds.authors as u128, bounds.bytes as u128);
@@ -203,7 +218,9 @@ impl<K: Kind> Documents<K> {
             .filter(|(_, log)| log.seen != Some(self.tick))
             .map(|(peer, log)| (log.introducer, log.seen, *peer))
             .collect();
-        let over = parts.get(introducer).is_some_and(|p| size(p) >= share);
+        // Whoever brings a member may have brought any number of strangers.
+        let bound = !(member && strangers_only);
+        let over = bound && parts.get(introducer).is_some_and(|p| size(p) >= share);
         let from = if over {
             Some(*introducer)
         } else {

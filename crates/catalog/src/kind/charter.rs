@@ -1,5 +1,6 @@
 //! Charter documents: what one admin lays down, in native maps `version`, `roles`, `revoked`, `aliases`,
-//! `categories`, `codebooks`, each of key to a map with `at` (count) and `says` (list of texts).
+//! `categories`, `codebooks`, each of key to a map with `at` (count) and `says` (list of texts); in `roles`
+//! also `voided`, the epoch of the peer's own document up to which nothing of it counts, if there is one.
 //!
 //! An entry that says nothing takes back what others say under its key; so nothing is ever deleted, and
 //! the documents of all admins merge entry by entry ([`merge`]). Root keys and keys of entries that a
@@ -25,7 +26,7 @@ use crate::{
     Catalog, CatalogLimits, Refusal,
     buckets::Position,
     catalog::Shelf,
-    document::{Document, Head, MAP_KEYS, Reader, bounded},
+    document::{Document, Head, MAP_KEYS, Reader, bounded, whole},
     limits::CHARTER,
     record::DocumentRecord,
 };
@@ -120,6 +121,10 @@ pub(crate) type Field = (Section, String);
 pub(crate) struct Entry {
     pub(crate) at: u64,
     pub(crate) says: Vec<String>,
+    /// Of a peer's role: nothing counts that the peer's own document said up to this epoch. Whoever removes
+    /// an admin states it, since an appointment that follows must not bring back what was let go; a count
+    /// would not do, as the removed one may have claimed any.
+    pub(crate) voided: u64,
 }
 
 fn appoints(entry: &Entry) -> bool {
@@ -135,11 +140,27 @@ impl Entries {
     pub(crate) fn joined(mut self, other: Self) -> Self {
         for (field, entry) in other.0 {
             let own = self.0.entry(field).or_default();
+            let voided = own.voided.max(entry.voided);
             if (entry.at, &entry.says) > (own.at, &own.says) {
                 *own = entry;
             }
+            own.voided = voided;
         }
         self
+    }
+}
+
+/// A charter document as the others are merged with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Paper {
+    pub(crate) epoch: u64,
+    pub(crate) entries: Entries,
+}
+
+impl Paper {
+    /// What counts of it, if nothing does up to an epoch; 0 is none.
+    pub(crate) fn since(&self, voided: u64) -> Option<&Entries> {
+        (voided == 0 || self.epoch > voided).then_some(&self.entries)
     }
 }
 
@@ -150,7 +171,7 @@ fn under(value: Option<(Value<'_>, ObjId)>) -> Result<ObjId, AutomergeError> {
 
 impl Kind for CharterKind {
     type View = Entries;
-    type Said = Entries;
+    type Said = Paper;
 
     const CATEGORY: Category = Category::Charter;
     const FORMAT: Format = Format::Charter;
@@ -174,12 +195,12 @@ impl Kind for CharterKind {
         }
     }
 
-    fn said(view: Entries, _: Position) -> Entries {
-        view
+    fn said(entries: Entries, (epoch, _): Position) -> Paper {
+        Paper { epoch, entries }
     }
 
-    fn view(said: &Entries) -> Entries {
-        said.clone()
+    fn view(said: &Paper) -> Entries {
+        said.entries.clone()
     }
 
     fn write(
@@ -214,6 +235,9 @@ impl Kind for CharterKind {
                     None => tx.put_object(&map, key, ObjType::Map)?,
                 };
                 tx.put(&object, "at", entry.at)?;
+                if before.map_or(0, |b| b.voided) != entry.voided {
+                    tx.put(&object, "voided", entry.voided)?;
+                }
                 if before.is_none_or(|b| b.says != entry.says) {
                     let list = tx.put_object(&object, "says", ObjType::List)?;
                     for (at, text) in entry.says.iter().enumerate() {
@@ -239,9 +263,16 @@ impl Kind for CharterKind {
                 let at = document.scalar(&object, "at")?.as_u64();
                 let at = at.filter(|at| (1..=CHARTER.last_count).contains(at));
                 let list = document.object(&object, "says", ObjType::List)?;
+                let voided = match doc.get(&object, "voided") {
+                    Ok(Some((voided, _))) if section == Section::Roles => whole(&voided),
+                    _ => Some(0),
+                };
+                // An author whose epochs are all void could never speak again.
+                let voided = voided.filter(|epoch| *epoch <= CHARTER.last_voided);
                 let entry = Entry {
                     at: at.ok_or(Refusal::Schema)?,
                     says: document.texts(&list, most, bytes)?,
+                    voided: voided.ok_or(Refusal::Schema)?,
                 };
                 if !section.fits(&key, &entry.says) {
                     return Err(Refusal::Schema);
@@ -252,7 +283,7 @@ impl Kind for CharterKind {
         Ok(Entries(entries))
     }
 
-    fn keep(_: &Entries, _: &mut DocumentRecord) {}
+    fn keep(_: &Paper, _: &mut DocumentRecord) {}
 
     fn kept(author: &PeerId, epoch: u64, head: Head, record: &DocumentRecord) -> Option<Entries> {
         let document = Document::replay::<Self>(author, epoch, &record.changes, head).ok()?;
@@ -273,8 +304,12 @@ impl Kind for CharterKind {
         catalog.merged.counted.contains(author) || *author == catalog.me
     }
 
-    fn became(catalog: &mut Catalog, _: &Arc<Entries>, _: &Arc<Entries>) {
+    fn became(catalog: &mut Catalog, _: &Arc<Paper>, _: &Arc<Paper>) {
         catalog.merge_due = true;
+    }
+
+    fn is_void(catalog: &Catalog, epoch: u64) -> bool {
+        epoch <= catalog.merged.voided(&catalog.me)
     }
 
     /// What was laid down before a disk was lost or put back still holds.

@@ -2,7 +2,7 @@
 
 use automerge::{ObjId, transaction::Transaction};
 use polymath_catalog::{CharterEdit, CharterError, Refusal};
-use polymath_types::PeerId;
+use polymath_types::{Charter, PeerId};
 
 use crate::{
     charter::{alias, charters, dismiss, pretender, revoke},
@@ -28,6 +28,10 @@ fn id(n: u8) -> String {
 }
 
 impl Mesh {
+    fn charter_of(&self, node: usize) -> &Charter {
+        self.nodes[node].catalog.charter()
+    }
+
     /// The node with key `author`, which is not linked, is heard through node 0.
     fn hear(&mut self, author: u8, write: impl FnOnce(&mut Transaction<'_>, &[ObjId])) {
         let from = key(author).peer_id();
@@ -195,54 +199,6 @@ fn who_resigned_can_be_removed_and_what_it_laid_down_stays() {
 }
 
 #[test]
-fn what_is_too_much_to_be_repeated_is_said_with_the_way_out() {
-    let mut mesh = Mesh::founded(3, 2);
-    mesh.chain();
-    for n in 0..260 {
-        for admin in 0..2 {
-            mesh.edit(admin, alias(&format!("{admin} {n}"), "x"))
-                .unwrap();
-            mesh.settle();
-        }
-    }
-    let second = mesh.id(1);
-    let error = mesh.edit(0, dismiss(second)).unwrap_err();
-    assert_eq!(error, CharterError::Adoption { peer: second });
-    assert!(error.to_string().contains("--void"));
-    mesh.edit(0, void(second)).unwrap();
-    mesh.settle();
-    assert_eq!(mesh.charter().aliases.len(), 260);
-}
-
-#[test]
-fn nobody_publishes_a_document_that_others_would_refuse() {
-    let mut mesh = Mesh::founded(2, 1);
-    mesh.chain();
-    let mut told = 0;
-    let error = loop {
-        // Few bytes, but many values: no fresh document could hold 512 of these.
-        let experts = (0..16).map(|n| format!("{n}")).collect();
-        let name = format!("category {told}");
-        match mesh.edit(0, CharterEdit::Category { name, experts }) {
-            Ok(()) => told += 1,
-            Err(error) => break error,
-        }
-        mesh.settle();
-    };
-    assert!(matches!(error, CharterError::TooLarge { .. }), "{error}");
-    assert!(told > 200, "{told}");
-    assert_eq!(mesh.charter().categories.len(), told);
-    assert_eq!(mesh.nodes[1].catalog.counters().refusals().count(), 0);
-    // What is there can still be changed.
-    let name = "category 7".to_owned();
-    let experts = vec!["chef".to_owned()];
-    mesh.edit(0, CharterEdit::Category { name, experts })
-        .unwrap();
-    mesh.settle();
-    assert_eq!(mesh.charter().categories["category 7"].value, ["chef"]);
-}
-
-#[test]
 fn a_name_that_has_a_meaning_of_its_own_is_no_alias() {
     let mut mesh = Mesh::founded(2, 1);
     mesh.chain();
@@ -316,9 +272,10 @@ fn a_file_may_name_the_appointed_before_who_appointed_them() {
         &[CharterEdit::Appoint(key(6).peer_id()), alias("a", "five")],
     );
     let third = pretender(6, &[alias("b", "six")]);
+    let nobody = pretender(7, &[alias("c", "seven"), alias("d", "seven")]);
     let mut mesh = Mesh::founded(2, 1);
     let reader = &mut mesh.nodes[1];
-    let frames = [third, second, founder].map(charters);
+    let frames = [nobody, third, second, founder].map(charters);
     let actions = reader.catalog.import(frames);
     reader.perform(actions);
     let charter = reader.catalog.charter();
@@ -327,5 +284,54 @@ fn a_file_may_name_the_appointed_before_who_appointed_them() {
         (charter.resolve("a"), charter.resolve("b")),
         ("five", "six")
     );
-    assert_eq!(reader.catalog.counters().refused(Refusal::Flood), 0);
+    let counters = reader.catalog.counters();
+    assert_eq!(counters.refused(Refusal::Flood), 0);
+    // Each change once, however often the others had to be looked at.
+    assert_eq!(counters.refused(Refusal::Standing), 2);
+    assert_eq!(counters.repeats, 0);
+}
+
+#[test]
+fn what_is_repeated_of_a_removed_admin_still_comes_after_what_its_appointees_said() {
+    let mut mesh = Mesh::founded(3, 1);
+    mesh.chain();
+    let (founder, second) = (mesh.id(0), mesh.id(1));
+    mesh.edit(0, CharterEdit::Appoint(second)).unwrap();
+    mesh.settle();
+    mesh.edit(1, CharterEdit::Appoint(mesh.id(2))).unwrap();
+    mesh.settle();
+    for n in 0..9 {
+        mesh.edit(2, alias("both", &format!("old {n}"))).unwrap();
+        mesh.settle();
+    }
+    mesh.edit(1, alias("both", "last word")).unwrap();
+    mesh.settle();
+    mesh.edit(0, dismiss(second)).unwrap();
+    mesh.settle();
+    let charter = mesh.charter();
+    let both = &charter.aliases["both"];
+    assert_eq!((both.value.as_str(), both.by), ("last word", founder));
+    assert!(charter.is_admin(&mesh.id(2)));
+}
+
+#[test]
+fn an_admin_that_cannot_be_heard_is_removed_knowingly_only() {
+    let mut mesh = with_another_founder();
+    let second = key(2).peer_id();
+    for expert in ["one", "other"] {
+        mesh.hear(2, |tx, maps| {
+            entry(tx, &maps[ALIASES], "default", 5, &[expert]);
+        });
+    }
+    assert!(
+        mesh.charter_of(0).aliases.is_empty(),
+        "it contradicts itself"
+    );
+    let error = mesh.edit(0, dismiss(second)).unwrap_err();
+    assert_eq!(error, CharterError::Unheard { peer: second });
+    assert!(error.to_string().contains("--void"));
+    // To shut it out cannot wait.
+    mesh.edit(0, revoke(second)).unwrap();
+    mesh.settle();
+    assert!(mesh.charter_of(2).is_revoked(&second));
 }

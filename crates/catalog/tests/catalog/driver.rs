@@ -48,6 +48,7 @@ pub(crate) fn card(name: &str) -> Arc<ExpertCard> {
         examples: Vec::new(),
         languages: Vec::new(),
         labels: LabelSet::None,
+        capabilities: Vec::new(),
     })
 }
 

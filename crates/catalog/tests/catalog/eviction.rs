@@ -1,6 +1,6 @@
 //! A full table: who gives way to whom, and what is then forgotten everywhere.
 
-use polymath_catalog::{CatalogLimits, Refusal};
+use polymath_catalog::{CatalogLimits, CharterEdit, Refusal};
 use polymath_proto::v1::{Cards, sync_frame::Frame};
 use polymath_types::PeerId;
 
@@ -235,4 +235,90 @@ fn cards_that_a_few_authors_fill_the_table_with_give_way_to_those_of_others() {
     assert!(names("second", 2).iter().all(|n| known.contains(n)));
     let recovered = node.restart(limits);
     assert_eq!((recovered.cards, recovered.problems.len()), (64, 0));
+}
+
+/// The same as [`node`], by a founder that has given these strangers a role.
+fn founder(limits: CatalogLimits, members: std::ops::Range<u16>) -> (Node, PeerId, PeerId) {
+    let founders = vec![key(1).peer_id()];
+    let mut node = Node::founded(key(1), limits, Disk::new(), founders).0;
+    for n in members {
+        let peer = stranger(n).peer_id();
+        let role = Some("member".to_owned());
+        node.edit(CharterEdit::Role { peer, role }).unwrap();
+    }
+    let (flooder, honest) = (key(66).peer_id(), key(2).peer_id());
+    node.connect_to(flooder);
+    node.connect_to(honest);
+    (node, flooder, honest)
+}
+
+#[test]
+fn members_stay_while_strangers_give_way_whoever_brought_them_and_however_long_ago() {
+    let (mut node, flooder, _) = founder(limits(), 0..20);
+    bring(&mut node, flooder, 0..20);
+    tick(&mut node);
+    bring(&mut node, flooder, 100..144);
+    assert_eq!(known(&node, 0..20) + known(&node, 100..144), AUTHORS);
+    // All others bring what they can, before and after a restart.
+    for round in 0..16u16 {
+        if round == 8 {
+            let recovered = node.restart(limits());
+            assert!(recovered.problems.is_empty());
+        }
+        tick(&mut node);
+        let by = key(u8::try_from(100 + round).unwrap()).peer_id();
+        node.connect_to(by);
+        bring(&mut node, by, 1000 + round * 20..1020 + round * 20);
+    }
+    assert_eq!(known(&node, 0..20), 20);
+    assert!(known(&node, 1000..2000) >= 40, "strangers change places");
+}
+
+#[test]
+fn a_member_comes_in_even_by_a_peer_that_brought_too_much_and_no_stranger_in_its_place() {
+    let (mut node, flooder, honest) = founder(limits(), 500..564);
+    bring(&mut node, honest, 0..4);
+    bring(&mut node, flooder, 100..160);
+    for round in 0..10u16 {
+        tick(&mut node);
+        bring(&mut node, flooder, 500 + round * 8..508 + round * 8);
+    }
+    assert_eq!(known(&node, 500..564), 64);
+    tick(&mut node);
+    bring(&mut node, honest, 2000..2010);
+    assert_eq!(known(&node, 2000..2010), 0);
+    assert!(node.catalog.counters().refused(Refusal::Full) > 0);
+    // Who has no role any more is a stranger like others.
+    let (peer, role) = (stranger(500).peer_id(), None);
+    node.edit(CharterEdit::Role { peer, role }).unwrap();
+    bring(&mut node, honest, 2010..2011);
+    assert_eq!((known(&node, 2010..2011), known(&node, 500..501)), (1, 0));
+}
+
+#[test]
+fn the_cards_of_members_stay_while_those_of_strangers_give_way() {
+    let limits = CatalogLimits {
+        cards: 64,
+        ..CatalogLimits::default()
+    };
+    let (mut node, flooder, _) = founder(limits, 0..1);
+    bring_experts(&mut node, flooder, 0, &names("member", 8));
+    tick(&mut node);
+    bring_experts(&mut node, flooder, 100, &names("flood", 56));
+    assert_eq!(node.expert_names().len(), 64);
+    for round in 0..16u16 {
+        tick(&mut node);
+        let by = key(u8::try_from(100 + round).unwrap()).peer_id();
+        node.connect_to(by);
+        bring_experts(
+            &mut node,
+            by,
+            200 + round,
+            &names(&format!("of-{round}"), 8),
+        );
+    }
+    let known = node.expert_names();
+    assert!(names("member", 8).iter().all(|n| known.contains(n)));
+    assert_eq!(known.len(), 64);
+    assert!(known.iter().any(|n| n.starts_with("of")));
 }

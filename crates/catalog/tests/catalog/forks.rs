@@ -8,7 +8,7 @@ use crate::driver::{
 };
 
 /// The changes of an author that is not there: `first`, then `then`.
-fn written(first: &[&str], then: &[&[&str]]) -> Vec<SignedChange> {
+pub(crate) fn written(first: &[&str], then: &[&[&str]]) -> Vec<SignedChange> {
     let mut author = Node::open(key(99), CatalogLimits::default(), Disk::new()).0;
     author.connect_to(key(98).peer_id());
     let mut all = changes(&author.offer(first));
@@ -19,7 +19,7 @@ fn written(first: &[&str], then: &[&[&str]]) -> Vec<SignedChange> {
 }
 
 /// A chain of nodes, the first of which was told one thing and all others another.
-fn parted(one: Vec<SignedChange>, other: Vec<SignedChange>, nodes: u8) -> Mesh {
+pub(crate) fn parted(one: Vec<SignedChange>, other: Vec<SignedChange>, nodes: u8) -> Mesh {
     let mut mesh = Mesh::of(nodes);
     // More authors than are compared one by one.
     let many: Vec<SignedChange> = (0..60).map(crate::driver::introduced).collect();

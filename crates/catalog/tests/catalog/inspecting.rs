@@ -1,9 +1,14 @@
 //! Records verified from their bytes, and carried to another node in a file.
 
-use polymath_catalog::{CatalogLimits, Damage, FileError, Inspected, from_file, inspect, to_file};
+use polymath_catalog::{
+    CatalogLimits, Damage, FileError, Inspected, Refusal, from_file, inspect, to_file,
+};
 use polymath_types::MeshId;
 
-use crate::driver::{Disk, MESH, Mesh, Node, key};
+use crate::{
+    driver::{Disk, MESH, Mesh, Node, key},
+    forks::{parted, written},
+};
 
 fn settled() -> Mesh {
     let mut mesh = Mesh::of(3);
@@ -109,5 +114,49 @@ fn nothing_in_a_file_is_believed() {
                 "byte {at}"
             );
         }
+    }
+}
+
+#[test]
+fn a_file_brings_the_proof_that_an_author_contradicts_itself_and_no_more_of_it() {
+    let long = written(&["chef"], &[&["chef", "coder"], &["coder"], &["poet"]]);
+    let short = written(&["chef"], &[&["thief"]]);
+    let author = key(99).peer_id();
+    let mesh = parted(long, short, 2);
+    for from in 0..2 {
+        let name = format!("offer-{author}");
+        let stored = &mesh.nodes[from].disk[&name];
+        let Inspected::Offer(history) = inspect(&name, stored, &MESH).unwrap() else {
+            panic!("no offer");
+        };
+        assert!(history.offer().is_none(), "nothing of it is used");
+        let proof = history.contradiction.clone().unwrap();
+        assert_eq!((proof.epoch, proof.sequence), (1, 2));
+        let file = to_file(&MESH, &[Inspected::Offer(history)]);
+        let mut reader = Node::open(key(9), CatalogLimits::default(), Disk::new()).0;
+        assert_eq!(import(&mut reader, &file), 1);
+        let counters = reader.catalog.counters();
+        assert_eq!(counters.refused(Refusal::Equivocation), 1);
+        assert!(!reader.catalog.index().peers().contains_key(&author));
+        // It is kept, and sums up like everybody else's.
+        reader.restart(CatalogLimits::default());
+        assert!(!reader.catalog.index().peers().contains_key(&author));
+        let again = inspect(&name, &reader.disk[&name], &MESH).unwrap();
+        assert_eq!(import(&mut reader, &to_file(&MESH, &[again])), 0);
+    }
+}
+
+#[test]
+fn a_proof_that_nobody_signed_is_damage() {
+    let mesh = parted(written(&["chef"], &[]), written(&["thief"], &[]), 2);
+    let name = format!("offer-{}", key(99).peer_id());
+    let stored = &mesh.nodes[0].disk[&name];
+    inspect(&name, stored, &MESH).unwrap();
+    for at in (40..stored.len()).step_by(3) {
+        let mut altered = stored.clone();
+        altered[at] ^= 4;
+        let sum = *blake3::hash(&altered[40..]).as_bytes();
+        altered[8..40].copy_from_slice(&sum);
+        assert!(inspect(&name, &altered, &MESH).is_err(), "byte {at}");
     }
 }

@@ -7,6 +7,8 @@ mod bounds;
 mod charter;
 mod charter_forks;
 mod charter_removal;
+mod charter_return;
+mod charter_room;
 mod charter_schema;
 mod claims;
 mod convergence;

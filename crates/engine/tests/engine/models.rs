@@ -59,6 +59,7 @@ pub(crate) fn card(
         } else {
             LabelSet::None
         },
+        capabilities: Vec::new(),
     }
 }
 

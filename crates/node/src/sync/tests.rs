@@ -233,6 +233,7 @@ fn large_cards(count: usize) -> Vec<Arc<ExpertCard>> {
         examples: Vec::new(),
         languages: Vec::new(),
         labels: polymath_types::LabelSet::None,
+        capabilities: Vec::new(),
     };
     (0..count).map(|n| Arc::new(card(n))).collect()
 }

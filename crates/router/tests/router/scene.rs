@@ -49,6 +49,7 @@ pub(crate) fn card(name: &str, kind: ExpertKind) -> ExpertCard {
         } else {
             LabelSet::None
         },
+        capabilities: Vec::new(),
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn card() -> ExpertCard {
         examples: vec!["How long do I boil an egg?".into()],
         languages: vec!["en".into()],
         labels: LabelSet::None,
+        capabilities: Vec::new(),
     }
 }
 
@@ -71,6 +72,52 @@ fn hostile_cards_are_refused() {
         .replace(':', ": ");
     assert!(
         ExpertCard::from_bytes(spaced.as_bytes()).is_err(),
+        "not canonical"
+    );
+}
+
+#[test]
+fn a_card_states_what_it_can_do_with_names_that_are_known_and_others() {
+    let stating = |names: &[&str]| {
+        let mut c = card();
+        c.capabilities = names.iter().map(|n| (*n).to_owned()).collect();
+        c.version = ExpertCard::version_with(&c.capabilities);
+        (ExpertCard::from_bytes(&c.to_bytes()), c)
+    };
+    let (read, able) = stating(&["json", "sings-2", "vision"]);
+    assert_eq!(read, Ok(able.clone()));
+    assert_eq!(able.version, 2);
+    assert!(able.can("sings-2") && able.can(Capability::Json.as_str()) && !able.can("tools"));
+    assert_ne!(able.id(), card().id());
+    // One that states none is what it always was.
+    assert_eq!(stating(&[]).1, card());
+    let long = "x".repeat(33);
+    let many: Vec<String> = (0..17).map(|n| format!("c{n:02}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for names in [
+        &["vision", "json"][..],
+        &["json", "json"],
+        &["JSON"],
+        &["a b"],
+        &["a\u{1b}[2J"],
+        &[""],
+        &[long.as_str()],
+        &many,
+    ] {
+        let (read, c) = stating(names);
+        let line = read.unwrap_err().to_string();
+        assert!(!line.contains(char::is_control), "{line:?}");
+        assert!(c.check().is_err(), "{names:?}");
+    }
+    assert!(stating(&many[..16]).0.is_ok());
+    // Another version than what it states asks for is no card.
+    let mut old = able;
+    old.version = 1;
+    assert!(ExpertCard::from_bytes(&old.to_bytes()).is_err());
+    let text = String::from_utf8(card().to_bytes()).unwrap();
+    let empty = format!("{},\"capabilities\":[]}}", &text[..text.len() - 1]);
+    assert!(
+        ExpertCard::from_bytes(empty.as_bytes()).is_err(),
         "not canonical"
     );
 }

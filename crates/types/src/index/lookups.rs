@@ -17,6 +17,8 @@ pub enum Property<'a> {
     Model(&'a str),
     /// An ISO 639-1 code that its card states.
     Language(&'a str),
+    /// What its card states that it can do: the name of a [`crate::Capability`], or another.
+    Capability(&'a str),
     /// Its weights with their adapter: experts that have the same can be loaded as one.
     Weights(WeightsId),
     /// The length of an embedder's vectors.
@@ -40,6 +42,7 @@ impl Property<'_> {
             Self::Kind(kind) => hasher.update(b"k").update(&[kind as u8]),
             Self::Model(name) => hasher.update(b"m").update(name.as_bytes()),
             Self::Language(code) => hasher.update(b"l").update(code.as_bytes()),
+            Self::Capability(name) => hasher.update(b"a").update(name.as_bytes()),
             Self::Weights(id) => hasher.update(b"w").update(id.as_bytes()),
             Self::Dimensions(n) => hasher.update(b"d").update(&n.to_be_bytes()),
         };
@@ -48,6 +51,8 @@ impl Property<'_> {
 
     fn of(card: &ExpertCard) -> impl Iterator<Item = Property<'_>> {
         let languages = card.languages.iter().map(|code| Property::Language(code));
+        let capabilities = card.capabilities.iter();
+        let capabilities = capabilities.map(|name| Property::Capability(name));
         [
             Property::Kind(card.kind),
             Property::Model(&card.model.name),
@@ -55,6 +60,7 @@ impl Property<'_> {
         ]
         .into_iter()
         .chain(languages)
+        .chain(capabilities)
         .chain((card.model.dimensions > 0).then_some(Property::Dimensions(card.model.dimensions)))
     }
 }
@@ -157,6 +163,12 @@ impl Index {
     /// The experts that share these weights and adapter: whoever holds them serves any of them.
     pub fn replica_set(&self, weights: WeightsId) -> impl Iterator<Item = &IndexedExpert> {
         let ids = self.having(Property::Weights(weights)).iter();
+        ids.filter_map(|id| self.expert(id))
+    }
+
+    /// Experts whose cards state that they can do something: the name of a [`crate::Capability`], or another.
+    pub fn able_to(&self, capability: &str) -> impl Iterator<Item = &IndexedExpert> {
+        let ids = self.having(Property::Capability(capability)).iter();
         ids.filter_map(|id| self.expert(id))
     }
 

@@ -1,21 +1,18 @@
 //! What an admin may lay down.
 
 mod error;
+mod room;
 
 pub use error::CharterError;
 use polymath_types::{ADMIN, Charter, PeerId};
+use room::Purpose;
 
 use super::{
-    CharterKind, Entries, Entry, Field, Section, appoints,
+    Entries, Entry, Field, Section, appoints,
     merge::{last_words, merge},
     peer_of,
 };
-use crate::{
-    Catalog, Refusal,
-    catalog::{Action, Batch},
-    documents::Documents,
-    limits::CHARTER,
-};
+use crate::{Catalog, catalog::Action, limits::CHARTER};
 
 /// A change of the charter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +75,8 @@ struct Draft {
     removed: Option<PeerId>,
     /// What the removed one laid down goes with it.
     void: bool,
+    /// How much of the document it may use.
+    purpose: Purpose,
 }
 
 impl Catalog {
@@ -111,11 +110,16 @@ impl Catalog {
                     draft.fields.push((revoked(&peer), Vec::new()));
                 }
                 draft.standing = true;
+                draft.purpose = Purpose::Roles;
             }
             CharterEdit::Dismiss { peer, void } => {
                 self.check_rank(&peer, rank)?;
                 if !counts(&peer) {
                     return Err(not_found("admin", &peer.to_string(), "admin"));
+                }
+                // Nothing of it could be repeated.
+                if !void && self.charters.said(&peer).is_some() && self.paper(&peer).is_none() {
+                    return Err(CharterError::Unheard { peer });
                 }
                 draft = self.removal(peer, void)?;
                 draft.fields.push((role(&peer), Vec::new()));
@@ -134,6 +138,10 @@ impl Catalog {
                 } else if given.is_none() && !charter.roles.contains_key(&peer) {
                     return Err(not_found("role of", &peer.to_string(), "role"));
                 }
+                draft.purpose = match given {
+                    Some(_) if !counts(&peer) => Purpose::Roles,
+                    _ => Purpose::Removal,
+                };
                 let says = given.into_iter().collect();
                 draft.fields.push((role(&peer), says));
             }
@@ -149,6 +157,7 @@ impl Catalog {
                     draft = self.removal(peer, false)?;
                     draft.fields.push((role(&peer), Vec::new()));
                 }
+                draft.purpose = Purpose::Removal;
                 let says = out.then(|| "out".to_owned()).into_iter().collect();
                 draft.fields.push((revoked(&peer), says));
             }
@@ -214,6 +223,7 @@ impl Catalog {
             standing: true,
             removed: Some(peer).filter(|peer| *peer != self.me),
             void,
+            purpose: Purpose::Removal,
             ..Draft::default()
         })
     }
@@ -234,22 +244,46 @@ impl Catalog {
             None => Vec::new(),
         };
         let at = self.next_count(draft.removed, adopted.len())?;
-        let mut entries = self.charters.said(&self.me).cloned().unwrap_or_default();
-        for ((field, says), at) in adopted.iter().cloned().zip(at + 1..) {
-            entries.0.insert(field, Entry { at, says });
+        let adopting = !adopted.is_empty();
+        let new = adopted.into_iter().zip(at + 1..);
+        let new = new.chain(draft.fields.into_iter().zip(std::iter::repeat(at)));
+        let mut entries = self.heard(&self.me).cloned().unwrap_or_default();
+        for ((field, says), at) in new {
+            let voided = self.voided_by(&field, draft.removed);
+            entries.0.insert(field, Entry { at, says, voided });
         }
-        for (field, says) in draft.fields {
-            entries.0.insert(field, Entry { at, says });
-        }
-        let written = self.write_entries(entries);
+        // What is repeated of another one leaves room for what is to be taken away next.
+        let purpose = if adopting {
+            Purpose::Roles
+        } else {
+            draft.purpose
+        };
+        let written = self.write_entries(entries, purpose);
         written.map_err(|error| match (error, draft.removed) {
-            (CharterError::Full { .. } | CharterError::TooLarge { .. }, Some(peer))
-                if !adopted.is_empty() =>
-            {
+            (CharterError::Full { .. } | CharterError::TooLarge { .. }, Some(peer)) if adopting => {
                 CharterError::Adoption { peer }
             }
             (error, _) => error,
         })
+    }
+
+    /// Up to which epoch nothing is to count of the document of the peer that a field of roles names: what
+    /// is said of that already by those who have a say in it, and of one that is removed all that is known of
+    /// it now.
+    fn voided_by(&self, field: &Field, removed: Option<PeerId>) -> u64 {
+        if field.0 != Section::Roles {
+            return 0;
+        }
+        let about = peer_of(&field.1).and_then(|peer| self.merged.place(&peer));
+        let seniors = about.unwrap_or(self.merged.counted.len());
+        let counted = self.merged.counted.iter().take(seniors);
+        let said = counted.filter_map(|peer| self.heard(peer)?.0.get(field));
+        let said = said.map(|entry| entry.voided).max().unwrap_or(0);
+        let removed = removed.filter(|gone| *field == role(gone));
+        let known = removed
+            .and_then(|gone| self.charters.epoch(&gone))
+            .unwrap_or(0);
+        said.max(known).min(CHARTER.last_voided)
     }
 
     /// What of an admin's words holds in the charter, the earliest first.
@@ -274,14 +308,19 @@ impl Catalog {
     }
 
     /// The count of what is laid down next, if `more` are to follow it. What removes an admin comes after
-    /// all that remains without it: its counts must not be in the way. Should others' be too, those of
-    /// its seniors are enough, since nobody else has a say in it.
+    /// all that remains without it: its counts must not be in the way. Where it is repeated those remain, too,
+    /// whom it appointed. Should others' counts be in the way, those of its seniors are enough, since nobody
+    /// else has a say in it.
     fn next_count(&self, removed: Option<PeerId>, more: usize) -> Result<u64, CharterError> {
         let counted = &self.merged.counted;
         let last = match removed {
             None => self.merged.last,
+            Some(gone) if more > 0 => {
+                let remaining = counted.iter().filter(|peer| **peer != gone);
+                remaining.map(|peer| self.highest(peer)).max().unwrap_or(0)
+            }
             Some(gone) => {
-                let remaining = |peer: &PeerId| self.heard(peer).filter(|_| *peer != gone);
+                let remaining = |peer: &PeerId| self.paper(peer).filter(|_| *peer != gone);
                 merge(&self.founders, remaining).last
             }
         };
@@ -293,42 +332,23 @@ impl Catalog {
         if fits(&at) {
             return Ok(at);
         }
-        let highest = |peer: &PeerId| {
-            let entries = self.heard(peer).into_iter().flat_map(|d| d.0.values());
-            entries.map(|entry| entry.at).max().unwrap_or(0)
-        };
         let place = removed.and_then(|gone| self.merged.place(&gone));
         let seniors = place.filter(|_| more == 0).map(|n| &counted[..n]);
-        let at = seniors.and_then(|s| s.iter().map(highest).max());
+        let at = seniors.and_then(|s| s.iter().map(|peer| self.highest(peer)).max());
         if let Some(at) = at.map(|at| at.saturating_add(1)).filter(fits) {
             return Ok(at);
         }
         let others = counted.iter().filter(|peer| Some(**peer) != removed);
-        let by = others.max_by_key(|peer| highest(peer)).copied();
+        let by = others.max_by_key(|peer| self.highest(peer)).copied();
         Err(CharterError::Count {
             by: by.unwrap_or(self.me),
         })
     }
 
-    fn write_entries(&mut self, entries: Entries) -> Result<Vec<Action>, CharterError> {
-        if entries.0.len() > CHARTER.entries {
-            let limit = CHARTER.entries;
-            return Err(CharterError::Full { limit });
-        }
-        let error = |refusal| match refusal {
-            Refusal::TooMuch => CharterError::TooLarge {
-                bytes: CHARTER.change_bytes,
-                operations: CHARTER.operations,
-            },
-            refusal => CharterError::Document(refusal),
-        };
-        // A document that could not be started anew would be at its end before long.
-        let anew = Documents::<CharterKind>::check_anew(&self.me, &entries, &self.limits);
-        anew.map_err(error)?;
-        let mut batch = Batch::default();
-        let written = self.write_or_roll::<CharterKind>(entries, &mut batch);
-        written.map_err(error)?;
-        Ok(self.finish(batch))
+    /// The highest count that an author says which is heard.
+    fn highest(&self, author: &PeerId) -> u64 {
+        let entries = self.heard(author).into_iter().flat_map(|d| d.0.values());
+        entries.map(|entry| entry.at).max().unwrap_or(0)
     }
 }
 

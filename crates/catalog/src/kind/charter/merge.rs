@@ -8,13 +8,15 @@
 //! could write. Rank cannot be forged, since it comes from the genesis.
 //!
 //! Nothing of a document counts whose author is not admitted, whatever counts or positions it claims:
-//! whoever removes an admin repeats, in its own document, what of the removed one's is to stay.
+//! whoever removes an admin repeats, in its own document, what of the removed one's is to stay, and states
+//! the epoch of that document up to which nothing counts, should its author be admitted once more. Of what
+//! its seniors state the highest holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use polymath_types::{ADMIN, Admin, Charter, PeerId, Stated};
 
-use super::{Entries, Entry, Field, Section, appoints, peer_of};
+use super::{Entries, Entry, Field, Paper, Section, appoints, peer_of};
 use crate::limits::CHARTER;
 
 /// The charter and how it came about.
@@ -23,6 +25,8 @@ pub(crate) struct Merged {
     pub(crate) charter: Charter,
     /// Whose documents count, by rank: the admins, and those who resigned.
     pub(crate) counted: Vec<PeerId>,
+    /// Of those, up to which epoch nothing counts that their documents said, where there is one.
+    voided: BTreeMap<PeerId, u64>,
     /// The highest count in any of them.
     pub(crate) last: u64,
 }
@@ -31,6 +35,11 @@ impl Merged {
     /// Place among those who count; 0 is the most senior.
     pub(crate) fn place(&self, peer: &PeerId) -> Option<usize> {
         self.counted.iter().position(|counted| counted == peer)
+    }
+
+    /// Up to which epoch nothing counts that an author's document said; 0 is none.
+    pub(crate) fn voided(&self, author: &PeerId) -> u64 {
+        self.voided.get(author).copied().unwrap_or(0)
     }
 }
 
@@ -48,12 +57,26 @@ struct Candidate {
 trait Documents<'a>: Fn(&PeerId) -> Option<&'a Entries> {}
 impl<'a, F: Fn(&PeerId) -> Option<&'a Entries>> Documents<'a> for F {}
 
+/// Those whose documents count, the most senior first, and what of these is void.
+#[derive(Debug, Default)]
+struct Admitted {
+    candidates: Vec<Candidate>,
+    voided: BTreeMap<PeerId, u64>,
+}
+
 /// Merges `documents`; those of others than admins do no harm.
 pub(crate) fn merge<'a>(
     founders: &[PeerId],
-    documents: impl Fn(&PeerId) -> Option<&'a Entries>,
+    documents: impl Fn(&PeerId) -> Option<&'a Paper>,
 ) -> Merged {
-    let admitted = admit(founders, &documents);
+    let Admitted {
+        candidates: admitted,
+        voided,
+    } = admit(founders, &documents);
+    let documents = |peer: &PeerId| {
+        let voided = voided.get(peer).copied().unwrap_or(0);
+        documents(peer)?.since(voided)
+    };
     let counted: Vec<PeerId> = admitted.iter().map(|c| c.peer).collect();
     let last = last_words(&counted, &documents);
     let mut charter = Charter {
@@ -81,6 +104,7 @@ pub(crate) fn merge<'a>(
         charter,
         counted,
         last: highest.unwrap_or(0),
+        voided,
     }
 }
 
@@ -114,7 +138,7 @@ fn lay_down(
     by: PeerId,
     entry: &Entry,
 ) {
-    let Entry { at, says } = entry;
+    let Entry { at, says, .. } = entry;
     let (at, Some(first)) = (*at, says.first()) else {
         return;
     };
@@ -164,23 +188,30 @@ fn weight(section: Section, entry: &Entry, author: &PeerId) -> (u64, bool, PeerI
 /// What was said last of peers: an author with hundreds of appointees that nobody admits must not have
 /// everybody's words looked through for each of them.
 #[derive(Debug, Default)]
-struct Words<'a>(BTreeMap<(PeerId, Section), (PeerId, &'a Entry)>);
+struct Words<'a> {
+    last: BTreeMap<(PeerId, Section), (PeerId, &'a Entry)>,
+    /// The highest epoch up to which somebody said that nothing of a peer's document counts.
+    voided: BTreeMap<PeerId, u64>,
+}
 
 impl<'a> Words<'a> {
     fn add(&mut self, section: Section, about: PeerId, author: PeerId, entry: &'a Entry) {
-        let last = self.0.entry((about, section)).or_insert((author, entry));
+        if entry.voided > 0 {
+            let voided = self.voided.entry(about).or_default();
+            *voided = entry.voided.max(*voided);
+        }
+        let last = self.last.entry((about, section)).or_insert((author, entry));
         if weight(section, entry, &author) > weight(section, last.1, &last.0) {
             *last = (author, entry);
         }
     }
 
     fn last(&self, section: Section, about: PeerId) -> Option<&'a Entry> {
-        self.0.get(&(about, section)).map(|(_, entry)| *entry)
+        self.last.get(&(about, section)).map(|(_, entry)| *entry)
     }
 }
 
-/// Those whose documents count, the most senior first.
-fn admit<'a>(founders: &[PeerId], documents: &impl Documents<'a>) -> Vec<Candidate> {
+fn admit<'a>(founders: &[PeerId], documents: &impl Fn(&PeerId) -> Option<&'a Paper>) -> Admitted {
     let founders = founders.iter().zip(0..).map(|(peer, at)| Candidate {
         level: 0,
         at,
@@ -189,6 +220,7 @@ fn admit<'a>(founders: &[PeerId], documents: &impl Documents<'a>) -> Vec<Candida
     });
     let mut queue: BTreeSet<Candidate> = founders.collect();
     let mut admitted: Vec<Candidate> = Vec::new();
+    let mut void = BTreeMap::new();
     let mut words = Words::default();
     while let Some(next) = queue.pop_first() {
         if admitted.len() == CHARTER.admins {
@@ -203,7 +235,10 @@ fn admit<'a>(founders: &[PeerId], documents: &impl Documents<'a>) -> Vec<Candida
         if removed || revoked || admitted.iter().any(|c| c.peer == next.peer) {
             continue;
         }
-        for ((section, key), entry) in documents(&next.peer).into_iter().flat_map(|d| &d.0) {
+        let voided = words.voided.get(&next.peer).copied();
+        void.extend(voided.map(|epoch| (next.peer, epoch)));
+        let said = documents(&next.peer).and_then(|paper| paper.since(voided.unwrap_or(0)));
+        for ((section, key), entry) in said.into_iter().flat_map(|d| &d.0) {
             let named = section.names_peers().then(|| key.parse().ok());
             let Some(peer) = named.flatten() else {
                 continue;
@@ -220,7 +255,10 @@ fn admit<'a>(founders: &[PeerId], documents: &impl Documents<'a>) -> Vec<Candida
         }
         admitted.push(next);
     }
-    admitted
+    Admitted {
+        candidates: admitted,
+        voided: void,
+    }
 }
 
 /// The admitted without those who resigned: who say anything of themselves, and were not appointed by

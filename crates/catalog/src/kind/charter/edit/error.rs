@@ -81,23 +81,30 @@ pub enum CharterError {
         /// How many there may be.
         limit: usize,
     },
-    /// The document of this admin is full: what was taken back is remembered, too.
+    /// The document of this admin has no room for more of the kind: some is kept for what takes rights away.
     #[error(
-        "this admin's part of the charter is full ({limit} entries, those that were removed included): let another admin go on"
+        "this admin's part of the charter is full: {limit} entries are there for {what}. Take back what this node laid down and nobody needs, e.g. with `polymath mesh {verb} remove`, or let another admin go on"
     )]
     Full {
         /// How many there may be.
         limit: usize,
+        /// Of what.
+        what: &'static str,
+        /// The verb that takes back some of it.
+        verb: &'static str,
     },
-    /// A fresh document of all that this admin says must fit into one change.
+    /// A fresh document of all that this admin says must fit into one change, of which a part is kept for
+    /// what takes rights away.
     #[error(
-        "this admin's part of the charter would hold more than one change may ({bytes} bytes, {operations} values): let another admin go on"
+        "this admin's part of the charter would be too large: {bytes} bytes and {operations} values are there for {what}. Take back what this node laid down and nobody needs, e.g. with `polymath mesh category remove` or `polymath mesh alias remove`, or let another admin go on"
     )]
     TooLarge {
         /// Bytes of a change.
         bytes: usize,
         /// Keys, numbers and texts in it.
         operations: u64,
+        /// Of what.
+        what: &'static str,
     },
     /// There is no room for what a removed admin laid down.
     #[error(
@@ -105,6 +112,14 @@ pub enum CharterError {
     )]
     Adoption {
         /// Whose.
+        peer: PeerId,
+    },
+    /// It signed two different changes under one number.
+    #[error(
+        "{peer} contradicts itself, so nothing of what it laid down can be repeated here: wait until it starts its part of the charter anew (an honest node does at once), or let all of that go with `polymath mesh admin remove {peer} --void`"
+    )]
+    Unheard {
+        /// Who.
         peer: PeerId,
     },
     /// Some admin has used the count up.
@@ -127,7 +142,9 @@ impl CharterError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotAdmin { .. } | Self::Outranked { .. } => ErrorKind::PermissionDenied,
-            Self::LastAdmin | Self::Oneself | Self::Count { .. } => ErrorKind::FailedPrecondition,
+            Self::LastAdmin | Self::Oneself | Self::Count { .. } | Self::Unheard { .. } => {
+                ErrorKind::FailedPrecondition
+            }
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Text { .. } | Self::Reserved { .. } | Self::Experts { .. } => {
                 ErrorKind::InvalidInput

@@ -8,7 +8,7 @@ use super::*;
 /// Documents of five peers, the first two of which are founders.
 struct Papers {
     peers: Vec<PeerId>,
-    of: BTreeMap<PeerId, Entries>,
+    of: BTreeMap<PeerId, Paper>,
 }
 
 impl Papers {
@@ -21,8 +21,22 @@ impl Papers {
 
     fn says(&mut self, author: usize, field: Field, at: u64, says: &[&str]) {
         let says = says.iter().map(|s| (*s).to_owned()).collect();
-        let entries = self.of.entry(self.peers[author]).or_default();
-        entries.0.insert(field, Entry { at, says });
+        let voided = 0;
+        let paper = self.paper(author);
+        paper.entries.0.insert(field, Entry { at, says, voided });
+    }
+
+    fn paper(&mut self, author: usize) -> &mut Paper {
+        let paper = self.of.entry(self.peers[author]).or_default();
+        paper.epoch = paper.epoch.max(1);
+        paper
+    }
+
+    /// Of what `author` says of the role of `peer`: nothing counts up to an epoch.
+    fn voids(&mut self, author: usize, peer: usize, epoch: u64) {
+        let field = self.role(peer);
+        let entry = self.paper(author).entries.0.entry(field).or_default();
+        entry.voided = epoch;
     }
 
     fn appoints(&mut self, author: usize, peer: usize, at: u64) {
@@ -135,6 +149,30 @@ fn who_resigned_is_no_admin_again_by_its_own_word() {
 }
 
 #[test]
+fn who_is_admitted_once_more_counts_from_the_next_epoch_that_any_senior_states() {
+    let mut papers = Papers::new();
+    papers.appoints(0, 2, 1);
+    papers.appoints(1, 2, 9);
+    papers.alias(2, 5, "theirs");
+    papers.voids(0, 2, 3);
+    for (epoch, counts) in [(1, false), (3, false), (4, true)] {
+        papers.paper(2).epoch = epoch;
+        let merged = papers.merged();
+        assert_eq!(merged.voided(&papers.peers[2]), 3);
+        assert_eq!(papers.stands_for().is_some(), counts, "{epoch}");
+        assert_eq!(papers.admins(), [0, 1, 2]);
+        // A claimed count is in nobody's way while it is void.
+        assert_eq!(merged.last, 9);
+    }
+    // Nobody voids what a senior says.
+    papers.alias(0, 2, "mine");
+    papers.alias(2, 1, "theirs");
+    papers.appoints(2, 0, 7);
+    papers.voids(2, 0, 100);
+    assert_eq!(papers.stands_for().as_deref(), Some("mine"));
+}
+
+#[test]
 fn only_seniors_revoke_an_admin() {
     let mut papers = Papers::new();
     let field = |papers: &Papers, n: usize| (Section::Revoked, papers.peers[n].to_string());
@@ -225,8 +263,8 @@ proptest! {
         papers.of.retain(|author, _| merged.counted.contains(author));
         prop_assert_eq!(&papers.merged(), &merged);
         papers.of = heard;
-        for (_, entries) in papers.of.iter_mut().filter(|(author, _)| !merged.counted.contains(author)) {
-            entries.0.values_mut().for_each(|e| e.at += 900);
+        for (_, paper) in papers.of.iter_mut().filter(|(author, _)| !merged.counted.contains(author)) {
+            paper.entries.0.values_mut().for_each(|e| (e.at, e.voided) = (e.at + 900, 9));
         }
         prop_assert_eq!(&papers.merged(), &merged);
     }
