@@ -1,6 +1,6 @@
 //! A table made ready for a policy, and how its one free constant is chosen.
 //!
-//! All of [`EstimatorConfig`] is fixed but the penalty of the regression, which is the variance of an outcome
+//! All of [`EstimatorConfig`] ([`whole`]) is fixed but the penalty of the regression, which is the variance of an outcome
 //! over that of what words explain, and differs from set to set. It is chosen among [`PENALTIES`] by
 //! cross-validation inside the training rows. The other defaults were found the same way on training
 //! questions of LLMRouter and on [`DEVELOPMENT`] rows of RouteLLM's MMLU and of MMLU-Pro, which no test uses.
@@ -42,10 +42,15 @@ pub fn expert_id(name: &str) -> ExpertId {
     ExpertId::from_bytes(*blake3::hash(name.as_bytes()).as_bytes())
 }
 
-/// For data read as a whole: everything is kept, nothing is discounted, and passes come at the end.
+/// Mass of each level where every expert's answer to every question is graded.
+const DENSE: f32 = 20.0;
+
+/// For data read as a whole: everything is kept, nothing is discounted, and passes come at the end. Evidence is
+/// dense there, so less of it makes a cluster's own mean believed.
 pub fn whole(penalty: f32) -> EstimatorConfig {
     EstimatorConfig {
         penalty,
+        level_masses: vec![DENSE, DENSE],
         max_observations: usize::MAX,
         max_experts: usize::MAX,
         revisits: 0,
