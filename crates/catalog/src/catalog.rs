@@ -1,6 +1,7 @@
 //! The state machine: what the node does with its own offer, and what it does for others.
 
 mod answers;
+mod arrived;
 mod charters;
 mod compare;
 mod forks;

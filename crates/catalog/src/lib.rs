@@ -31,6 +31,7 @@ pub mod live;
 mod log;
 mod record;
 mod refusal;
+mod short;
 mod weigh;
 mod weigher;
 
