@@ -42,15 +42,10 @@ pub fn expert_id(name: &str) -> ExpertId {
     ExpertId::from_bytes(*blake3::hash(name.as_bytes()).as_bytes())
 }
 
-/// Mass of each level where every expert's answer to every question is graded.
-const DENSE: f32 = 20.0;
-
-/// For data read as a whole: everything is kept, nothing is discounted, and passes come at the end. Evidence is
-/// dense there, so less of it makes a cluster's own mean believed.
+/// For data read as a whole: everything is kept, nothing is discounted, and passes come at the end.
 pub fn whole(penalty: f32) -> EstimatorConfig {
     EstimatorConfig {
         penalty,
-        level_masses: vec![DENSE, DENSE],
         max_observations: usize::MAX,
         max_experts: usize::MAX,
         revisits: 0,

@@ -15,9 +15,8 @@ use super::{
 };
 use crate::Random;
 
-/// Constants of an [`Estimator`]. The defaults are for a node that few answers are graded at, and that others
-/// tell of theirs; they were chosen on training rows (`choose_sharing` in `crates/eval/examples`). How those for
-/// data read as a whole were, is said in `crates/eval/src/study.rs`.
+/// Constants of an [`Estimator`]. The defaults were chosen by cross-validation inside the training folds of
+/// `polymath route eval`; how, is said in `crates/eval/src/study.rs`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EstimatorConfig {
     /// Places of the encoder's vector that are learnt from; higher ones are folded in.
@@ -49,8 +48,8 @@ impl Default for EstimatorConfig {
         Self {
             dimensions: 1 << 14,
             prior_mass: 4.0,
-            level_masses: vec![80.0, 80.0],
-            penalty: 500.0,
+            level_masses: vec![20.0, 20.0],
+            penalty: 50.0,
             words: 1.0,
             cues: 0.5,
             products: 0.1,
