@@ -1,7 +1,8 @@
 //! Compares ways to learn from others on training rows alone:
-//! `cargo run --release -p polymath-eval --example choose_sharing -- DATA`.
+//! `cargo run --release -p polymath-eval --example choose_sharing -- DATA [MASS,MASS,PENALTY ...]`.
 //!
-//! A fifth of LLMRouter's training questions is held out in place of its test split, which is never looked at.
+//! Each way is a setting of the estimator: the masses of its two levels, and its penalty. Liars' columns are by
+//! strategy, for nobody holding a role, the honest holding one, and liars too. A fifth of LLMRouter's training questions is held out in place of its test split, which is never looked at.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{collections::HashSet, path::PathBuf};
@@ -13,7 +14,7 @@ use polymath_eval::{
 };
 use polymath_router::{Random, learning::EstimatorConfig};
 
-const REPEATS: u64 = 40;
+const REPEATS: u64 = 16;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);

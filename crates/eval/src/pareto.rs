@@ -9,10 +9,7 @@
 //! `output_price`, dollars a million tokens. The sets have no counts of tokens, so the price of a call is that of
 //! as many tokens in as out. RouteLLM's two experts have the prices its paper reckons with.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use polymath_figures::{Report, Row};
 use serde::Deserialize;
@@ -94,11 +91,11 @@ fn known(path: &Path, experts: &[String]) -> Result<Vec<f64>, DataError> {
     experts.iter().map(price).collect()
 }
 
-fn described_prices(path: &PathBuf, experts: &[String]) -> Result<Vec<f64>, DataError> {
+fn described_prices(path: &Path, experts: &[String]) -> Result<Vec<f64>, DataError> {
     let file = std::io::BufReader::new(crate::data::open(path)?);
     let all: BTreeMap<String, Priced> =
         serde_json::from_reader(file).map_err(|e| DataError::Form {
-            path: path.clone(),
+            path: path.into(),
             line: e.line(),
             why: e.to_string(),
         })?;

@@ -1,6 +1,6 @@
 //! A table made ready for a policy, and how its one free constant is chosen.
 //!
-//! All of [`EstimatorConfig`] is fixed but the penalty of the regression, which is the variance of an outcome
+//! All of [`EstimatorConfig`] ([`whole`]) is fixed but the penalty of the regression, which is the variance of an outcome
 //! over that of what words explain, and differs from set to set. It is chosen among [`PENALTIES`] by
 //! cross-validation inside the training rows. The other defaults were found the same way on training
 //! questions of LLMRouter and on [`DEVELOPMENT`] rows of RouteLLM's MMLU and of MMLU-Pro, which no test uses.

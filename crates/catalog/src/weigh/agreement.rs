@@ -11,8 +11,10 @@ use polymath_types::Evidence;
 
 /// σ of the weight exp(-(d/σ)²): a tenth of a point off costs a third.
 const SIGMA: f64 = 0.15;
-/// Standard errors by which the excess may pass what chance explains: at one, honest observers lose enough of
-/// their word by chance to cost a third of what sharing gains (training rows of `polymath route eval`).
+/// Standard errors by which the excess may pass what chance explains. Every observer is judged in many cells,
+/// of which the least agreeing counts: with one, the honest lose so much of their word by chance that it costs a
+/// third of what sharing gains, with two a sixth (training rows, `choose_sharing` in `crates/eval/examples`).
+/// With three, six of twenty that say anything at all do harm where this node has seen nothing.
 const LENIENCE: f64 = 2.0;
 /// Own outcomes in a cell from which they are held against others.
 const OWN_LEAST: u32 = 5;

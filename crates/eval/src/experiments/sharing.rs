@@ -29,7 +29,7 @@ const NODES: usize = 20;
 const LIARS: usize = 6;
 const FEEDBACKS: usize = 100;
 const VOLUME: u32 = 50;
-const REPEATS: u64 = 10;
+const REPEATS: u64 = 30;
 
 /// What liars write in place of what they saw.
 #[derive(Debug, Clone, Copy)]
