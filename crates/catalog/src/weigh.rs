@@ -14,7 +14,12 @@
 //!   role;
 //! * keys cost nothing, and own evidence is published: whoever copies it is proven. So all observers without a
 //!   role together count in a cell as [`MASS`] outcomes, or [`FREE`] times own ones. The proven come first,
-//!   and the rest has at most [`MASS`] outcomes, or as many as own ones, of what they leave.
+//!   and the rest has at most [`MASS`] outcomes, or as many as own ones, of what they leave;
+//! * a word of few outcomes is excused by chance, a crowd of them is not: what the proven say together, and
+//!   the rest together, is held against own evidence by cell and by expert, or where there is none against
+//!   those of a higher rank, and counts as few outcomes as its distance leaves it (a variance between
+//!   sources is added to that of its mean). A crowd can so take away what honest observers of its rank add to
+//!   own evidence, and move it by about one standard deviation, not more.
 //!
 //! Proof does not depend on votes, nor votes on weights, so what comes out depends on the documents alone and
 //! not on the order they came in, once every observer was weighed again ([`Observers::tick`]). Sums are

@@ -19,7 +19,7 @@ use crate::{
     buckets::Position,
     catalog::Shelf,
     document::{Head, MAP_KEYS, Reader, bounded, whole},
-    limits::OBSERVED,
+    limits::{OBSERVED, OBSERVED_LEAST},
     record::{DocumentRecord, SeenRecord},
 };
 
@@ -62,8 +62,15 @@ impl Kind for ObservationKind {
         }
     }
 
+    /// Cells of so few outcomes that no honest node tells them say nothing. They are no poison: another
+    /// build may tell fewer.
     fn said(view: Observations, _: Position) -> Observations {
-        view
+        let told = |(_, evidence): &(Cell, Evidence)| evidence.count >= OBSERVED_LEAST;
+        if view.iter().all(|cell| told(&cell)) {
+            view
+        } else {
+            view.iter().filter(told).collect()
+        }
     }
 
     fn view(said: &Observations) -> Observations {

@@ -111,9 +111,104 @@ impl Sum for Agreement {
     }
 }
 
+/// What many say together of a cell: the mean of so many outcomes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pooled {
+    pub(super) count: f64,
+    pub(super) mean: f64,
+}
+
+impl Pooled {
+    /// What one node has seen, if it is enough to be held against others.
+    pub(super) fn own(own: Option<Evidence>) -> Option<Self> {
+        let own = own.filter(|own| own.count >= OWN_LEAST)?;
+        Some(Self {
+            count: own.count.into(),
+            mean: own.mean(),
+        })
+    }
+
+    /// The same, if it is enough.
+    pub(super) fn enough(self) -> Option<Self> {
+        (self.count >= f64::from(OWN_LEAST)).then_some(self)
+    }
+
+    /// The variance of one outcome, of one more success and failure.
+    fn of_one(&self) -> f64 {
+        let n = self.count.max(1.0);
+        let p = (self.mean * n + 1.0) / (n + 2.0);
+        p * (1.0 - p)
+    }
+
+    /// How many outcomes these are worth, if their source is so far (squared) from what is known better:
+    /// the variance between two sources is added to that of the mean, however many the outcomes are.
+    pub(super) fn worth(&self, apart: f64) -> f64 {
+        self.count / (1.0 + apart * self.count / self.of_one())
+    }
+}
+
+/// How far what many say together is from what is known better, over one cell or many. Each of them may
+/// be off by what chance explains of a few outcomes; all of them together may not.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Apart {
+    /// Of the differences' inverse variances.
+    weight: f64,
+    /// Differences, with their signs, by weight.
+    sum: f64,
+}
+
+impl Apart {
+    pub(super) fn between(said: Pooled, known: Pooled) -> Self {
+        let chance = said.of_one() / said.count.max(1.0) + known.of_one() / known.count.max(1.0);
+        let weight = 1.0 / chance;
+        Self {
+            weight,
+            sum: weight * (said.mean - known.mean),
+        }
+    }
+
+    /// The variance between both sources: the squared difference without what chance explains (DerSimonian
+    /// and Laird 1986).
+    pub(super) fn squared(&self) -> f64 {
+        if self.weight <= 0.0 {
+            return 0.0;
+        }
+        ((self.sum / self.weight).powi(2) - 1.0 / self.weight).max(0.0)
+    }
+}
+
+impl Sum for Apart {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            weight: sum.weight + one.weight,
+            sum: sum.sum + one.sum,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn however_many_say_it_what_contradicts_is_worth_few_outcomes() {
+        let known = Pooled {
+            count: 30.0,
+            mean: 0.6,
+        };
+        let said = |count, mean| Pooled { count, mean };
+        let worth = |count, mean| {
+            let said = said(count, mean);
+            said.worth(Apart::between(said, known).squared())
+        };
+        assert!(worth(100.0, 0.65) > 99.0);
+        assert!(worth(100.0, 0.3) < 5.0 && worth(100_000.0, 0.3) < 5.0);
+        // What is small in each cell is not in all of them.
+        let small = said(100.0, 0.68);
+        assert!(Apart::between(small, known).squared() < 0.001);
+        let many: Apart = (0..20).map(|_| Apart::between(small, known)).sum();
+        assert!(many.squared() > 0.005, "{many:?}");
+    }
 
     fn evidence(count: u32, mean: f64) -> Evidence {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]

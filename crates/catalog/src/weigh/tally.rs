@@ -2,7 +2,10 @@
 
 use polymath_types::{CodebookId, Evidence, Weighed, WeighedExpert};
 
-use super::{FREE, MASS, agreement::Agreement};
+use super::{
+    FREE, MASS,
+    agreement::{Agreement, Apart, Pooled},
+};
 
 /// Votes are counted by mean reward in so many steps.
 const STEPS: usize = 8;
@@ -38,6 +41,30 @@ impl Pot {
             u64::from(self.reward) * mass / u64::from(self.mass.max(1)),
         )
     }
+
+    /// What it says; nothing where nothing of it counts.
+    fn pooled(&self) -> Option<Pooled> {
+        (self.mass > 0).then(|| Pooled {
+            count: f64::from(self.mass) / 1000.0,
+            mean: f64::from(self.reward) / f64::from(self.mass),
+        })
+    }
+
+    /// The same mean, of so much mass at most, and of no more than it is worth beside what is `known`
+    /// better and so far (squared) from it in other cells.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a mass, or less
+    fn beside(&self, known: Option<Pooled>, most: u64, elsewhere: f64) -> (u64, u64) {
+        let Some(said) = self.pooled() else {
+            return (0, 0);
+        };
+        let here = known.map_or(0.0, |known| Apart::between(said, known).squared());
+        let counted = Pooled {
+            count: said.count.min(most as f64 / 1000.0),
+            ..said
+        };
+        let worth = counted.worth(here.max(elsewhere));
+        self.at_most(most.min((1000.0 * worth) as u64))
+    }
 }
 
 /// One cell, by rank. A table has at most 2^15 authors, so no sum comes near its end.
@@ -49,14 +76,21 @@ impl Sums {
         self.0.iter().all(|pot| pot.votes.iter().all(|n| *n == 0))
     }
 
-    /// What comes out beside so many own outcomes.
-    fn weighed(&self, own: u32) -> Weighed {
+    /// What comes out beside own outcomes. `elsewhere` is how far, squared, the pots without a role are from
+    /// own evidence over all cells.
+    fn weighed(&self, own: Option<Evidence>, elsewhere: [f64; 2]) -> Weighed {
         let thousandths = |outcomes: u32| 1000 * u64::from(outcomes);
         let [others, proven, role] = &self.0;
-        let free = thousandths(own.saturating_mul(FREE).max(MASS));
-        let proven = proven.at_most(free);
-        let left = free.saturating_sub(proven.0);
-        let others = others.at_most(left.min(thousandths(own.max(MASS))));
+        let outcomes = own.map_or(0, |own| own.count);
+        let free = thousandths(outcomes.saturating_mul(FREE).max(MASS));
+        let own = Pooled::own(own);
+        let better = own.or_else(|| role.pooled()?.enough());
+        let [of_others, of_proven] = elsewhere;
+        let counted = proven.beside(better, free, of_proven);
+        let left = free.saturating_sub(counted.0);
+        let better = better.or_else(|| proven.pooled()?.enough());
+        let most = left.min(thousandths(outcomes.max(MASS)));
+        let (proven, others) = (counted, others.beside(better, most, of_others));
         let sum =
             |role: u32, free: u64| role.saturating_add(u32::try_from(free).unwrap_or(u32::MAX));
         Weighed {
@@ -221,8 +255,9 @@ impl Tally {
     ) -> WeighedExpert {
         let books = self.0.iter().filter_map(|(book, cells)| {
             let own = own(book);
+            let elsewhere = [Rank::Other, Rank::Proven].map(|rank| apart(cells, own, rank));
             let cells = cells.iter().filter_map(|(cluster, sums)| {
-                let weighed = sums.weighed(of(own, *cluster).map_or(0, |e| e.count));
+                let weighed = sums.weighed(of(own, *cluster), elsewhere);
                 (weighed.mass > 0).then_some((*cluster, weighed))
             });
             let cells: Vec<_> = cells.collect();
@@ -230,6 +265,17 @@ impl Tally {
         });
         books.collect()
     }
+}
+
+/// How far, squared, those of one rank together are from own evidence, over all cells of an expert.
+fn apart(cells: &[(u16, Sums)], own: &[(u16, Evidence)], rank: Rank) -> f64 {
+    // Of most experts this node has seen nothing.
+    let cells = if own.is_empty() { &[] } else { cells };
+    let each = cells.iter().filter_map(|(cluster, sums)| {
+        let known = Pooled::own(of(own, *cluster))?;
+        Some(Apart::between(sums.0[rank as usize].pooled()?, known))
+    });
+    each.sum::<Apart>().squared()
 }
 
 /// What was seen in a cluster.

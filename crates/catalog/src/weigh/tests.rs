@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod copycats;
+mod small_words;
 
 /// Somebody offers whatever there is.
 const ALL: Offered<'static> = &|_| true;
