@@ -24,7 +24,7 @@ mod newcomer;
 mod ridge;
 mod sparse;
 
-pub use codebook::{Codebook, CodebookError, Fit, Member, Space, fit};
+pub use codebook::{Codebook, CodebookError, Fit, Member, Space, fit, fit_groups};
 pub use drift::Drift;
 pub use estimator::{Estimate, Estimator, EstimatorConfig, Seen};
 pub use explore::{Explorer, Pick};
