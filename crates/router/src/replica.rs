@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use polymath_types::{ExpertKind, IndexedExpert, LoadReport, PathKind, PeerId, Replica};
+use polymath_types::{
+    ExpertKind, Index, IndexedExpert, LoadReport, PathKind, PeerId, Privacy, Replica, Terms,
+};
 
 use crate::{
     PeerState, Reach, Request, RouterConfig, Term,
@@ -35,6 +37,8 @@ pub(crate) struct Seat {
     pub(crate) latency: f64,
     pub(crate) load: f64,
     pub(crate) path: f64,
+    pub(crate) price: f64,
+    pub(crate) trust: f64,
     tie: u64,
 }
 
@@ -49,6 +53,8 @@ impl Seat {
         self.step()
             .cmp(&other.step())
             .then(other.here.cmp(&self.here))
+            .then(self.price.total_cmp(&other.price))
+            .then(self.trust.total_cmp(&other.trust))
             .then(self.load.total_cmp(&other.load))
             .then(self.path.total_cmp(&other.path))
             .then(self.tie.cmp(&other.tie))
@@ -56,7 +62,7 @@ impl Seat {
     }
 
     /// What this replica takes off its expert's content.
-    pub(crate) fn terms(&self, config: &RouterConfig) -> [Term; 3] {
+    pub(crate) fn terms(&self, config: &RouterConfig) -> [Term; 5] {
         [
             Term {
                 name: "latency",
@@ -73,6 +79,16 @@ impl Seat {
                 value: self.path,
                 weight: -config.path_weight,
             },
+            Term {
+                name: "cost",
+                value: self.price,
+                weight: -config.cost_weight,
+            },
+            Term {
+                name: "trust",
+                value: self.trust,
+                weight: -config.trust_weight,
+            },
         ]
     }
 }
@@ -83,6 +99,7 @@ pub(crate) struct View<'a> {
     pub(crate) config: &'a RouterConfig,
     pub(crate) statistics: &'a Statistics,
     pub(crate) request: &'a Request<'a>,
+    pub(crate) index: &'a Index,
     pub(crate) peers: &'a dyn Fn(&PeerId) -> PeerState,
     /// Differs from decision to decision.
     pub(crate) salt: u64,
@@ -127,6 +144,7 @@ impl View<'_> {
                 "the request excludes this peer".into(),
             ));
         }
+        self.permitted(replica)?;
         if !replica.accepting {
             return Err((
                 Reason::NotAccepting,
@@ -134,6 +152,7 @@ impl View<'_> {
             ));
         }
         let state = (self.peers)(&peer);
+        self.private(&peer, &state)?;
         let (here, path) = match &state.reach {
             Reach::Unreachable { why } => return Err((Reason::Unreachable, why.clone().into())),
             Reach::Leaving => return Err((Reason::Leaving, "its peer leaves the mesh".into())),
@@ -168,8 +187,79 @@ impl View<'_> {
             latency: cost / (cost + HALF_LATENCY),
             load: state.load.map_or(0.0, |l| occupancy(&l)),
             path,
+            price: self.price(expert, replica),
+            trust: f64::from(u8::from(!here && !self.index.charter().trusts(&peer))),
             tie: hasher.finish(),
         })
+    }
+
+    /// Whether the caller lets this peer be asked.
+    fn permitted(&self, replica: &Replica) -> Result<(), (Reason, Cow<'static, str>)> {
+        let (constraints, peer) = (&self.request.query.constraints, &replica.peer);
+        if !constraints.allow.is_empty() && !constraints.allow.contains(peer) {
+            let why = "is none of the peers that the request allows";
+            return Err((Reason::PeerExcluded, why.into()));
+        }
+        let stated = self.index.peers().get(peer).map(|offer| &offer.labels);
+        let states = |(key, value): &(&String, &String)| {
+            let found = stated.and_then(|labels| labels.get(*key));
+            found.is_some_and(|stated| value.is_empty() || stated == *value)
+        };
+        if let Some((key, value)) = constraints.peer_labels.iter().find(|label| !states(label)) {
+            let why = format!("its peer does not state the label {key}={value}");
+            return Err((Reason::PeerLabels, why.into()));
+        }
+        let price = replica.terms.price();
+        match constraints.max_price {
+            Some(most) if price > most => {
+                let credit = Terms::CREDIT as f64;
+                let why = format!(
+                    "asks {} credits for 1,000 tokens each way, at most {} are paid",
+                    price as f64 / credit,
+                    most as f64 / credit
+                );
+                Err((Reason::Price, why.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the query may travel to this peer.
+    fn private(&self, peer: &PeerId, state: &PeerState) -> Result<(), (Reason, Cow<'static, str>)> {
+        let privacy = self.request.query.constraints.privacy;
+        let circle = if state.reach == Reach::Here {
+            Privacy::Local
+        } else if state.own {
+            Privacy::Own
+        } else if self.index.charter().trusts(peer) {
+            Privacy::Mesh
+        } else {
+            Privacy::Any
+        };
+        if circle <= privacy {
+            return Ok(());
+        }
+        let why = match privacy {
+            Privacy::Local => "the query must not leave this node",
+            Privacy::Own => "the query may go to your own nodes only",
+            Privacy::Mesh | Privacy::Any => {
+                "the query may go to holders of a role in the mesh only"
+            }
+        };
+        Err((Reason::Privacy, why.into()))
+    }
+
+    /// What an answer costs, 0 to 1.
+    fn price(&self, expert: &IndexedExpert, replica: &Replica) -> f64 {
+        let Terms {
+            price_in,
+            price_out,
+            ..
+        } = replica.terms;
+        let prompt = f64::from(self.request.features.prompt_tokens);
+        let tokens = prompt * price_in as f64 + self.answer_tokens(expert) * price_out as f64;
+        let credits = tokens / 1000.0 / Terms::CREDIT as f64;
+        credits / (credits + self.config.dear.max(f64::MIN_POSITIVE))
     }
 
     fn expected(&self, expert: &IndexedExpert, peer: PeerId, state: &PeerState) -> Expected {

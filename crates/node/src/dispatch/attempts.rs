@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use polymath_proto::v1;
+use polymath_proto::v1::{self, RoutedOutcome};
 use polymath_router::{Candidate, Decision, Outcome, Served};
 use polymath_types::{Attempt, ErrorKind, ExpertId, Failure, Query};
 use tokio::time::Instant;
@@ -32,6 +32,8 @@ pub(super) struct Progress {
     pub(super) fingerprint: String,
     pub(super) first: Option<Instant>,
     pub(super) last: Option<Instant>,
+    /// Why it ended: stop, length.
+    pub(super) finished: &'static str,
 }
 
 impl Progress {
@@ -125,7 +127,7 @@ impl Asked {
         query: &Query,
         decision: Decision,
         deadline: Instant,
-    ) -> Result<(), Failure> {
+    ) -> Result<RoutedOutcome, Failure> {
         let mut progress = Progress::default();
         let mut failures: Vec<Attempt> = Vec::new();
         let mut last: Option<Failure> = None;
@@ -151,7 +153,13 @@ impl Asked {
             };
             let Err(failure) = self.attempt(&attempt, &mut progress).await else {
                 refusals.refute(&self.node, candidate.expert);
-                return Ok(());
+                return Ok(RoutedOutcome {
+                    expert: candidate.expert.as_bytes().to_vec().into(),
+                    peer: candidate.peer.to_bytes().into(),
+                    tokens: u32::try_from(progress.ids.len()).unwrap_or(u32::MAX),
+                    finished: progress.finished.to_owned(),
+                    ..RoutedOutcome::default()
+                });
             };
             tracing::debug!(request_id = %query.id, peer = %candidate.peer, expert = %candidate.name, "attempt failed: {failure}");
             soonest = soonest.into_iter().chain(failure.retry_after_ms).min();

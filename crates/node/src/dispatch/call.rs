@@ -269,6 +269,10 @@ impl Asked {
             let loads = &self.node.inner.loads;
             loads.heard(Instant::now(), candidate.peer, load);
         }
+        progress.finished = match finished.reason() {
+            v1::finished::Reason::Length => "length",
+            _ => "stop",
+        };
         self.finish(attempt, path, transport, finished, progress)
             .await;
         Ok(pace.served())

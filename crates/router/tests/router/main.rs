@@ -6,6 +6,7 @@ mod content;
 mod failures;
 mod filters;
 mod laws;
+mod learned;
 mod replicas;
 mod scene;
 mod vector_space;
