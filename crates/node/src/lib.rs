@@ -369,7 +369,7 @@ impl Node {
         if node.inner.config.catalog.exchange {
             tasks.spawn(sync.clone().follow(net, clients));
         }
-        if !client {
+        if !passing {
             tasks.spawn(members::announce(node.clone(), sync));
         }
         let (stop, fetching) = (node.inner.cancel.clone(), Cancel::new());

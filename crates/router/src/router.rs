@@ -15,6 +15,8 @@ use crate::{
     statistics::Statistics,
 };
 
+/// How good the answer of the closest expert is expected to be, before anything is learnt of it.
+const CLOSEST_PRIOR: f64 = 0.6;
 /// Experts among which the policy may choose an experiment.
 const MOST_TRIED: usize = 8;
 
@@ -38,6 +40,8 @@ pub(crate) struct Ranked<'a> {
     pub(crate) quality: Option<f64>,
     /// The card states languages, the query's is not among them.
     pub(crate) foreign: bool,
+    /// How good an answer is expected without anything learnt, 0 to 1.
+    pub(crate) prior: f64,
     /// By how much more than that is expected by what was learnt, and answers that stand behind it.
     pub(crate) learned: Option<(f64, f64)>,
     /// Quality (0 where unknown) less the language penalty.
@@ -47,18 +51,13 @@ pub(crate) struct Ranked<'a> {
 }
 
 impl Ranked<'_> {
-    /// What is expected without anything learnt.
-    pub(crate) fn prior(&self) -> f64 {
-        self.quality.unwrap_or(0.0).clamp(LEAST_PRIOR, 1.0)
-    }
-
     /// What is expected of its answer.
     pub(crate) fn expected(&self) -> f64 {
-        self.prior() + self.learned.map_or(0.0, |(more, _)| more)
+        self.prior + self.learned.map_or(0.0, |(more, _)| more)
     }
 
-    fn learn(&mut self, estimate: &Estimate, prior: f64) {
-        let more = estimate.mean - prior;
+    fn learn(&mut self, estimate: &Estimate) {
+        let more = estimate.mean - self.prior;
         if more.is_finite() && more != 0.0 {
             self.learned = Some((more, estimate.mass));
             self.content = self.subject + more;
@@ -262,6 +261,7 @@ impl Router {
                     expert,
                     quality,
                     foreign,
+                    prior: 0.0,
                     learned: None,
                     subject,
                     content: subject,
@@ -273,6 +273,13 @@ impl Router {
             by_content.then(a.expert.id.cmp(&b.expert.id))
         };
         ranked.sort_unstable_by(best_first);
+        // Cosines of different encoders and queries lie anywhere: what counts is how far behind the closest
+        // an expert is.
+        let closest = ranked.first().map_or(0.0, |r| r.subject);
+        for ranked in &mut ranked {
+            let behind = closest - ranked.subject;
+            ranked.prior = (CLOSEST_PRIOR - behind).clamp(LEAST_PRIOR, 1.0);
+        }
         if self.policy.knows() {
             let judged = ranked.len().min(self.config.judged);
             self.judge(request, &mut ranked[..judged]);
@@ -285,8 +292,8 @@ impl Router {
     fn judge(&self, request: &Request<'_>, ranked: &mut [Ranked<'_>]) {
         let priors = priors(ranked.iter());
         let estimates = self.policy.estimate(question(request), &priors);
-        for ((ranked, (_, prior)), estimate) in ranked.iter_mut().zip(priors).zip(&estimates) {
-            ranked.learn(estimate, prior);
+        for (ranked, estimate) in ranked.iter_mut().zip(&estimates) {
+            ranked.learn(estimate);
         }
     }
 
@@ -426,7 +433,7 @@ fn question<'a>(request: &Request<'a>) -> Question<'a> {
 }
 
 fn priors<'a, 'b: 'a>(ranked: impl Iterator<Item = &'a Ranked<'b>>) -> Vec<(ExpertId, f64)> {
-    ranked.map(|r| (r.expert.id, r.prior())).collect()
+    ranked.map(|r| (r.expert.id, r.prior)).collect()
 }
 
 fn candidate(
@@ -464,7 +471,7 @@ fn candidate(
         score: terms.iter().map(|t| t.value * t.weight).sum(),
         terms,
         expected: Expectation {
-            prior: ranked.prior(),
+            prior: ranked.prior,
             quality: ranked.expected(),
             evidence,
             propensity: group.propensity,
