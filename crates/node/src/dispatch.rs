@@ -4,6 +4,7 @@
 mod attempts;
 mod call;
 mod flags;
+mod hedge;
 
 use std::{collections::HashMap, time::Duration};
 

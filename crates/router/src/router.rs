@@ -9,6 +9,7 @@ use crate::{
     RouterConfig, Term,
     decision::{Reason, Tally},
     failure, filter,
+    hedge::Hedges,
     learning::{Codebook, Estimate, EstimatorConfig, LEAST_PRIOR, Learner},
     reason,
     replica::{Seat, View, describe},
@@ -25,11 +26,12 @@ type Descriptors<'a> = &'a dyn Fn(&ExpertId) -> Option<Arc<Descriptor>>;
 /// Chooses experts and replicas, and learns from the outcomes of calls.
 #[derive(Debug)]
 pub struct Router {
-    config: RouterConfig,
+    pub(crate) config: RouterConfig,
     seed: u64,
     decisions: u64,
-    statistics: Statistics,
     policy: Box<dyn Policy>,
+    pub(crate) statistics: Statistics,
+    pub(crate) hedges: Hedges,
 }
 
 /// An expert with what the query makes of it.
@@ -89,12 +91,14 @@ impl Router {
     /// With another policy.
     pub fn with_policy(config: RouterConfig, seed: u64, policy: Box<dyn Policy>) -> Self {
         let statistics = Statistics::new(config.max_statistics);
+        let hedges = Hedges::new(config.max_statistics);
         Self {
             config,
             seed,
             decisions: 0,
             statistics,
             policy,
+            hedges,
         }
     }
 
@@ -195,11 +199,15 @@ impl Router {
     /// A call begins. Every call begun must be followed by one [`Self::observe`].
     pub fn started(&mut self, now: Duration, expert: ExpertId, peer: PeerId) {
         self.statistics.started(now, expert, peer);
+        self.hedges.called();
     }
 
     /// A call ended; a caller's own cancellation is told as [`polymath_types::ErrorKind::Cancelled`].
     pub fn observe(&mut self, now: Duration, outcome: &Outcome) {
         self.statistics.observe(now, outcome, &self.config);
+        if let Ok(served) = &outcome.result {
+            self.hedges.took(now, outcome.expert, served.ttft);
+        }
     }
 
     /// Why calls to this replica do not pass now, if they do not: for people.

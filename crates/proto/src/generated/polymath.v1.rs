@@ -1624,6 +1624,10 @@ pub struct Attempt {
     /// why the one before failed
     #[prost(string, tag = "7")]
     pub previous_failure: ::prost::alloc::string::String,
+    /// Made beside the one before, which had brought nothing for longer than such calls take; told when it
+    /// is the one that answers.
+    #[prost(bool, tag = "8")]
+    pub hedge: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Embeddings {
@@ -1667,6 +1671,9 @@ pub struct Done {
     pub engine_fingerprint: ::prost::alloc::string::String,
     #[prost(uint64, tag = "14")]
     pub seed: u64,
+    /// answered by a second call beside a slow one
+    #[prost(bool, tag = "15")]
+    pub hedged: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Failed {
