@@ -245,7 +245,7 @@ fn check(d: &Decision, world: &World, wish: &Wish, config: &RouterConfig) {
         assert!(w[0][0].score >= w[1][0].score - 1e-9);
         // A difference of content beyond the margin is never overturned.
         let content = |g: &[polymath_router::Candidate]| {
-            g[0].terms[..2]
+            g[0].terms[..3]
                 .iter()
                 .map(|t| t.value * t.weight)
                 .sum::<f64>()

@@ -12,6 +12,7 @@ fn words(scene: &Scene) -> (Sparse, Vec<f32>) {
 /// A question about eggs.
 fn kitchen() -> (Scene, ExpertId, ExpertId) {
     let (mut scene, chef, coder) = Scene::kitchen();
+    scene.features.vector = vec![0.8, 0.5, 0.3];
     scene.features.words = Sparse::new(&[7, 700, 7000], &[0.6, 0.6, 0.53]);
     scene.features.cues = vec![0.3, -0.2];
     (scene, chef, coder)
