@@ -21,6 +21,10 @@ impl Ridge {
         }
     }
 
+    pub(crate) fn into_weights(self) -> Vec<f32> {
+        self.weights
+    }
+
     pub(crate) fn predict(&self, x: &Sparse) -> f32 {
         x.dot(&self.weights)
     }
