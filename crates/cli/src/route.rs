@@ -1,19 +1,37 @@
-//! `polymath route`: the router looked at by itself, without a daemon.
+//! `polymath route`: whom a question would go to; and the router looked at by itself, without a daemon.
+
+use std::{fs::OpenOptions, io::Write, path::Path};
 
 use polymath_eval::{DataError, Entry, Options, evaluate, pareto::pareto, policies};
 use polymath_figures::Report;
-use polymath_types::{ErrorKind, Failure};
+use polymath_node::Node;
+use polymath_proto::v1;
+use polymath_types::{ErrorKind, Failure, Format, PeerId};
+use serde_json::{Value, json};
+use toml::Table;
 
 use crate::{
-    args::{RouteEval, RoutePareto, RouteVerb},
-    output,
+    args::{LogVerb, Route, RouteEval, RoutePareto, RouteVerb},
+    ask, output,
     session::Session,
     signals,
 };
 
-pub(crate) async fn run(session: Session, verb: RouteVerb) -> Result<(), Failure> {
+pub(crate) async fn run(session: Session, route: Route) -> Result<(), Failure> {
+    let Some(verb) = route.verb else {
+        let mut ask = route.ask;
+        ask.dry_run = true;
+        return ask::run(session, ask).await;
+    };
+    if let RouteVerb::Log {
+        verb: LogVerb::Export { file },
+    } = verb
+    {
+        return export(&session, file.as_deref()).await;
+    }
     session.begin_apart()?;
     match verb {
+        RouteVerb::Log { .. } => {}
         RouteVerb::Eval(eval) => {
             let strict = eval.strict;
             let report = measured(move || evaluated(&eval)).await?;
@@ -32,6 +50,90 @@ pub(crate) async fn run(session: Session, verb: RouteVerb) -> Result<(), Failure
         }
     }
     Ok(())
+}
+
+/// Writes what the running node has noted.
+async fn export(session: &Session, file: Option<&Path>) -> Result<(), Failure> {
+    session.begin(Table::new())?;
+    let mut daemon = session.daemon().await?.ok_or_else(|| {
+        Failure::new(
+            ErrorKind::FailedPrecondition,
+            "no node runs here: start it with `polymath up`; it keeps what it noted before",
+        )
+    })?;
+    let request = v1::RouteLogRequest {
+        version: Format::Control.current(),
+    };
+    let log = daemon.route_log(request).await;
+    let mut log = log.map_err(|s| Node::control_failure(&s))?.into_inner();
+    let (mut out, name): (Box<dyn Write>, String) = match file {
+        None => (Box::new(std::io::stdout().lock()), String::new()),
+        Some(path) => {
+            let opened = OpenOptions::new().write(true).create_new(true).open(path);
+            let file = opened.map_err(|e| unwritten(path, &e))?;
+            let file = std::io::BufWriter::new(file);
+            (Box::new(file), path.display().to_string())
+        }
+    };
+    let mut decisions = 0;
+    while let Some(routed) = log.message().await.map_err(|s| Node::control_failure(&s))? {
+        let written = writeln!(out, "{}", routed_json(&routed));
+        written.map_err(|e| match file {
+            None => output::unwritten(&e),
+            Some(path) => unwritten(path, &e),
+        })?;
+        decisions += 1;
+    }
+    let flushed = out.flush();
+    flushed.map_err(|e| output::unwritten(&e))?;
+    drop(out);
+    if file.is_some() {
+        let value = json!({ "file": name, "decisions": decisions });
+        output::print(session, &value, || {
+            format!("{decisions} decisions in {name}")
+        });
+    }
+    Ok(())
+}
+
+fn unwritten(path: &Path, e: &std::io::Error) -> Failure {
+    let what = format!(
+        "cannot write {}: {e}; name a file that is not there yet",
+        path.display()
+    );
+    Failure::new(ErrorKind::InvalidInput, what)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn routed_json(routed: &v1::RoutedQuery) -> Value {
+    let expert = |e: &v1::RoutedExpert| {
+        let expected = e.expected.unwrap_or_default();
+        json!({
+            "expert": hex(&e.expert), "score": e.score, "prior": expected.prior,
+            "quality": expected.quality, "evidence": expected.evidence,
+            "propensity": expected.propensity,
+        })
+    };
+    let outcome = routed.outcome.as_ref().map(|o| {
+        let answered = !o.expert.is_empty();
+        let peer = PeerId::from_bytes(&o.peer).map(|p| p.to_string());
+        json!({
+            "expert": answered.then(|| hex(&o.expert)), "peer": peer.ok(),
+            "failure": (!o.failure.is_empty()).then_some(&o.failure),
+            "finish_reason": (!o.finished.is_empty()).then_some(&o.finished),
+            "total_ms": o.total_ms, "tokens": o.tokens,
+        })
+    });
+    json!({
+        "number": routed.number, "request_id": routed.request_id, "at_ms": routed.at_ms,
+        "kind": routed.kind, "policy": routed.policy, "agent": routed.agent,
+        "encoder": routed.encoder, "places": routed.places, "values": routed.values,
+        "cues": routed.cues, "experts": routed.experts.iter().map(expert).collect::<Vec<_>>(),
+        "explored": routed.explored, "outcome": outcome, "reward": routed.reward,
+    })
 }
 
 fn evaluated(eval: &RouteEval) -> Result<Report, Failure> {

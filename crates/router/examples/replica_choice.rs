@@ -223,6 +223,7 @@ fn index(peers: &[PeerId]) -> (Index, ExpertId) {
         description: String::new(),
         examples: Vec::new(),
         languages: Vec::new(),
+        capabilities: Vec::new(),
         labels: LabelSet::None,
     });
     let id = card.id();

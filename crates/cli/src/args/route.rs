@@ -4,11 +4,38 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use super::Ask;
+
 /// What the data sets look like, in the help of the verbs that read them.
 const DATA: &str = polymath_eval::FORMAT;
 
+#[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Route {
+    /// As to `ask`; nothing is asked
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+    #[command(subcommand)]
+    pub(crate) verb: Option<RouteVerb>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogVerb {
+    /// Write the latest decisions, a JSON object a line: candidates, scores, propensities, outcomes and ratings,
+    /// hashed words in place of texts
+    Export {
+        /// The file; it must not be there [default: standard output]
+        file: Option<PathBuf>,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum RouteVerb {
+    /// The decisions that the running node has noted
+    Log {
+        #[command(subcommand)]
+        verb: LogVerb,
+    },
     /// Measure the router on outcomes of real models, beside baselines and what was asked for
     #[command(after_help = DATA)]
     Eval(RouteEval),
