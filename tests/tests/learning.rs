@@ -52,10 +52,23 @@ fn other<'a>(of: &str) -> &'a str {
 fn ratings_change_the_choice_outlast_a_restart_and_count_once() {
     let lab = Lab::new();
     let experts = ["alpha", "beta"].map(|name| lab.identifier(name));
-    let args = ["--expert", &experts[0], "--expert", &experts[1], "--listen", TCP, "--api", "127.0.0.1:0"];
+    let args = [
+        "--expert",
+        &experts[0],
+        "--expert",
+        &experts[1],
+        "--listen",
+        TCP,
+        "--api",
+        "127.0.0.1:0",
+    ];
     let node = lab.up("node", &args).ready();
-    node.cli(&["rate", "good"]).run().fails(3, &["ask something first"]);
-    node.cli(&["rate", "splendid"]).run().fails(2, &["from 0 to 1"]);
+    node.cli(&["rate", "good"])
+        .run()
+        .fails(3, &["ask something first"]);
+    node.cli(&["rate", "splendid"])
+        .run()
+        .fails(2, &["from 0 to 1"]);
     let before = choice(&node);
     for _ in 0..8 {
         rate(&node, &before, "bad");
@@ -65,7 +78,9 @@ fn ratings_change_the_choice_outlast_a_restart_and_count_once() {
     let id = answered["request_id"].as_str().unwrap();
     // The latest answer needs no name, and an answer is rated once.
     node.cli(&["rate", "1"]).run().ok();
-    node.cli(&["rate", "0", id]).run().fails(8, &["rated 1 before"]);
+    node.cli(&["rate", "0", id])
+        .run()
+        .fails(8, &["rated 1 before"]);
 
     // The same over HTTP.
     let body = r#"{"request_id": "nobody", "rating": 0}"#;
@@ -89,7 +104,14 @@ fn ratings_change_the_choice_outlast_a_restart_and_count_once() {
 fn what_one_node_was_told_another_node_goes_by() {
     let lab = Lab::new();
     let experts = ["alpha", "beta"].map(|name| lab.identifier(name));
-    let args = ["--expert", &experts[0], "--expert", &experts[1], "--listen", TCP];
+    let args = [
+        "--expert",
+        &experts[0],
+        "--expert",
+        &experts[1],
+        "--listen",
+        TCP,
+    ];
     let server = lab.up("server", &args).ready();
     let [one, two] = ["one", "two"].map(|name| {
         lab.join(name, &server);
@@ -110,7 +132,13 @@ fn what_one_node_was_told_another_node_goes_by() {
     let all: Vec<&str> = QUESTION.into_iter().chain(["--dry-run"]).collect();
     let asked = two.ask(&all);
     let candidates = asked["decision"]["candidates"].as_array().unwrap().clone();
-    let named = |name: &str| candidates.iter().find(|c| c["expert"] == name).unwrap().clone();
+    let named = |name: &str| {
+        candidates
+            .iter()
+            .find(|c| c["expert"] == name)
+            .unwrap()
+            .clone()
+    };
     let worse = named(&before);
     assert!(worse["expected"]["quality"].as_f64() < worse["expected"]["prior"].as_f64());
 }

@@ -25,4 +25,5 @@ mod rate;
 mod restart;
 mod scale;
 mod scene;
+mod short;
 mod terms;
