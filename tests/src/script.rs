@@ -82,6 +82,7 @@ pub fn card(name: &str) -> ExpertCard {
         languages: Vec::new(),
         capabilities: Vec::new(),
         labels: LabelSet::None,
+        capabilities: Vec::new(),
     }
 }
 

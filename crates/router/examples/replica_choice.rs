@@ -225,6 +225,7 @@ fn index(peers: &[PeerId]) -> (Index, ExpertId) {
         languages: Vec::new(),
         capabilities: Vec::new(),
         labels: LabelSet::None,
+        capabilities: Vec::new(),
     });
     let id = card.id();
     let offer = PeerOffer {

@@ -65,7 +65,9 @@ impl Catalog {
             let charter = Category::of(frame.category) == Some(Category::Charter)
                 && Format::Sync.check(frame.version).is_ok();
             match frame.frame.take() {
-                Some(Frame::Offers(offers)) if charter => charters.extend(offers.changes),
+                Some(Frame::Offers(offers)) if charter && offers.short.is_empty() => {
+                    charters.extend(offers.changes);
+                }
                 taken => {
                     frame.frame = taken;
                     rest.push(frame);
