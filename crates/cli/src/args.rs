@@ -64,6 +64,8 @@ pub(crate) enum Verb {
     Up(Up),
     /// Ask the mesh a question
     Ask(Ask),
+    /// Say how good an answer was: the router learns from it
+    Rate(Rate),
     /// Join a mesh: by the address of a member, or by an invite
     Join(Join),
     /// Found, join, leave and show the home's mesh; invite others into it
@@ -205,6 +207,21 @@ pub(crate) struct Ask {
     /// Do not ask this peer; repeatable
     #[arg(long, value_name = "PEER")]
     pub(crate) exclude: Vec<String>,
+    /// Ask none but this peer; repeatable
+    #[arg(long, value_name = "PEER")]
+    pub(crate) allow: Vec<String>,
+    /// How far the question may travel: local, own (your nodes: router.own), mesh (holders of a role) or any
+    #[arg(long, value_name = "CLASS", value_parser = ["local", "own", "mesh", "any"])]
+    pub(crate) privacy: Option<String>,
+    /// Ask only peers that state this label, e.g. office=berlin; repeatable
+    #[arg(long = "peer-label", value_name = "KEY=VALUE")]
+    pub(crate) peer_labels: Vec<String>,
+    /// Most credits paid for 1,000 tokens each way
+    #[arg(long, value_name = "CREDITS", allow_negative_numbers = true)]
+    pub(crate) max_price: Option<f64>,
+    /// What matters more than usual: fast, cheap or best
+    #[arg(long, value_name = "WHAT", value_parser = ["balanced", "fast", "cheap", "best"])]
+    pub(crate) prefer: Option<String>,
     /// Instructions that replace the expert's own
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
@@ -237,6 +254,15 @@ pub(crate) struct Ask {
     /// Show route, time to first token and tokens a second
     #[arg(long, short)]
     pub(crate) verbose: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Rate {
+    /// good, bad, or a number from 0 to 1
+    pub(crate) rating: String,
+    /// The request id of the answer [default: the latest answer]
+    #[arg(value_name = "REQUEST")]
+    pub(crate) request: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,13 +1,14 @@
 //! `polymath ask`: tokens on stdout, all else on stderr.
 
 use std::{
+    collections::HashMap,
     io::{IsTerminal, Read, Write},
     time::Duration,
 };
 
 use polymath_node::{Control, Node, Options};
 use polymath_proto::v1::{self, ask_event::Event};
-use polymath_types::{ErrorKind, Failure, Format};
+use polymath_types::{ErrorKind, Failure, Format, Terms};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 use toml::Table;
@@ -174,11 +175,43 @@ fn request(ask: args::Ask, question: String) -> Result<v1::AskRequest, Failure> 
         // The name under which the API's clients leave the choice to the router.
         model: ask.model.filter(|m| m != "auto").unwrap_or_default(),
         peer: ask.peer.unwrap_or_default(),
+        allow: ask.allow,
         exclude: ask.exclude,
+        privacy: ask.privacy.unwrap_or_default(),
+        peer_labels: peer_labels(&ask.peer_labels)?,
+        max_price: ask.max_price.map(price).transpose()?,
+        prefer: ask.prefer.unwrap_or_default(),
         timeout_ms: timeout_ms.max(1),
         dry_run: ask.dry_run,
         request_id: String::new(),
     })
+}
+
+fn peer_labels(labels: &[String]) -> Result<HashMap<String, String>, Failure> {
+    let label = |text: &String| {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        if key.is_empty() {
+            return Err(Failure::new(
+                ErrorKind::InvalidInput,
+                format!("--peer-label takes KEY=VALUE, or KEY for any value, not '{text}'"),
+            ));
+        }
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    labels.iter().map(label).collect()
+}
+
+/// Credits as millionths.
+fn price(credits: f64) -> Result<u64, Failure> {
+    let millionths = credits * Terms::CREDIT as f64;
+    if (0.0..=Terms::HIGHEST_PRICE as f64).contains(&millionths) {
+        Ok(millionths.round() as u64)
+    } else {
+        Err(Failure::new(
+            ErrorKind::InvalidInput,
+            "--max-price takes credits from 0 up to a million",
+        ))
+    }
 }
 
 /// How much of an answer's way is shown.
@@ -279,7 +312,8 @@ impl Show {
                 String::new()
             };
             output::note(&output::dim(&format!(
-                "{} ({}) on {} · {} {} · TTFT {:.0} ms · {:.1} tokens/s · {} + {} tokens · {:.0} ms{tries}",
+                "{} · {} ({}) on {} · {} {} · TTFT {:.0} ms · {:.1} tokens/s · {} + {} tokens · {:.0} ms{tries}",
+                c.decision.as_ref().map_or("", |d| &d.request_id),
                 done.expert,
                 done.model,
                 output::short_peer(&done.peer),
@@ -355,8 +389,12 @@ fn say(text: &str, newline: bool) -> Result<(), Failure> {
 pub(crate) fn decision_json(d: &v1::Decision) -> Value {
     json!({
         "request_id": d.request_id, "encoder": d.encoder, "reason": d.reason,
+        "explored": d.explored,
         "candidates": d.candidates.iter().map(|c| json!({
             "expert": c.expert, "expert_id": c.expert_id, "model": c.model, "peer": c.peer, "score": c.score,
+            "expected": c.expected.map(|e| json!({
+                "prior": e.prior, "quality": e.quality, "evidence": e.evidence, "propensity": e.propensity,
+            })),
             "terms": c.terms.iter().map(|t| json!({ "name": t.name, "value": t.value, "weight": t.weight })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "excluded": d.excluded.iter().map(|e| json!({
@@ -373,6 +411,7 @@ fn explain(d: &v1::Decision) -> String {
             let terms: Vec<String> = c
                 .terms
                 .iter()
+                .filter(|t| t.value != 0.0)
                 .map(|t| format!("{} {:.2}×{:.2}", t.name, t.value, t.weight))
                 .collect();
             vec![

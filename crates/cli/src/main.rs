@@ -16,6 +16,7 @@ mod mesh;
 mod model;
 mod output;
 mod peers;
+mod rate;
 mod screen;
 mod session;
 mod signals;
@@ -77,6 +78,7 @@ async fn run(session: Session, verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Up(up) => up::run(session, up).await,
         Verb::Ask(ask) => ask::run(session, ask).await,
+        Verb::Rate(rate) => rate::run(session, rate).await,
         Verb::Join(join) => join::run(session, join).await,
         Verb::Mesh { verb } => mesh::run(session, verb).await,
         Verb::Catalog { verb } => catalog::run(session, verb).await,

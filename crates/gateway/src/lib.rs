@@ -7,6 +7,7 @@ mod chat;
 mod envelope;
 mod guard;
 mod models;
+mod ratings;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -70,6 +71,7 @@ pub async fn serve(
 fn routes(node: Node, address: SocketAddr) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/ratings", post(ratings::rate))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{name}", get(models::one))
         .route("/livez", get(alive))

@@ -5,7 +5,8 @@ mod limits;
 use std::{collections::BTreeMap, fmt, fs, io, net::SocketAddr, path::Path};
 
 use polymath_net::NetLimits;
-use polymath_types::{ErrorKind, Failure};
+use polymath_router::{POLICIES, Policy, by_name};
+use polymath_types::{ErrorKind, Failure, PeerId};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -114,7 +115,7 @@ pub struct Catalog {
     /// Exchange offers with peers. Without it experts are found through the DHT alone.
     pub exchange: bool,
     /// Keep and exchange what peers have observed of experts: counts and rewards by cluster, never a
-    /// question. Off until routers read and write them.
+    /// question. Without it this node learns from its own grades alone.
     pub observations: bool,
 }
 
@@ -137,6 +138,36 @@ pub struct Router {
     /// `static` needs no model; `embedder` uses the sentence embedder; `auto` uses the embedder
     /// when its files are in the model store.
     pub encoder: String,
+    /// `learned` goes by likeness of question and card, and by what graded answers have taught; `likeness` by
+    /// that alone.
+    pub policy: String,
+    /// Peer ids of your own other nodes: what must not leave them (`--privacy own`) may go there.
+    pub own: Vec<String>,
+}
+
+impl Router {
+    /// The peers of `own`.
+    pub(crate) fn own_peers(&self) -> Result<Vec<PeerId>, Failure> {
+        let peer = |text: &String| {
+            text.parse().map_err(|_| {
+                bad(format!(
+                    "router.own names '{text}', which is no peer id: `polymath identity show` on that node tells its own"
+                ))
+            })
+        };
+        self.own.iter().map(peer).collect()
+    }
+
+    pub(crate) fn policy(&self) -> Result<Box<dyn Policy>, Failure> {
+        let seed = u64::from_be_bytes(crate::random());
+        by_name(&self.policy, seed).ok_or_else(|| {
+            bad(format!(
+                "router.policy = \"{}\": use one of {}",
+                self.policy,
+                POLICIES.join(", ")
+            ))
+        })
+    }
 }
 
 impl Default for Config {
@@ -204,7 +235,7 @@ impl Default for Catalog {
     fn default() -> Self {
         Self {
             exchange: true,
-            observations: false,
+            observations: true,
         }
     }
 }
@@ -221,6 +252,8 @@ impl Default for Router {
     fn default() -> Self {
         Self {
             encoder: "auto".into(),
+            policy: "learned".into(),
+            own: Vec::new(),
         }
     }
 }
@@ -296,6 +329,8 @@ impl Config {
             &self.router.encoder,
             &["auto", "static", "embedder"],
         )?;
+        one_of("router.policy", &self.router.policy, &POLICIES)?;
+        self.router.own_peers()?;
         one_of("serve", &self.serve, &["mesh", "self"])?;
         self.limits.check()?;
         self.check_terms()?;

@@ -243,6 +243,32 @@ impl control_server::Control for Service {
         Ok(Response::new(self.node.experts()))
     }
 
+    async fn rate(
+        &self,
+        request: Request<v1::RateRequest>,
+    ) -> Result<Response<v1::RateResponse>, Status> {
+        self.owner()?;
+        check(request.get_ref().version)?;
+        let v1::RateRequest {
+            request_id, reward, ..
+        } = request.into_inner();
+        let rated = self.node.rate(&request_id, reward).await;
+        Ok(Response::new(rated.map_err(|f| rpc::status(&f))?))
+    }
+
+    type RouteLogStream = Pin<Box<dyn Stream<Item = Result<v1::RoutedQuery, Status>> + Send>>;
+
+    async fn route_log(
+        &self,
+        request: Request<v1::RouteLogRequest>,
+    ) -> Result<Response<Self::RouteLogStream>, Status> {
+        self.owner()?;
+        check(request.get_ref().version)?;
+        let all = self.node.inner.learning.all();
+        let all = futures::stream::iter(all.into_iter().map(Ok));
+        Ok(Response::new(all.boxed()))
+    }
+
     async fn join(
         &self,
         request: Request<v1::JoinRequest>,

@@ -8,16 +8,16 @@ mod hedge;
 use std::{collections::HashMap, time::Duration};
 
 use polymath_net::PeerInfo;
-use polymath_proto::v1::{self, ask_event::Event};
-use polymath_router::{Decision, PeerState, Reach, Request};
+use polymath_proto::v1::{self, RoutedOutcome, ask_event::Event};
+use polymath_router::{Decision, Features, PeerState, Reach, Request};
 use polymath_rpc as rpc;
 use polymath_types::{
     Attempt, Constraints, ErrorKind, ExpertCard, ExpertId, ExpertKind, Failure, Format, Index,
-    PeerId, Query, RequestId, Role, SamplingOverrides,
+    PeerId, Preference, Privacy, Query, RequestId, Role, SamplingOverrides,
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{Node, discover::LookUp, hosted::State, live::Doubt};
+use crate::{Node, discover::LookUp, hosted::State, learning::expectation, live::Doubt};
 
 /// Events on their way to the one who asked; a slow reader slows the model.
 const EVENTS: usize = 64;
@@ -141,6 +141,7 @@ fn parse(request: &v1::AskRequest, id: RequestId) -> Result<Query, Failure> {
             ))
         })
     };
+    let peers = |texts: &[String]| texts.iter().map(|p| peer(p)).collect::<Result<Vec<_>, _>>();
     let timeout = match request.timeout_ms {
         0 => Constraints::default().timeout,
         ms => Duration::from_millis(ms).min(LONGEST),
@@ -188,13 +189,27 @@ fn parse(request: &v1::AskRequest, id: RequestId) -> Result<Query, Failure> {
             peer: (!request.peer.is_empty())
                 .then(|| peer(&request.peer))
                 .transpose()?,
-            exclude: request
-                .exclude
-                .iter()
-                .map(|p| peer(p))
-                .collect::<Result<_, _>>()?,
+            allow: peers(&request.allow)?,
+            exclude: peers(&request.exclude)?,
+            privacy: named(&request.privacy, "privacy", Privacy::from_name)?,
+            peer_labels: request.peer_labels.clone().into_iter().collect(),
+            prefer: named(&request.prefer, "preference", Preference::from_name)?,
+            max_price: request.max_price,
             timeout,
         },
+    })
+}
+
+/// What a name stands for, or what is usual where there is none.
+fn named<T: Default>(name: &str, what: &str, of_name: fn(&str) -> Option<T>) -> Result<T, Failure> {
+    if name.is_empty() {
+        return Ok(T::default());
+    }
+    of_name(name).ok_or_else(|| {
+        Failure::new(
+            ErrorKind::InvalidInput,
+            format!("there is no {what} '{name}': `polymath ask --help` names those there are"),
+        )
     })
 }
 
@@ -209,6 +224,31 @@ const fn example(kind: ExpertKind) -> &'static str {
 
 /// When whoever found no place for a question may ask again.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// A decision, and what it was made from.
+struct Decided {
+    decision: Decision,
+    features: Features,
+    policy: &'static str,
+}
+
+/// Notes how a question ended, whichever way it ended.
+struct Noted<'a> {
+    node: &'a Node,
+    number: Option<u64>,
+    begun: Instant,
+    outcome: RoutedOutcome,
+}
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            let mut outcome = std::mem::take(&mut self.outcome);
+            outcome.total_ms = self.begun.elapsed().as_secs_f64() * 1e3;
+            self.node.inner.learning.ended(number, outcome);
+        }
+    }
+}
 
 /// One question on its way.
 struct Asked {
@@ -245,11 +285,12 @@ impl Asked {
                 format!("no expert was chosen within {timeout:?}: raise --timeout"),
             )
         };
-        let mut decision = tokio::time::timeout_at(deadline, self.decide(&query))
+        let explore = !request.dry_run;
+        let mut decided = tokio::time::timeout_at(deadline, self.decide(&query, explore))
             .await
             .map_err(late)?;
         let mut looked = LookUp::Found;
-        if decision.candidates.is_empty() {
+        if decided.decision.candidates.is_empty() {
             if let Some(by) = self.node.revoked_by() {
                 return Err(shut_out(inner.net.genesis().name(), &by));
             }
@@ -263,10 +304,15 @@ impl Asked {
                     LOOK_UP.min(query.constraints.timeout * 3 / 4),
                 )
                 .await;
-            decision = tokio::time::timeout_at(deadline, self.decide(&query))
+            decided = tokio::time::timeout_at(deadline, self.decide(&query, explore))
                 .await
                 .map_err(late)?;
         }
+        let Decided {
+            decision,
+            features,
+            policy,
+        } = decided;
         self.send(Event::Decision(describe(&decision, &query)))
             .await;
         if decision.candidates.is_empty() {
@@ -296,7 +342,26 @@ impl Asked {
         if request.dry_run {
             return Ok(());
         }
-        self.attempt_all(&query, decision, deadline).await
+        let learning = &inner.learning;
+        let number = learning.note(&query, &features, policy, &decision);
+        let mut noted = Noted {
+            node: &self.node,
+            number,
+            begun: self.begun,
+            outcome: RoutedOutcome {
+                failure: ErrorKind::Cancelled.as_str().to_owned(),
+                ..RoutedOutcome::default()
+            },
+        };
+        let ended = self.attempt_all(&query, decision, deadline).await;
+        noted.outcome = match &ended {
+            Ok(answered) => answered.clone(),
+            Err(failure) => RoutedOutcome {
+                failure: failure.kind.as_str().to_owned(),
+                ..RoutedOutcome::default()
+            },
+        };
+        ended.map(|_| ())
     }
 
     /// Why an expert of this node that could answer does not: what is still loading first.
@@ -323,31 +388,39 @@ impl Asked {
         Some(Failure::new(ErrorKind::Unavailable, message))
     }
 
-    async fn decide(&self, query: &Query) -> Decision {
+    async fn decide(&self, query: &Query, explore: bool) -> Decided {
         let inner = &self.node.inner;
         let index = self.node.index();
         let (features, descriptors) = inner.encoder.encode(query, &index).await;
         let request = Request {
             query,
             features: &features,
+            explore,
         };
         let connected: HashMap<PeerId, PeerInfo> =
             inner.net.peers().into_iter().map(|p| (p.peer, p)).collect();
         let peers = |peer: &PeerId| self.reach(peer, &connected);
         let mut router = self.node.router();
-        router.decide(
+        let decision = router.decide(
             self.node.elapsed(),
             &request,
             &index,
             &|id| descriptors.get(id).cloned(),
             &peers,
-        )
+        );
+        let policy = router.policy().name();
+        Decided {
+            decision,
+            features,
+            policy,
+        }
     }
 
     fn reach(&self, peer: &PeerId, connected: &HashMap<PeerId, PeerInfo>) -> PeerState {
         let inner = &self.node.inner;
         if *peer == inner.net.local_peer() {
             return PeerState {
+                own: true,
                 reach: Reach::Here,
                 rtt: Some(Duration::ZERO),
                 load: Some(inner.service.load()),
@@ -355,6 +428,7 @@ impl Asked {
         }
         match connected.get(peer) {
             Some(p) => PeerState {
+                own: inner.own_peers.contains(peer),
                 // That a connection stands weighs more than what others say.
                 reach: match inner.live.doubt(peer) {
                     Some(Doubt::Leaving) => Reach::Leaving,
@@ -367,6 +441,7 @@ impl Asked {
                     .or_else(|| inner.live.load(peer)),
             },
             None => PeerState {
+                own: inner.own_peers.contains(peer),
                 reach: match inner.live.doubt(peer) {
                     Some(Doubt::Leaving) => Reach::Leaving,
                     Some(doubt) => Reach::Suspended { why: doubt.words() },
@@ -406,6 +481,7 @@ fn describe(decision: &Decision, query: &Query) -> v1::Decision {
                         weight: t.weight,
                     })
                     .collect(),
+                expected: Some(expectation(&c.expected)),
             })
             .collect(),
         excluded: decision
@@ -419,5 +495,6 @@ fn describe(decision: &Decision, query: &Query) -> v1::Decision {
             })
             .collect(),
         reason: decision.reason.clone(),
+        explored: decision.explored,
     }
 }

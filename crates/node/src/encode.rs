@@ -14,7 +14,7 @@ use std::{
 use arc_swap::ArcSwap;
 use polymath_blobs::Store;
 use polymath_engine::{Engine, Overlong, static_encoder};
-use polymath_router::{Descriptor, Features};
+use polymath_router::{Descriptor, Features, learning::Sparse};
 use polymath_types::{ErrorKind, ExpertCard, ExpertId, ExpertKind, Failure, Index, Query, Runtime};
 use tokio::{
     sync::{Notify, Semaphore, watch},
@@ -122,9 +122,17 @@ impl Encoder {
         let mut features = Features {
             encoder: static_encoder::ENCODER_ID.to_owned(),
             vector: Vec::new(),
+            words: Sparse::default(),
+            cues: Vec::new(),
             prompt_tokens: u32::try_from(tokens.sum::<usize>()).unwrap_or(u32::MAX),
             language: polymath_engine::detect_language(topic),
         };
+        // Where there is no choice, there is nothing to learn.
+        if cards.len() > 1 {
+            let seen = polymath_encoder::encode(topic);
+            features.words = Sparse::new(&seen.places, &seen.values);
+            features.cues = seen.cues.to_vec();
+        }
         if let Some((id, descriptors)) = self.embedded(&cards).await
             && let Some(mut vectors) = self.vectors(&id, vec![topic.to_owned()]).await
             && let Some(vector) = vectors.pop()

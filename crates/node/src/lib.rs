@@ -20,6 +20,7 @@ mod home;
 mod hosted;
 mod invites;
 mod join;
+mod learning;
 mod listen;
 mod live;
 mod loads;
@@ -38,6 +39,7 @@ mod unused;
 mod views;
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -157,6 +159,9 @@ pub(crate) struct Inner {
     /// What peers have going here.
     pub(crate) admission: Admission,
     pub(crate) router: Mutex<Router>,
+    pub(crate) learning: learning::Learning,
+    /// Peers of this node's operator.
+    pub(crate) own_peers: HashSet<PeerId>,
     pub(crate) encoder: encode::Encoder,
     pub(crate) index: Arc<ArcSwap<Index>>,
     pub(crate) discovered: discover::Discovered,
@@ -215,7 +220,7 @@ impl Node {
         let catalog_dir = mesh_dir.join("catalog");
         let (record_store, records) = records::RecordStore::open(&catalog_dir)?;
         let record_store = record_store.marking(&catalog_dir, &key.peer_id(), &records);
-        let (catalog, recovered) = Catalog::open(
+        let (mut catalog, recovered) = Catalog::open(
             CatalogConfig {
                 key: key.clone(),
                 mesh: membership.genesis.id(),
@@ -228,6 +233,17 @@ impl Node {
         for (record, problem) in &recovered.problems {
             tracing::warn!("catalog record {record} was skipped: {problem}");
         }
+        let mut router = Router::with_policy(
+            RouterConfig::default(),
+            u64::from_be_bytes(random()),
+            config.router.policy()?,
+        );
+        let learning = if passing {
+            learning::Learning::passing()
+        } else {
+            learning::Learning::open(&mesh_dir.join("router"), router.policy_mut())?
+        };
+        let _ = catalog.use_codebooks(router.policy().codebooks());
         let door = door(&membership, Some(&invites));
         let announce = config
             .net
@@ -292,10 +308,9 @@ impl Node {
             encoder,
             service,
             admission,
-            router: Mutex::new(Router::new(
-                RouterConfig::default(),
-                u64::from_be_bytes(random()),
-            )),
+            router: Mutex::new(router),
+            learning,
+            own_peers: config.router.own_peers()?.into_iter().collect(),
             discovered: discover::Discovered::default(),
             door,
             invites,
@@ -335,6 +350,7 @@ impl Node {
             tasks.spawn(end_if_it_runs_twice(node.clone()));
         }
         tasks.spawn(charter::shut_out(node.clone()));
+        tasks.spawn(learning::exchange(node.clone()));
         tasks.spawn(members::meet(node.clone()));
         tasks.spawn(members::keep_secret(node.clone()));
         tasks.spawn(members::seek(node.clone()));
@@ -541,6 +557,7 @@ impl Node {
         inner.cancel.cancel();
         inner.tasks.close();
         let _ = tokio::time::timeout(LAST_WORDS, inner.tasks.wait()).await;
+        self.write_learnt().await;
         self.remember();
         inner.net.shutdown().await;
         control::unbind(&inner.home);

@@ -23,7 +23,7 @@ use polymath_catalog::{Action, Catalog, CharterEdit, Counters, FRAME_BYTES, Offe
 use polymath_net::{Membership, Net, NetEvent};
 use polymath_proto::v1::SyncFrame;
 use polymath_rpc::Clients;
-use polymath_types::{ErrorKind, ExpertCard, Failure, Index, PeerId};
+use polymath_types::{Cell, ErrorKind, Evidence, ExpertCard, Failure, Index, PeerId};
 use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{
@@ -80,6 +80,9 @@ enum Command {
     Charter {
         edit: CharterEdit,
         reply: Edited,
+    },
+    Observed {
+        seen: Vec<(Cell, Evidence)>,
     },
 }
 
@@ -218,6 +221,11 @@ impl SyncHandle {
     /// Publishes what this node serves.
     pub(crate) async fn offer(&self, offer: Offer, cards: Vec<Arc<ExpertCard>>) {
         let _ = self.commands.send(Command::Offer { offer, cards }).await;
+    }
+
+    /// Says what this node has seen of experts; all of it, each time.
+    pub(crate) async fn observe(&self, seen: Vec<(Cell, Evidence)>) {
+        let _ = self.commands.send(Command::Observed { seen }).await;
     }
 
     /// A peer opened a stream to us: its frames go to the catalog, the catalog's come back.
@@ -473,6 +481,13 @@ impl Keeper {
                 }
                 Err(why) => {
                     let _ = reply.send(Err(charter::failure(&why)));
+                    Vec::new()
+                }
+            },
+            Command::Observed { seen } => match self.catalog.publish_observations(seen) {
+                Ok(actions) => actions,
+                Err(e) => {
+                    tracing::error!("what this node has seen of experts cannot be published: {e}");
                     Vec::new()
                 }
             },

@@ -103,6 +103,7 @@ impl Mesh {
                 (
                     *p,
                     PeerState {
+                        own: false,
                         reach,
                         rtt,
                         load: None,
@@ -163,10 +164,12 @@ impl Mesh {
                     vector,
                     prompt_tokens: 100,
                     language: None,
+                    ..Features::default()
                 };
                 let request = Request {
                     query: &query,
                     features: &features,
+                    explore: false,
                 };
                 let begin = Instant::now();
                 let decision = router.decide(

@@ -57,9 +57,10 @@ fn main() {
                 vector: &vector,
                 cues: &[],
             };
-            let Some(at) = policy.choose(question, &experts) else {
+            let Some(choice) = policy.choose(question, &experts) else {
                 continue;
             };
+            let at = choice.chosen;
             let reward = f64::from(u8::from(
                 random.unit() < if at == subject { 0.9 } else { 0.3 },
             ));

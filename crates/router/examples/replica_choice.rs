@@ -103,6 +103,7 @@ fn run(askers: usize, load: f64, slow: f64, choice: Choice) -> Vec<f64> {
     let request = Request {
         query: &query,
         features: &features,
+        explore: false,
     };
     let capacity = PLACES as f64 * (REPLICAS as f64 - 1.0 + 1.0 / slow) / SERVICE.0;
     let rate = load * capacity;
@@ -123,6 +124,7 @@ fn run(askers: usize, load: f64, slow: f64, choice: Choice) -> Vec<f64> {
             let asker = random.below(askers);
             let Asker { router, reports } = &mut all[asker];
             let state = |peer: &PeerId| PeerState {
+                own: false,
                 reach: Reach::Connected {
                     path: PathKind::Direct,
                 },

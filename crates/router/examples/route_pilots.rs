@@ -352,12 +352,15 @@ impl Mesh {
             vector: vector.to_vec(),
             prompt_tokens: 10,
             language: None,
+            ..Features::default()
         };
         let request = Request {
             query: &query,
             features: &features,
+            explore: false,
         };
         let here = |_: &_| PeerState {
+            own: false,
             reach: Reach::Here,
             rtt: None,
             load: None,

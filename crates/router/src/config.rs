@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use polymath_types::Preference;
+
 /// How similarities to a card's parts become one number.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Blend {
@@ -33,6 +35,14 @@ pub struct RouterConfig {
     pub load_weight: f64,
     /// Most that a relayed path takes off a score; a peer still to be dialled loses half of it.
     pub path_weight: f64,
+    /// Most that the price takes off a score: of [`Self::dear`] it takes half.
+    pub cost_weight: f64,
+    /// The price of an answer that counts as dear, credits.
+    pub dear: f64,
+    /// Taken off a replica on a peer that holds no role in the mesh.
+    pub trust_weight: f64,
+    /// Experts, those closest to the query, of whom it is asked what was learnt.
+    pub judged: usize,
     /// Generating experts below this share of the best one's content are not tried after it,
     /// unless the caller named the model. Under a sentence embedder cosines of unrelated texts
     /// lie near zero, of related ones about a half.
@@ -77,6 +87,10 @@ impl Default for RouterConfig {
             latency_weight: 0.02,
             load_weight: 0.01,
             path_weight: 0.01,
+            cost_weight: 0.02,
+            dear: 1.0,
+            trust_weight: 0.002,
+            judged: 32,
             fallback_ratio: 0.25,
             shortlist: 256,
             max_candidates: 16,
@@ -96,10 +110,26 @@ impl Default for RouterConfig {
     }
 }
 
+/// What a term weighs more where the caller prefers it: enough to decide between experts of different quality.
+const PREFERRED: f64 = 10.0;
+
 impl RouterConfig {
-    /// The margin of content within which speed may decide between experts: all that latency,
-    /// load and path together can take off a score. A larger difference is never overturned.
+    /// With weights as the caller prefers.
+    pub(crate) fn steered(&self, prefer: Preference) -> Self {
+        let mut steered = self.clone();
+        match prefer {
+            Preference::Balanced => {}
+            Preference::Fast => steered.latency_weight *= PREFERRED,
+            Preference::Cheap => steered.cost_weight *= PREFERRED,
+            Preference::Best => (steered.latency_weight, steered.cost_weight) = (0.0, 0.0),
+        }
+        steered
+    }
+
+    /// The margin of content within which a replica may decide between experts: all that latency, load, path,
+    /// price and trust together can take off a score. A larger difference is never overturned.
     pub fn near_tie(&self) -> f64 {
-        self.latency_weight + self.load_weight + self.path_weight
+        let place = self.latency_weight + self.load_weight + self.path_weight;
+        place + self.cost_weight + self.trust_weight
     }
 }

@@ -17,6 +17,8 @@ pub struct Decision {
     pub reason: String,
     /// Which encoder the query was compared under.
     pub encoder: String,
+    /// Whether the first is an experiment: another was expected to do best.
+    pub explored: bool,
     #[serde(skip)]
     pub(crate) failure: Option<Failure>,
 }
@@ -45,17 +47,33 @@ pub struct Candidate {
     pub score: f64,
     /// What the score is made of.
     pub terms: Vec<Term>,
+    /// What is expected of its answer.
+    pub expected: Expectation,
     /// Expected seconds to the whole answer, times own calls in flight on that peer plus one:
     /// replicas of one expert are ordered by it, those within 10 % count as equal.
     pub cost: f64,
 }
 
+/// What is expected of an expert's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Expectation {
+    /// Without anything learnt, 0 to 1: how close the query is to the card.
+    pub prior: f64,
+    /// By all that was learnt, 0 to 1.
+    pub quality: f64,
+    /// Graded answers that stand behind it; 0 where nothing was learnt.
+    pub evidence: f64,
+    /// With what chance this decision put the expert first.
+    pub propensity: f64,
+}
+
 /// One part of a score: it contributes `value × weight`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Term {
-    /// `quality`, `language`, `latency`, `load` or `path`.
+    /// `quality`, `learned`, `language`, `latency`, `load`, `path`, `cost` or `trust`.
     pub name: &'static str,
-    /// The measured value; a cosine for `quality`, 0 to 1 for the others.
+    /// The measured value: a cosine for `quality`, for `learned` by how much more than that is expected by what
+    /// was learnt, 0 to 1 for the others.
     pub value: f64,
     /// What it is worth.
     pub weight: f64,
@@ -99,6 +117,12 @@ pub enum Reason {
     PeerRequired,
     /// The caller excluded the peer.
     PeerExcluded,
+    /// The query must not leave the circle of peers that the caller set.
+    Privacy,
+    /// The peer lacks a label that the caller requires.
+    PeerLabels,
+    /// The peer asks more than the caller pays.
+    Price,
     /// The peer says that the expert takes no calls now.
     NotAccepting,
     /// The peer cannot be reached.
@@ -113,7 +137,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Kind,
         Self::Model,
         Self::Labels,
@@ -123,6 +147,9 @@ impl Reason {
         Self::Quality,
         Self::PeerRequired,
         Self::PeerExcluded,
+        Self::Privacy,
+        Self::PeerLabels,
+        Self::Price,
         Self::NotAccepting,
         Self::Unreachable,
         Self::Suspended,
@@ -142,6 +169,9 @@ impl Reason {
             Self::Quality => "quality",
             Self::PeerRequired => "peer_required",
             Self::PeerExcluded => "peer_excluded",
+            Self::Privacy => "privacy",
+            Self::PeerLabels => "peer_labels",
+            Self::Price => "price",
             Self::NotAccepting => "not_accepting",
             Self::Unreachable => "unreachable",
             Self::Suspended => "suspended",

@@ -118,6 +118,9 @@ fn all_excluded(kind: ExpertKind, tally: &Tally) -> String {
             Reason::VectorSpace => "with vectors of another space",
             Reason::Quality => "too far from the question",
             Reason::PeerExcluded => "on excluded peers",
+            Reason::Privacy => "where the question may not go",
+            Reason::PeerLabels => "on peers without the labels asked for",
+            Reason::Price => "dearer than is paid",
             Reason::NotAccepting => "taking no calls now",
             Reason::Unreachable => "out of reach",
             Reason::Suspended => "lost or silent",
@@ -135,6 +138,12 @@ fn all_excluded(kind: ExpertKind, tally: &Tally) -> String {
         "try again shortly"
     } else if tally.count(Reason::PeerExcluded) > 0 {
         "exclude fewer peers"
+    } else if tally.count(Reason::Privacy) > 0 {
+        "allow it to travel further with `--privacy`, or host such an expert"
+    } else if tally.count(Reason::PeerLabels) > 0 {
+        "`polymath catalog show PEER` shows a peer's labels"
+    } else if tally.count(Reason::Price) > 0 {
+        "raise `--max-price`"
     } else if tally.count(Reason::VectorSpace) > 0 {
         "name the model to use another embedder"
     } else {

@@ -22,8 +22,10 @@ mod learner;
 pub mod merge;
 mod newcomer;
 mod ridge;
+mod saved;
 mod sparse;
 
+pub use cells::LEAST_PRIOR;
 pub use codebook::{Codebook, CodebookError, Fit, Member, Space, fit};
 pub use drift::Drift;
 pub use estimator::{Estimate, Estimator, EstimatorConfig, Seen};

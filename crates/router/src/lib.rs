@@ -8,7 +8,8 @@
 //! The way of one decision:
 //!
 //! 1. **Hard filters** (`filter`): kind, name, labels, context length, vector space, required peer.
-//! 2. **Quality** (`quality`): cosine of the query with an expert's description and examples.
+//! 2. **Quality** (`quality`): cosine of the query with an expert's description and examples, and what a
+//!    [`Policy`] has learnt from graded answers ([`learning`]).
 //! 3. **Replicas** (`replica`): peer allow and deny, reachability, circuit breakers; then the
 //!    expected time to answer by own observation (`statistics`).
 //! 4. **Order**: experts by score, in which speed can only break near-ties of content
@@ -35,9 +36,9 @@ mod router;
 mod statistics;
 
 pub use config::{Blend, RouterConfig};
-pub use decision::{Candidate, Decision, Excluded, Reason, Term};
+pub use decision::{Candidate, Decision, Excluded, Expectation, Reason, Term};
 pub use hedge::HedgeCounts;
-pub use policy::{Policy, Question};
+pub use policy::{Choice, Likeness, POLICIES, Policy, Question, by_name};
 pub use quality::Descriptor;
 pub use random::Random;
 pub use request::{Features, Outcome, PeerState, Reach, Request, Served};

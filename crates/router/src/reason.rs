@@ -25,6 +25,21 @@ pub(crate) fn explain(
     )
 }
 
+/// Says why the first is tried although another was expected to do better.
+pub(crate) fn experiment(groups: &[Group<'_>]) -> String {
+    let [tried, expected, ..] = groups else {
+        return String::new();
+    };
+    format!(
+        "{} is tried, so that it is learnt how well it answers ({:.2} is expected, {:.2} of {}); {}",
+        tried.ranked.expert.card.name,
+        tried.ranked.expected(),
+        expected.ranked.expected(),
+        expected.ranked.expert.card.name,
+        place(tried)
+    )
+}
+
 fn choice(
     query: &Query,
     filtered: &Filtered<'_>,
@@ -63,6 +78,14 @@ fn choice(
         };
     };
     let other = &rival.ranked.expert.card.name;
+    if let Some((_, answers)) = best.ranked.learned.or(rival.ranked.learned)
+        && best.ranked.content > rival.ranked.content
+    {
+        let (best, rival) = (best.ranked.expected(), rival.ranked.expected());
+        return format!(
+            "{name} is expected to answer {topic} best ({best:.2} over {other} {rival:.2}, by some {answers:.0} graded answers)"
+        );
+    }
     let (Some(own), Some(their)) = (best.ranked.quality, rival.ranked.quality) else {
         return match best.ranked.quality {
             Some(own) => {

@@ -13,7 +13,8 @@ use std::{
 };
 
 use polymath_types::{
-    ExpertKind, IndexedExpert, LoadReport, PathKind, PeerId, Query, Replica, Role,
+    ExpertKind, Index, IndexedExpert, LoadReport, PathKind, PeerId, Privacy, Query, Replica, Role,
+    Terms,
 };
 
 use crate::{
@@ -47,6 +48,8 @@ pub(crate) struct Seat {
     pub(crate) path: f64,
     /// It is first because the conversation went there before.
     pub(crate) familiar: bool,
+    pub(crate) price: f64,
+    pub(crate) trust: f64,
     tie: u64,
 }
 
@@ -61,6 +64,8 @@ impl Seat {
         self.step()
             .cmp(&other.step())
             .then(other.here.cmp(&self.here))
+            .then(self.price.total_cmp(&other.price))
+            .then(self.trust.total_cmp(&other.trust))
             .then(self.load.total_cmp(&other.load))
             .then(self.path.total_cmp(&other.path))
             .then(self.tie.cmp(&other.tie))
@@ -68,7 +73,7 @@ impl Seat {
     }
 
     /// What this replica takes off its expert's content.
-    pub(crate) fn terms(&self, config: &RouterConfig) -> [Term; 3] {
+    pub(crate) fn terms(&self, config: &RouterConfig) -> [Term; 5] {
         [
             Term {
                 name: "latency",
@@ -85,6 +90,16 @@ impl Seat {
                 value: self.path,
                 weight: -config.path_weight,
             },
+            Term {
+                name: "cost",
+                value: self.price,
+                weight: -config.cost_weight,
+            },
+            Term {
+                name: "trust",
+                value: self.trust,
+                weight: -config.trust_weight,
+            },
         ]
     }
 }
@@ -95,6 +110,7 @@ pub(crate) struct View<'a> {
     pub(crate) config: &'a RouterConfig,
     pub(crate) statistics: &'a Statistics,
     pub(crate) request: &'a Request<'a>,
+    pub(crate) index: &'a Index,
     pub(crate) peers: &'a dyn Fn(&PeerId) -> PeerState,
     /// Differs from decision to decision.
     pub(crate) salt: u64,
@@ -142,6 +158,7 @@ impl View<'_> {
                 "the request excludes this peer".into(),
             ));
         }
+        self.permitted(replica)?;
         if !replica.accepting {
             return Err((
                 Reason::NotAccepting,
@@ -149,6 +166,7 @@ impl View<'_> {
             ));
         }
         let state = (self.peers)(&peer);
+        self.private(&peer, &state)?;
         let (here, path) = match &state.reach {
             Reach::Unreachable { why } => return Err((Reason::Unreachable, why.clone().into())),
             Reach::Leaving => return Err((Reason::Leaving, "its peer leaves the mesh".into())),
@@ -184,8 +202,79 @@ impl View<'_> {
             load: state.load.map_or(0.0, |l| occupancy(&l)),
             path,
             familiar: false,
+            price: self.price(expert, replica),
+            trust: f64::from(u8::from(!here && !self.index.charter().trusts(&peer))),
             tie: hasher.finish(),
         })
+    }
+
+    /// Whether the caller lets this peer be asked.
+    fn permitted(&self, replica: &Replica) -> Result<(), (Reason, Cow<'static, str>)> {
+        let (constraints, peer) = (&self.request.query.constraints, &replica.peer);
+        if !constraints.allow.is_empty() && !constraints.allow.contains(peer) {
+            let why = "is none of the peers that the request allows";
+            return Err((Reason::PeerExcluded, why.into()));
+        }
+        let stated = self.index.peers().get(peer).map(|offer| &offer.labels);
+        let states = |(key, value): &(&String, &String)| {
+            let found = stated.and_then(|labels| labels.get(*key));
+            found.is_some_and(|stated| value.is_empty() || stated == *value)
+        };
+        if let Some((key, value)) = constraints.peer_labels.iter().find(|label| !states(label)) {
+            let why = format!("its peer does not state the label {key}={value}");
+            return Err((Reason::PeerLabels, why.into()));
+        }
+        let price = replica.terms.price();
+        match constraints.max_price {
+            Some(most) if price > most => {
+                let credit = Terms::CREDIT as f64;
+                let why = format!(
+                    "asks {} credits for 1,000 tokens each way, at most {} are paid",
+                    price as f64 / credit,
+                    most as f64 / credit
+                );
+                Err((Reason::Price, why.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the query may travel to this peer.
+    fn private(&self, peer: &PeerId, state: &PeerState) -> Result<(), (Reason, Cow<'static, str>)> {
+        let privacy = self.request.query.constraints.privacy;
+        let circle = if state.reach == Reach::Here {
+            Privacy::Local
+        } else if state.own {
+            Privacy::Own
+        } else if self.index.charter().trusts(peer) {
+            Privacy::Mesh
+        } else {
+            Privacy::Any
+        };
+        if circle <= privacy {
+            return Ok(());
+        }
+        let why = match privacy {
+            Privacy::Local => "the query must not leave this node",
+            Privacy::Own => "the query may go to your own nodes only",
+            Privacy::Mesh | Privacy::Any => {
+                "the query may go to holders of a role in the mesh only"
+            }
+        };
+        Err((Reason::Privacy, why.into()))
+    }
+
+    /// What an answer costs, 0 to 1.
+    fn price(&self, expert: &IndexedExpert, replica: &Replica) -> f64 {
+        let Terms {
+            price_in,
+            price_out,
+            ..
+        } = replica.terms;
+        let prompt = f64::from(self.request.features.prompt_tokens);
+        let tokens = prompt * price_in as f64 + self.answer_tokens(expert) * price_out as f64;
+        let credits = tokens / 1000.0 / Terms::CREDIT as f64;
+        credits / (credits + self.config.dear.max(f64::MIN_POSITIVE))
     }
 
     fn expected(&self, expert: &IndexedExpert, peer: PeerId, state: &PeerState) -> Expected {
@@ -246,12 +335,15 @@ fn conversation(query: &Query) -> Option<u64> {
 /// the highest by rendezvous hashing (Thaler and Ravishankar 1998) among those that are neither slower
 /// nor busier than the bound allows (Mirrokni, Thorup and Zadimoghaddam 2018).
 fn keep_together(seats: &mut [Seat], conversation: u64) {
-    let Some(least) = seats.first().map(|s| s.cost) else {
+    let Some(first) = seats.first().cloned() else {
         return;
     };
     let calls: u32 = seats.iter().map(|s| s.in_flight).sum();
     let most = (BOUND * f64::from(calls + 1) / seats.len() as f64).ceil();
-    let within = |s: &Seat| s.cost <= BOUND * least && f64::from(s.in_flight + 1) <= most;
+    let within = |s: &Seat| {
+        let quick = s.cost <= BOUND * first.cost && f64::from(s.in_flight + 1) <= most;
+        quick && s.price <= first.price && s.trust <= first.trust
+    };
     let rank = |s: &Seat| {
         let mut hasher = DefaultHasher::new();
         (conversation, s.peer).hash(&mut hasher);

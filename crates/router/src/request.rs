@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::learning::Sparse;
 use polymath_types::{ErrorKind, ExpertId, LoadReport, PathKind, PeerId, Query};
 
 /// What was computed of a query before routing.
@@ -11,6 +12,10 @@ pub struct Features {
     pub encoder: String,
     /// The query's vector, L2-normalised; empty when no encoder is at hand.
     pub vector: Vec<f32>,
+    /// The query's words under the encoder that learning goes by, of length 1; empty where there is none.
+    pub words: Sparse,
+    /// That encoder's cues.
+    pub cues: Vec<f32>,
     /// Tokens the rendered prompt has at least: who is excluded by it could not take the prompt.
     pub prompt_tokens: u32,
     /// ISO 639-1 code, only where it is confidently known.
@@ -24,6 +29,8 @@ pub struct Request<'a> {
     pub query: &'a Query,
     /// What was computed of it.
     pub features: &'a Features,
+    /// Whether another than the expected best may be tried, so that something is learnt.
+    pub explore: bool,
 }
 
 /// How a peer can be reached now.
@@ -57,6 +64,8 @@ pub enum Reach {
 pub struct PeerState {
     /// How it can be reached.
     pub reach: Reach,
+    /// Its operator is this node's: it may have what leaves this machine only for own ones.
+    pub own: bool,
     /// Measured round trip.
     pub rtt: Option<Duration>,
     /// The latest load it reported; advisory, breaks ties only.

@@ -5,14 +5,19 @@ use std::{sync::Arc, time::Duration};
 use polymath_types::{ExpertId, ExpertKind, Index, IndexedExpert, PeerId, WeightsId};
 
 use crate::{
-    Candidate, Decision, Descriptor, Outcome, PeerState, Request, RouterConfig, Term,
+    Candidate, Decision, Descriptor, Expectation, Outcome, PeerState, Policy, Question, Request,
+    RouterConfig, Term,
     decision::{Reason, Tally},
     failure, filter,
     hedge::Hedges,
+    learning::{Codebook, Estimate, EstimatorConfig, LEAST_PRIOR, Learner},
     reason,
     replica::{Seat, View, describe},
     statistics::Statistics,
 };
+
+/// Experts among which the policy may choose an experiment.
+const MOST_TRIED: usize = 8;
 
 type Descriptors<'a> = &'a dyn Fn(&ExpertId) -> Option<Arc<Descriptor>>;
 
@@ -24,6 +29,7 @@ pub struct Router {
     decisions: u64,
     pub(crate) statistics: Statistics,
     pub(crate) hedges: Hedges,
+    policy: Box<dyn Policy>,
 }
 
 /// An expert with what the query makes of it.
@@ -34,8 +40,32 @@ pub(crate) struct Ranked<'a> {
     pub(crate) quality: Option<f64>,
     /// The card states languages, the query's is not among them.
     pub(crate) foreign: bool,
+    /// By how much more than that is expected by what was learnt, and answers that stand behind it.
+    pub(crate) learned: Option<(f64, f64)>,
     /// Quality (0 where unknown) less the language penalty.
+    pub(crate) subject: f64,
+    /// The same, and what was learnt.
     pub(crate) content: f64,
+}
+
+impl Ranked<'_> {
+    /// What is expected without anything learnt.
+    pub(crate) fn prior(&self) -> f64 {
+        self.quality.unwrap_or(0.0).clamp(LEAST_PRIOR, 1.0)
+    }
+
+    /// What is expected of its answer.
+    pub(crate) fn expected(&self) -> f64 {
+        self.prior() + self.learned.map_or(0.0, |(more, _)| more)
+    }
+
+    fn learn(&mut self, estimate: &Estimate, prior: f64) {
+        let more = estimate.mean - prior;
+        if more.is_finite() && more != 0.0 {
+            self.learned = Some((more, estimate.mass));
+            self.content = self.subject + more;
+        }
+    }
 }
 
 /// An expert with the replicas that may be asked, best first.
@@ -46,11 +76,21 @@ pub(crate) struct Group<'a> {
     /// How many may be asked, those beyond the bound among them.
     pub(crate) replicas: usize,
     pub(crate) score: f64,
+    /// With what chance it was put first.
+    pub(crate) propensity: f64,
 }
 
 impl Router {
-    /// With nothing observed yet. Routers with equal seeds and equal histories decide alike.
+    /// With nothing observed yet, and the policy that learns ([`Learner`]). Routers with equal seeds and equal
+    /// histories decide alike.
     pub fn new(config: RouterConfig, seed: u64) -> Self {
+        let books = Codebook::defaults().into();
+        let learner = Learner::new(EstimatorConfig::default(), books, seed);
+        Self::with_policy(config, seed, Box::new(learner))
+    }
+
+    /// With another policy.
+    pub fn with_policy(config: RouterConfig, seed: u64, policy: Box<dyn Policy>) -> Self {
         let statistics = Statistics::new(config.max_statistics);
         let hedges = Hedges::new(config.max_statistics);
         Self {
@@ -59,7 +99,18 @@ impl Router {
             decisions: 0,
             statistics,
             hedges,
+            policy,
         }
+    }
+
+    /// What says how good answers will be.
+    pub fn policy(&self) -> &dyn Policy {
+        self.policy.as_ref()
+    }
+
+    /// The same, to be told of grades.
+    pub fn policy_mut(&mut self) -> &mut dyn Policy {
+        self.policy.as_mut()
     }
 
     /// Decides for one query.
@@ -78,7 +129,7 @@ impl Router {
     ) -> Decision {
         self.decisions = self.decisions.wrapping_add(1);
         let salt = self.seed ^ self.decisions.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let config = &self.config;
+        let config = &self.config.steered(request.query.constraints.prefer);
         let mut tally = Tally::new(config.max_excluded);
         let mut filtered = filter::experts(request, index, &mut tally);
         let shortlisted = self.shortlist(request, &mut filtered.fitting, descriptors);
@@ -88,6 +139,7 @@ impl Router {
             config,
             statistics: &self.statistics,
             request,
+            index,
             peers,
             salt,
         };
@@ -108,13 +160,20 @@ impl Router {
             .is_empty()
             .then(|| failure::explain(request, index, &filtered, &tally));
         let vector_spaces = tally.count(Reason::VectorSpace) > 0;
-        let reason = match &failure {
+        let mut reason = match &failure {
             Some(failure) => failure.message.clone(),
             None => reason::explain(request.query, &filtered, &groups, vector_spaces),
         };
         // Vectors and labels of another card with the same vector space or labels are as good.
         if request.query.kind == ExpertKind::Generate && request.query.constraints.model.is_none() {
             self.drop_unrelated(&mut groups, &mut tally);
+        }
+        if let Some(first) = groups.first_mut() {
+            first.propensity = 1.0;
+        }
+        let explored = self.explore(request, &mut groups);
+        if explored {
+            reason = reason::experiment(&groups);
         }
         let mut candidates = Vec::with_capacity(config.max_candidates.min(64));
         for group in &groups {
@@ -125,7 +184,7 @@ impl Router {
             // Hashed from the card's files: once an expert, not once a replica.
             let weights = group.ranked.expert.card.model.weights_id();
             let seats = group.seats.iter().take(room);
-            candidates.extend(seats.map(|seat| self.candidate(group, weights, seat)));
+            candidates.extend(seats.map(|seat| candidate(config, group, weights, seat)));
         }
         Decision {
             candidates,
@@ -133,6 +192,7 @@ impl Router {
             excluded: tally.into_excluded(),
             reason,
             encoder: request.features.encoder.clone(),
+            explored,
             failure,
         }
     }
@@ -205,20 +265,72 @@ impl Router {
                 } else {
                     0.0
                 };
+                let subject = quality.unwrap_or(0.0) - penalty;
                 Ranked {
                     expert,
                     quality,
                     foreign,
-                    content: quality.unwrap_or(0.0) - penalty,
+                    learned: None,
+                    subject,
+                    content: subject,
                 }
             })
             .collect();
-        ranked.sort_unstable_by(|a, b| {
-            b.content
-                .total_cmp(&a.content)
-                .then(a.expert.id.cmp(&b.expert.id))
-        });
+        let best_first = |a: &Ranked<'_>, b: &Ranked<'_>| {
+            let by_content = b.content.total_cmp(&a.content);
+            by_content.then(a.expert.id.cmp(&b.expert.id))
+        };
+        ranked.sort_unstable_by(best_first);
+        if self.policy.knows() {
+            let judged = ranked.len().min(self.config.judged);
+            self.judge(request, &mut ranked[..judged]);
+            ranked.sort_unstable_by(best_first);
+        }
         ranked
+    }
+
+    /// Adds what was learnt.
+    fn judge(&self, request: &Request<'_>, ranked: &mut [Ranked<'_>]) {
+        let priors = priors(ranked.iter());
+        let estimates = self.policy.estimate(question(request), &priors);
+        for ((ranked, (_, prior)), estimate) in ranked.iter_mut().zip(priors).zip(&estimates) {
+            ranked.learn(estimate, prior);
+        }
+    }
+
+    /// Lets the policy try another than the expected best, where none is asked for by name. Says whether it did.
+    fn explore(&mut self, request: &Request<'_>, groups: &mut [Group<'_>]) -> bool {
+        let constraints = &request.query.constraints;
+        let free = request.query.kind == ExpertKind::Generate && constraints.model.is_none();
+        let foreign = groups.first().is_none_or(|g| g.ranked.foreign);
+        let tried = groups.iter().take_while(|g| g.ranked.foreign == foreign);
+        let priors = priors(tried.take(MOST_TRIED).map(|g| &g.ranked));
+        if !request.explore || !free || priors.len() < 2 || !self.policy.knows() {
+            return false;
+        }
+        let Some(choice) = self.policy.choose(question(request), &priors) else {
+            return false;
+        };
+        let Some(tried) = groups.get_mut(..priors.len()) else {
+            return false;
+        };
+        for (group, propensity) in tried.iter_mut().zip(choice.propensities) {
+            group.propensity = propensity;
+        }
+        let by_quality = |a: &&Group<'_>, b: &&Group<'_>| {
+            let (a, b) = (a.ranked.expected(), b.ranked.expected());
+            a.total_cmp(&b)
+        };
+        let best = tried.iter().max_by(by_quality).map(|g| g.ranked.expert.id);
+        let Some(rest) = tried.get_mut(..=choice.chosen) else {
+            return false;
+        };
+        // The policy's own best gives way to what else is weighed here: speed, price.
+        let experiment = rest.last().map(|g| g.ranked.expert.id) != best && choice.chosen > 0;
+        if experiment {
+            rest.rotate_right(1);
+        }
+        experiment
     }
 
     /// Walks down the ranking until there are candidates enough and speed can change nothing.
@@ -228,7 +340,7 @@ impl Router {
         ranking: Vec<Ranked<'a>>,
         tally: &mut Tally,
     ) -> Vec<Group<'a>> {
-        let config = &self.config;
+        let config = view.config;
         let mut groups: Vec<Group<'a>> = Vec::new();
         let mut found = 0;
         for ranked in ranking {
@@ -251,13 +363,18 @@ impl Router {
             let Some(first) = seats.first() else {
                 continue;
             };
-            let taken: f64 = first.terms(config).iter().map(|t| t.value * t.weight).sum();
+            let taken: f64 = first
+                .terms(view.config)
+                .iter()
+                .map(|t| t.value * t.weight)
+                .sum();
             found += seats.len();
             groups.push(Group {
                 score: ranked.content + taken,
                 ranked,
                 seats,
                 replicas,
+                propensity: 0.0,
             });
         }
         groups.sort_by(|a, b| {
@@ -272,7 +389,7 @@ impl Router {
     fn drop_unrelated(&self, groups: &mut Vec<Group<'_>>, tally: &mut Tally) {
         let best = groups
             .iter()
-            .map(|g| g.ranked.content)
+            .map(|g| g.ranked.subject)
             .fold(f64::NEG_INFINITY, f64::max);
         if best <= 0.0 {
             return;
@@ -286,9 +403,10 @@ impl Router {
                 expert,
                 quality,
                 foreign,
-                content,
+                subject,
+                ..
             } = group.ranked;
-            if place == 1 || content >= least {
+            if place == 1 || subject >= least {
                 return true;
             }
             let quality = quality.unwrap_or(0.0);
@@ -306,35 +424,59 @@ impl Router {
             false
         });
     }
+}
 
-    fn candidate(&self, group: &Group<'_>, weights: WeightsId, seat: &Seat) -> Candidate {
-        let Ranked {
-            expert,
-            quality,
-            foreign,
-            ..
-        } = group.ranked;
-        let mut terms = Vec::with_capacity(5);
-        terms.push(Term {
-            name: "quality",
-            value: quality.unwrap_or(0.0),
-            weight: 1.0,
-        });
-        terms.push(Term {
-            name: "language",
-            value: f64::from(u8::from(foreign)),
-            weight: -self.config.language_penalty,
-        });
-        terms.extend(seat.terms(&self.config));
-        Candidate {
-            expert: expert.id,
-            name: expert.card.name.clone(),
-            model: expert.card.model.name.clone(),
-            weights,
-            peer: seat.peer,
-            score: terms.iter().map(|t| t.value * t.weight).sum(),
-            terms,
-            cost: seat.cost,
-        }
+fn question<'a>(request: &Request<'a>) -> Question<'a> {
+    Question {
+        vector: &request.features.words,
+        cues: &request.features.cues,
+    }
+}
+
+fn priors<'a, 'b: 'a>(ranked: impl Iterator<Item = &'a Ranked<'b>>) -> Vec<(ExpertId, f64)> {
+    ranked.map(|r| (r.expert.id, r.prior())).collect()
+}
+
+fn candidate(
+    config: &RouterConfig,
+    group: &Group<'_>,
+    weights: WeightsId,
+    seat: &Seat,
+) -> Candidate {
+    let ranked = &group.ranked;
+    let (more, evidence) = ranked.learned.unwrap_or_default();
+    let mut terms = Vec::with_capacity(8);
+    terms.push(Term {
+        name: "quality",
+        value: ranked.quality.unwrap_or(0.0),
+        weight: 1.0,
+    });
+    terms.push(Term {
+        name: "learned",
+        value: more,
+        weight: 1.0,
+    });
+    terms.push(Term {
+        name: "language",
+        value: f64::from(u8::from(ranked.foreign)),
+        weight: -config.language_penalty,
+    });
+    terms.extend(seat.terms(config));
+    let card = &ranked.expert.card;
+    Candidate {
+        expert: ranked.expert.id,
+        name: card.name.clone(),
+        model: card.model.name.clone(),
+        weights,
+        peer: seat.peer,
+        score: terms.iter().map(|t| t.value * t.weight).sum(),
+        terms,
+        expected: Expectation {
+            prior: ranked.prior(),
+            quality: ranked.expected(),
+            evidence,
+            propensity: group.propensity,
+        },
+        cost: seat.cost,
     }
 }

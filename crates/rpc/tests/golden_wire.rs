@@ -142,6 +142,7 @@ fn calls_of_the_control_api() {
             timeout_ms: 1000,
             dry_run: true,
             request_id: "r".into(),
+            ..v1::AskRequest::default()
         },
     );
     let failed = v1::Failed {

@@ -1,6 +1,6 @@
 //! What is asked, and under which constraints.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use libp2p_identity::PeerId;
 use serde::{Deserialize, Serialize};
@@ -100,6 +100,78 @@ pub struct SamplingOverrides {
     pub stop: Vec<String>,
 }
 
+/// How far a query may travel.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Privacy {
+    /// Not off this node.
+    Local,
+    /// To this node and those that its operator calls own.
+    Own,
+    /// To those, and to holders of a role in the mesh.
+    Mesh,
+    /// To whoever serves.
+    #[default]
+    Any,
+}
+
+impl Privacy {
+    /// Every class, the narrowest first.
+    pub const ALL: [Self; 4] = [Self::Local, Self::Own, Self::Mesh, Self::Any];
+
+    /// Its name, as in flags and headers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Own => "own",
+            Self::Mesh => "mesh",
+            Self::Any => "any",
+        }
+    }
+
+    /// By its name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.as_str() == name)
+    }
+}
+
+/// What matters more than usual, where no expert is named.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preference {
+    /// Quality, and of what is about equally good the faster and cheaper.
+    #[default]
+    Balanced,
+    /// A quick answer.
+    Fast,
+    /// A cheap answer.
+    Cheap,
+    /// The best answer, whatever it costs and however long it takes.
+    Best,
+}
+
+impl Preference {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Balanced, Self::Fast, Self::Cheap, Self::Best];
+
+    /// Its name, as in flags and in `auto:NAME`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Balanced => "balanced",
+            Self::Fast => "fast",
+            Self::Cheap => "cheap",
+            Self::Best => "best",
+        }
+    }
+
+    /// By its name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.as_str() == name)
+    }
+}
+
 /// What an expert and a peer must satisfy to be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Constraints {
@@ -107,8 +179,18 @@ pub struct Constraints {
     pub model: Option<String>,
     /// Only this peer.
     pub peer: Option<PeerId>,
+    /// None but these peers, if any are named.
+    pub allow: Vec<PeerId>,
     /// None of these peers.
     pub exclude: Vec<PeerId>,
+    /// How far the query may travel.
+    pub privacy: Privacy,
+    /// Labels the peer must state; an empty value takes any.
+    pub peer_labels: BTreeMap<String, String>,
+    /// What matters more than usual.
+    pub prefer: Preference,
+    /// Most that may be asked for 1,000 tokens each way, millionths of a credit.
+    pub max_price: Option<u64>,
     /// Time from the moment of asking until the answer must be complete.
     pub timeout: Duration,
 }
@@ -118,7 +200,12 @@ impl Default for Constraints {
         Self {
             model: None,
             peer: None,
+            allow: Vec::new(),
             exclude: Vec::new(),
+            privacy: Privacy::Any,
+            peer_labels: BTreeMap::new(),
+            prefer: Preference::Balanced,
+            max_price: None,
             timeout: Duration::from_secs(120),
         }
     }

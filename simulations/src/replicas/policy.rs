@@ -80,6 +80,7 @@ impl Asker {
                 vector: vec![0.995, 0.1],
                 prompt_tokens: 16,
                 language: None,
+                ..Features::default()
             },
             query: Query {
                 id: RequestId::from_random([0; 8]),
@@ -112,6 +113,7 @@ impl Asker {
         let state = |peer: &PeerId| {
             let (connected, rtt) = place(peer).map_or((false, Duration::ZERO), reached);
             PeerState {
+                own: false,
                 reach: if connected {
                     Reach::Connected {
                         path: PathKind::Direct,
@@ -127,6 +129,7 @@ impl Asker {
         let request = Request {
             query: &self.query,
             features: &self.features,
+            explore: false,
         };
         let descriptors = &self.descriptors;
         let decision = self.router.decide(

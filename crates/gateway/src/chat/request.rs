@@ -129,6 +129,7 @@ impl ChatRequest {
             Some(Stop::One(one)) => vec![one],
             Some(Stop::Many(many)) => many,
         };
+        let (model, prefer) = choice(self.model);
         Ok(v1::AskRequest {
             version: Format::Control.current(),
             kind: "generate".into(),
@@ -141,10 +142,21 @@ impl ChatRequest {
                 seed: self.seed.map(i64::cast_unsigned),
                 stop,
             }),
-            model: self.model.filter(|m| m != AUTO).unwrap_or_default(),
+            model,
+            prefer,
             request_id: id.to_string(),
             ..v1::AskRequest::default()
         })
+    }
+}
+
+/// What a model's name says: that model, or that the router chooses, and by what: `auto:fast`.
+fn choice(model: Option<String>) -> (String, String) {
+    let model = model.unwrap_or_default();
+    match model.strip_prefix(AUTO) {
+        Some("") => (String::new(), String::new()),
+        Some(rest) if rest.starts_with(':') => (String::new(), rest[1..].to_owned()),
+        _ => (model, String::new()),
     }
 }
 

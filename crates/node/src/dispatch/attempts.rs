@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use polymath_proto::v1;
+use polymath_proto::v1::{self, RoutedOutcome};
 use polymath_router::{Candidate, Decision, Outcome, Served};
 use polymath_types::{Attempt, ErrorKind, ExpertId, Failure, PeerId, Query};
 use tokio::time::Instant;
@@ -40,6 +40,8 @@ pub(super) struct Progress {
     pub(super) fingerprint: String,
     pub(super) first: Option<Instant>,
     pub(super) last: Option<Instant>,
+    /// Why it ended: stop, length.
+    pub(super) finished: &'static str,
 }
 
 impl Progress {
@@ -133,7 +135,7 @@ impl Asked {
         query: &Query,
         decision: Decision,
         deadline: Instant,
-    ) -> Result<(), Failure> {
+    ) -> Result<RoutedOutcome, Failure> {
         let mut progress = Progress::default();
         let mut failures: Vec<Attempt> = Vec::new();
         let mut last: Option<Failure> = None;
@@ -150,7 +152,7 @@ impl Asked {
                 let Some(pause) = again.pause(!progress.ids.is_empty()) else {
                     break;
                 };
-                left = self.decide_again(query, pause, deadline, &mut again).await;
+                left = self.decide_again(query, pause, deadline, &again).await;
                 continue;
             };
             let candidate = candidate.as_ref();
@@ -187,7 +189,13 @@ impl Asked {
                 match self.pass_on(&attempt, opened, report, &mut progress).await {
                     Ok(()) => {
                         refusals.refute(&self.node, answerer.expert);
-                        return Ok(());
+                        return Ok(RoutedOutcome {
+                            expert: answerer.expert.as_bytes().to_vec().into(),
+                            peer: answerer.peer.to_bytes().into(),
+                            tokens: u32::try_from(progress.ids.len()).unwrap_or(u32::MAX),
+                            finished: progress.finished.to_owned(),
+                            ..RoutedOutcome::default()
+                        });
                     }
                     Err(failure) => lost.push((answerer, failure)),
                 }
@@ -260,12 +268,12 @@ impl Asked {
         query: &Query,
         pause: Duration,
         deadline: Instant,
-        again: &mut Again,
+        again: &Again,
     ) -> VecDeque<Arc<Candidate>> {
         let until = deadline.min(Instant::now() + pause);
         tokio::time::sleep_until(until).await;
-        let decided = tokio::time::timeout_at(deadline, self.decide(query)).await;
-        let candidates = decided.map_or_else(|_| Vec::new(), |d| d.candidates);
+        let decided = tokio::time::timeout_at(deadline, self.decide(query, false)).await;
+        let candidates = decided.map_or_else(|_| Vec::new(), |d| d.decision.candidates);
         candidates
             .into_iter()
             .filter(|c| again.may_ask(c))

@@ -326,6 +326,10 @@ impl Asked {
             let loads = &self.node.inner.loads;
             loads.heard(Instant::now(), attempt.candidate.peer, load);
         }
+        progress.finished = match finished.reason() {
+            v1::finished::Reason::Length => "length",
+            _ => "stop",
+        };
         self.finish(attempt, route, finished, progress).await;
         Ok(pace.served())
     }

@@ -1458,6 +1458,24 @@ pub struct AskRequest {
     /// empty: the daemon draws one
     #[prost(string, tag = "11")]
     pub request_id: ::prost::alloc::string::String,
+    /// none but these peers; empty: all
+    #[prost(string, repeated, tag = "12")]
+    pub allow: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// local, own, mesh, any; empty: any
+    #[prost(string, tag = "13")]
+    pub privacy: ::prost::alloc::string::String,
+    /// the peer must state them; an empty value takes any
+    #[prost(map = "string, string", tag = "14")]
+    pub peer_labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// millionths of a credit for 1,000 tokens each way
+    #[prost(uint64, optional, tag = "15")]
+    pub max_price: ::core::option::Option<u64>,
+    /// balanced, fast, cheap, best; empty: balanced
+    #[prost(string, tag = "16")]
+    pub prefer: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AskEvent {
@@ -1500,6 +1518,9 @@ pub struct Decision {
     pub excluded: ::prost::alloc::vec::Vec<Excluded>,
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
+    /// the first is an experiment: another was expected to do best
+    #[prost(bool, tag = "6")]
+    pub explored: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Candidate {
@@ -1515,6 +1536,24 @@ pub struct Candidate {
     pub score: f64,
     #[prost(message, repeated, tag = "6")]
     pub terms: ::prost::alloc::vec::Vec<Term>,
+    #[prost(message, optional, tag = "7")]
+    pub expected: ::core::option::Option<Expectation>,
+}
+/// What is expected of an expert's answer.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Expectation {
+    /// without anything learnt, 0 to 1
+    #[prost(double, tag = "1")]
+    pub prior: f64,
+    /// by all that was learnt, 0 to 1
+    #[prost(double, tag = "2")]
+    pub quality: f64,
+    /// graded answers behind it
+    #[prost(double, tag = "3")]
+    pub evidence: f64,
+    /// the chance with which this decision put the expert first
+    #[prost(double, tag = "4")]
+    pub propensity: f64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Term {
@@ -1630,6 +1669,107 @@ pub struct FailedAttempt {
     pub peer: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub outcome: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RateRequest {
+    /// types::Format::Control
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// empty: the latest that was answered
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+    /// 0 to 1
+    #[prost(double, tag = "3")]
+    pub reward: f64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RateResponse {
+    #[prost(string, tag = "1")]
+    pub request_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub expert_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub expert: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub peer: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RouteLogRequest {
+    /// types::Format::Control
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+}
+/// One decision and what came of it. The words are places of a hashed vector: they tell no text, but whoever
+/// guesses one can recognise it. It leaves the node by `route log export` alone.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RoutedQuery {
+    /// rising
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Unix
+    #[prost(uint64, tag = "3")]
+    pub at_ms: u64,
+    #[prost(string, tag = "4")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub policy: ::prost::alloc::string::String,
+    /// software and version that decided
+    #[prost(string, tag = "6")]
+    pub agent: ::prost::alloc::string::String,
+    /// of words and cues
+    #[prost(string, tag = "7")]
+    pub encoder: ::prost::alloc::string::String,
+    #[prost(uint32, repeated, tag = "8")]
+    pub places: ::prost::alloc::vec::Vec<u32>,
+    #[prost(float, repeated, tag = "9")]
+    pub values: ::prost::alloc::vec::Vec<f32>,
+    #[prost(float, repeated, tag = "10")]
+    pub cues: ::prost::alloc::vec::Vec<f32>,
+    /// best first
+    #[prost(message, repeated, tag = "11")]
+    pub experts: ::prost::alloc::vec::Vec<RoutedExpert>,
+    #[prost(bool, tag = "12")]
+    pub explored: bool,
+    /// absent while it is under way
+    #[prost(message, optional, tag = "13")]
+    pub outcome: ::core::option::Option<RoutedOutcome>,
+    /// 0 to 1
+    #[prost(double, optional, tag = "14")]
+    pub reward: ::core::option::Option<f64>,
+    /// from 1, in the order of the grades; 0: none
+    #[prost(uint64, tag = "15")]
+    pub grade: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RoutedExpert {
+    /// ExpertId
+    #[prost(bytes = "bytes", tag = "1")]
+    pub expert: ::prost::bytes::Bytes,
+    #[prost(double, tag = "2")]
+    pub score: f64,
+    #[prost(message, optional, tag = "3")]
+    pub expected: ::core::option::Option<Expectation>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RoutedOutcome {
+    /// ExpertId of who answered; empty: nobody
+    #[prost(bytes = "bytes", tag = "1")]
+    pub expert: ::prost::bytes::Bytes,
+    /// PeerId
+    #[prost(bytes = "bytes", tag = "2")]
+    pub peer: ::prost::bytes::Bytes,
+    /// types::ErrorKind; empty: it was answered
+    #[prost(string, tag = "3")]
+    pub failure: ::prost::alloc::string::String,
+    /// stop, length
+    #[prost(string, tag = "4")]
+    pub finished: ::prost::alloc::string::String,
+    #[prost(double, tag = "5")]
+    pub total_ms: f64,
+    #[prost(uint32, tag = "6")]
+    pub tokens: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {
@@ -2413,6 +2553,50 @@ pub mod control_client {
                 .insert(GrpcMethod::new("polymath.v1.Control", "CatalogImport"));
             self.inner.unary(req, path, codec).await
         }
+        /// Says how good an answer was; the router learns from it.
+        pub async fn rate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RateRequest>,
+        ) -> std::result::Result<tonic::Response<super::RateResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/polymath.v1.Control/Rate");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("polymath.v1.Control", "Rate"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The latest decisions, the oldest first, without any text.
+        pub async fn route_log(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RouteLogRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RoutedQuery>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/RouteLog",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "RouteLog"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// What the mesh's admins have laid down.
         pub async fn charter(
             &mut self,
@@ -2571,6 +2755,22 @@ pub mod control_server {
             tonic::Response<super::CatalogImportResponse>,
             tonic::Status,
         >;
+        /// Says how good an answer was; the router learns from it.
+        async fn rate(
+            &self,
+            request: tonic::Request<super::RateRequest>,
+        ) -> std::result::Result<tonic::Response<super::RateResponse>, tonic::Status>;
+        /// Server streaming response type for the RouteLog method.
+        type RouteLogStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RoutedQuery, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The latest decisions, the oldest first, without any text.
+        async fn route_log(
+            &self,
+            request: tonic::Request<super::RouteLogRequest>,
+        ) -> std::result::Result<tonic::Response<Self::RouteLogStream>, tonic::Status>;
         /// What the mesh's admins have laid down.
         async fn charter(
             &self,
@@ -3232,6 +3432,95 @@ pub mod control_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/Rate" => {
+                    #[allow(non_camel_case_types)]
+                    struct RateSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::RateRequest>
+                    for RateSvc<T> {
+                        type Response = super::RateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::rate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/RouteLog" => {
+                    #[allow(non_camel_case_types)]
+                    struct RouteLogSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::RouteLogRequest>
+                    for RouteLogSvc<T> {
+                        type Response = super::RoutedQuery;
+                        type ResponseStream = T::RouteLogStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RouteLogRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::route_log(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RouteLogSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

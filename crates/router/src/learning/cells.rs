@@ -1,21 +1,32 @@
 //! Counts by cluster, and how levels of them shrink into one another.
 //!
-//! Each level's mean is a Beta posterior whose prior is the level above: `(Σreward + m·above) / (n + m)`.
+//! What a level knows is how an expert did beside what was expected of it: `ρ = (Σreward + m·p̄·ρ above) /
+//! (Σprior + m·p̄)`, p̄ being the mean prior there. The belief about a query is its own prior times ρ, so who
+//! did well on its own subject is not thought good at another. Where all priors are equal that is the Beta
+//! posterior `(Σreward + m·above) / (n + m)`, the level above as its prior.
 //! A query reads a book's cells by its soft membership; books of one size are averaged (bagging).
 
 use super::{Codebook, codebook::MEMBERSHIPS, codebook::Member};
 
-/// How many were graded, and the sum of their rewards.
+/// No prior is lower: what was never expected of an expert could not be learnt of it either.
+pub const LEAST_PRIOR: f64 = 0.05;
+/// What others are taken to have expected of an expert, at least, where they asked it: they say what came
+/// of it, not what they expected, and nobody asks whom it expects little of.
+const OTHERS_EXPECTED: f64 = 0.4;
+
+/// How many were graded, the sum of their rewards, and of what was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Cell {
     pub(crate) count: f32,
     pub(crate) reward: f32,
+    pub(crate) expected: f32,
 }
 
 impl Cell {
-    pub(crate) fn add(&mut self, count: f32, reward: f32) {
-        self.count += count;
-        self.reward += reward;
+    pub(crate) fn add(&mut self, other: Self) {
+        self.count += other.count;
+        self.reward += other.reward;
+        self.expected += other.expected;
     }
 }
 
@@ -86,15 +97,40 @@ pub(crate) struct Belief {
     pub(crate) mass: f64,
 }
 
-impl Belief {
-    /// One level down: `mass` of this one is the prior of what `count` and `reward` say.
-    fn under(self, count: f64, reward: f64, mass: f64) -> Self {
+/// Sums of cells of one place.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    count: f64,
+    reward: f64,
+    expected: f64,
+}
+
+/// How an expert does beside what is expected of it, and the mass of evidence behind that.
+#[derive(Debug, Clone, Copy)]
+struct Level {
+    ratio: f64,
+    mass: f64,
+}
+
+impl Level {
+    /// One level down: `mass` of this one is the prior of what the sums say.
+    fn under(self, sums: Sums, mass: f64) -> Self {
         let prior = self.mass.min(mass);
+        let expected = if sums.count > 0.0 {
+            sums.expected / sums.count
+        } else {
+            1.0
+        };
         Self {
-            mean: (reward + mass * self.mean) / (count + mass),
-            mass: count + prior,
+            ratio: (sums.reward + mass * expected * self.ratio) / (sums.expected + mass * expected),
+            mass: sums.count + prior,
         }
     }
+}
+
+/// A prior as it is reckoned with.
+fn bounded(prior: f64) -> f64 {
+    prior.clamp(LEAST_PRIOR, 1.0)
 }
 
 impl Cells {
@@ -105,19 +141,34 @@ impl Cells {
     }
 
     /// Counts one outcome in the global cell and in the nearest cluster of each book.
-    pub(crate) fn observe(&mut self, layout: &Layout, members: &Members, reward: f32) {
-        self.cells[0].add(1.0, reward);
+    pub(crate) fn observe(&mut self, layout: &Layout, members: &Members, prior: f64, reward: f32) {
+        let one = Cell {
+            count: 1.0,
+            reward,
+            expected: bounded(prior) as f32,
+        };
+        self.cells[0].add(one);
         for (book, members) in members.iter().enumerate() {
             if let Some(cell) = layout.cell(book, members[0].cluster) {
-                self.cells[cell].add(1.0, reward);
+                self.cells[cell].add(one);
             }
         }
     }
 
-    pub(crate) fn add(&mut self, cell: usize, count: f32, reward: f32) {
+    pub(crate) fn add(&mut self, cell: usize, more: Cell) {
         if let Some(cell) = self.cells.get_mut(cell) {
-            cell.add(count, reward);
+            cell.add(more);
         }
+    }
+
+    /// All of them, the global one first.
+    pub(crate) fn all(&self) -> &[Cell] {
+        &self.cells
+    }
+
+    /// Whether anything was counted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.cells[0].count <= 0.0
     }
 
     pub(crate) fn get(&self, cell: usize) -> Cell {
@@ -129,35 +180,58 @@ impl Cells {
         for cell in &mut self.cells {
             cell.count *= factor;
             cell.reward *= factor;
+            cell.expected *= factor;
         }
     }
 }
 
-/// The belief about a query: own cells and those of others, level by level below `prior`. `visit` is told
-/// the belief after each level.
+/// What is known of an expert: own cells, and those of others.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sources<'a> {
+    pub(crate) own: Option<&'a Cells>,
+    pub(crate) others: Option<&'a Cells>,
+}
+
+impl Sources<'_> {
+    fn sums(&self, cell: usize, prior: f64) -> Sums {
+        let of = |cells: Option<&Cells>| cells.map(|c| c.get(cell)).unwrap_or_default();
+        let (own, others) = (of(self.own), of(self.others));
+        let told = f64::from(others.count);
+        Sums {
+            count: f64::from(own.count) + told,
+            reward: f64::from(own.reward) + f64::from(others.reward),
+            expected: f64::from(own.expected) + told * prior.max(OTHERS_EXPECTED),
+        }
+    }
+}
+
+/// The belief about a query, level by level below `prior`, whose mass is how much evidence outgrows it.
+/// `visit` is told the belief after each level.
 pub(crate) fn descend(
     layout: &Layout,
-    sources: [Option<&Cells>; 2],
+    sources: Sources<'_>,
     members: &Members,
     prior: Belief,
     masses: &[f32],
     mut visit: impl FnMut(Belief),
 ) -> Belief {
-    let sum = |cell: usize| {
-        sources.iter().flatten().fold((0.0, 0.0), |(n, r), cells| {
-            let cell = cells.get(cell);
-            (n + f64::from(cell.count), r + f64::from(cell.reward))
-        })
+    let expected = bounded(prior.mean);
+    let belief = |level: Level| Belief {
+        mean: (expected * level.ratio).clamp(0.0, 1.0),
+        mass: level.mass,
     };
     let mass = |level: usize| {
         f64::from(masses.get(level).or(masses.last()).copied().unwrap_or(1.0)).max(1e-3)
     };
-    let (count, reward) = sum(0);
-    let mut belief = prior.under(count, reward, prior.mass.max(1e-3));
-    visit(belief);
+    let top = Level {
+        ratio: 1.0,
+        mass: prior.mass,
+    };
+    let mut above = top.under(sources.sums(0, expected), prior.mass.max(1e-3));
+    visit(belief(above));
     for (level, books) in layout.levels.iter().enumerate() {
-        let mut next = Belief {
-            mean: 0.0,
+        let mut next = Level {
+            ratio: 0.0,
             mass: 0.0,
         };
         let share = 1.0 / books.len() as f64;
@@ -166,18 +240,72 @@ pub(crate) fn descend(
                 let Some(cell) = layout.cell(*book, member.cluster) else {
                     continue;
                 };
-                let (count, reward) = sum(cell);
-                let below = belief.under(count, reward, mass(level));
+                let below = above.under(sources.sums(cell, expected), mass(level));
                 let weight = share * f64::from(member.weight);
-                next.mean += weight * below.mean;
+                next.ratio += weight * below.ratio;
                 next.mass += weight * below.mass;
             }
         }
         // A query without a vector belongs to no cluster.
         if next.mass > 0.0 {
-            belief = next;
+            above = next;
         }
-        visit(belief);
+        visit(belief(above));
     }
-    belief
+    belief(above)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn believed(own: &Cells, prior: f64) -> f64 {
+        let sources = Sources {
+            own: Some(own),
+            others: None,
+        };
+        let prior = Belief {
+            mean: prior,
+            mass: 4.0,
+        };
+        let layout = Layout::new(&[]);
+        descend(
+            &layout,
+            sources,
+            &Members::default(),
+            prior,
+            &[20.0],
+            |_| (),
+        )
+        .mean
+    }
+
+    #[test]
+    fn who_did_well_on_its_own_subject_is_not_thought_good_at_another() {
+        let layout = Layout::new(&[]);
+        let mut own = Cells::new(&layout);
+        for _ in 0..50 {
+            own.observe(&layout, &Members::default(), 0.4, 1.0);
+        }
+        assert!(believed(&own, 0.4) > 0.9);
+        assert!(
+            believed(&own, 0.1) < 0.3,
+            "little is expected, and little more is"
+        );
+    }
+
+    #[test]
+    fn equal_priors_make_a_beta_posterior() {
+        let layout = Layout::new(&[]);
+        let mut own = Cells::new(&layout);
+        for n in 0..10 {
+            own.observe(
+                &layout,
+                &Members::default(),
+                0.5,
+                if n < 7 { 1.0 } else { 0.0 },
+            );
+        }
+        assert!((believed(&own, 0.5) - (7.0 + 4.0 * 0.5) / 14.0).abs() < 1e-6);
+    }
 }

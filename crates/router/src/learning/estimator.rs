@@ -9,7 +9,7 @@ use polymath_types::ExpertId;
 
 use super::{
     Codebook, Sparse,
-    cells::{Belief, Cell, Cells, Layout, Members, descend},
+    cells::{Belief, Cell, Cells, Layout, Members, Sources, descend},
     merge::Reported,
     ridge::Ridge,
 };
@@ -103,6 +103,24 @@ struct Expert {
     used: u64,
 }
 
+impl Expert {
+    fn new(layout: &Layout) -> Self {
+        Self {
+            own: Cells::new(layout),
+            others: None,
+            ridge: None,
+            used: 0,
+        }
+    }
+
+    const fn sources(&self) -> Sources<'_> {
+        Sources {
+            own: Some(&self.own),
+            others: self.others.as_ref(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Observation {
     expert: ExpertId,
@@ -136,6 +154,16 @@ impl Estimator {
             random: Random::new(seed),
             ticks: 0,
         }
+    }
+
+    /// Whether anything was learnt, of this node's own answers or of others'.
+    pub fn knows(&self) -> bool {
+        !self.experts.is_empty()
+    }
+
+    /// Whether any answer was graded here.
+    pub fn has_graded(&self) -> bool {
+        self.experts.values().any(|known| !known.own.is_empty())
     }
 
     /// Its books.
@@ -208,7 +236,7 @@ impl Estimator {
         prior: f64,
         visit: impl FnMut(Belief),
     ) -> Belief {
-        let sources = [known.map(|k| &k.own), known.and_then(|k| k.others.as_ref())];
+        let sources = known.map(Expert::sources).unwrap_or_default();
         let prior = Belief {
             mean: prior,
             mass: f64::from(self.config.prior_mass),
@@ -232,7 +260,18 @@ impl Estimator {
         let (layout, discount) = (Arc::clone(&self.layout), self.config.discount);
         let known = self.touch(expert);
         known.own.fade(discount);
-        known.own.observe(&layout, &seen.members, reward);
+        known.own.observe(&layout, &seen.members, prior, reward);
+        self.keep(expert, seen, prior, reward);
+    }
+
+    /// Keeps an answer that is counted already: of an earlier run, whose counts were restored.
+    pub fn recall(&mut self, expert: ExpertId, seen: &Arc<Seen>, prior: f64, reward: f64) {
+        if reward.is_finite() && self.experts.contains_key(&expert) {
+            self.keep(expert, seen, prior, reward.clamp(0.0, 1.0) as f32);
+        }
+    }
+
+    fn keep(&mut self, expert: ExpertId, seen: &Arc<Seen>, prior: f64, reward: f32) {
         if self.config.max_observations == 0 {
             return;
         }
@@ -278,9 +317,15 @@ impl Estimator {
             mean: f64::from(observation.prior),
             mass: f64::from(self.config.prior_mass),
         };
-        let sources = [Some(&known.own), known.others.as_ref()];
         let masses = &self.config.level_masses;
-        let belief = descend(&self.layout, sources, &seen.members, prior, masses, |_| ());
+        let belief = descend(
+            &self.layout,
+            known.sources(),
+            &seen.members,
+            prior,
+            masses,
+            |_| (),
+        );
         let target = observation.reward - belief.mean as f32;
         let ridge = known.ridge.get_or_insert_with(|| Ridge::new(dimensions));
         ridge.step(
@@ -308,23 +353,36 @@ impl Estimator {
         }
     }
 
-    /// What others measured replaces what they said before, weighed by [`merge`](super::merge::merge).
+    /// What others measured replaces what they said before, weighed by [`merge`](super::merge::merge). Whoever
+    /// this node has graded itself gives way to none of whom there is hearsay alone.
     pub fn share(&mut self, cells: &[Reported]) {
         for known in self.experts.values_mut() {
             known.others = None;
         }
+        self.experts.retain(|_, known| !known.own.is_empty());
         for told in cells {
             let cell = match told.cluster {
                 None => Some(0),
                 Some(cluster) => self.layout.cell(told.book, cluster),
             };
             let Some(cell) = cell else { continue };
-            let empty = Cells::new(&self.layout);
-            let known = self.touch(told.expert);
-            known
-                .others
-                .get_or_insert(empty)
-                .add(cell, told.count, told.reward);
+            if self.experts.len() >= self.config.max_experts.max(1)
+                && !self.experts.contains_key(&told.expert)
+            {
+                continue;
+            }
+            let layout = &self.layout;
+            let known = self.experts.entry(told.expert);
+            let known = known.or_insert_with(|| Expert::new(layout));
+            let others = known.others.get_or_insert_with(|| Cells::new(layout));
+            others.add(
+                cell,
+                Cell {
+                    count: told.count,
+                    reward: told.reward,
+                    expected: 0.0,
+                },
+            );
         }
     }
 
@@ -334,7 +392,7 @@ impl Estimator {
         let mut all = Vec::new();
         for (expert, known) in &self.experts {
             let mut add = |cell: usize, book: usize, cluster: Option<u16>| {
-                let Cell { count, reward } = known.own.get(cell);
+                let Cell { count, reward, .. } = known.own.get(cell);
                 if count >= least && count > 0.0 {
                     all.push(Reported {
                         book,
@@ -352,6 +410,26 @@ impl Estimator {
         }
         all.sort_unstable_by_key(|c| (c.expert, c.book, c.cluster));
         all
+    }
+
+    /// Own cells of each expert of which anything was counted.
+    pub(super) fn counted(&self) -> impl Iterator<Item = (ExpertId, &[Cell])> {
+        let counted = self.experts.iter().filter(|(_, k)| !k.own.is_empty());
+        counted.map(|(id, known)| (*id, known.own.all()))
+    }
+
+    /// How many cells an expert has.
+    pub(super) fn cells(&self) -> usize {
+        Cells::new(&self.layout).all().len()
+    }
+
+    /// These are an expert's own cells from now on.
+    pub(super) fn count(&mut self, expert: ExpertId, cells: &[Cell]) {
+        let mut own = Cells::new(&self.layout);
+        for (at, cell) in cells.iter().enumerate() {
+            own.add(at, *cell);
+        }
+        self.touch(expert).own = own;
     }
 
     /// The expert changed: of what was learnt of it only `keep` (0 to 1) still counts, others' word included.
@@ -406,12 +484,8 @@ impl Estimator {
             }
         }
         let (layout, ticks) = (Arc::clone(&self.layout), self.ticks);
-        let known = self.experts.entry(expert).or_insert_with(|| Expert {
-            own: Cells::new(&layout),
-            others: None,
-            ridge: None,
-            used: 0,
-        });
+        let known = self.experts.entry(expert);
+        let known = known.or_insert_with(|| Expert::new(&layout));
         known.used = ticks;
         known
     }

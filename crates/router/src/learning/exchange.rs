@@ -13,6 +13,12 @@ pub(crate) fn everything() -> CodebookId {
 }
 
 impl Estimator {
+    /// What its counts stand under.
+    pub fn codebooks(&self) -> Vec<CodebookId> {
+        let books = self.books().iter().map(super::Codebook::id);
+        books.chain([everything()]).collect()
+    }
+
     /// Own counts as the catalog publishes them: whole answers, cells with at least `least` of them.
     pub fn published(&self, least: u32) -> Vec<(Cell, Evidence)> {
         let counts = self.own_counts(least.max(1) as f32);

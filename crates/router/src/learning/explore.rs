@@ -30,7 +30,7 @@ impl Explorer {
     pub const fn new(share: f64, burst: f64, seed: u64) -> Self {
         Self {
             share,
-            tokens: burst,
+            tokens: 0.0,
             burst,
             random: Random::new(seed),
         }
@@ -62,6 +62,22 @@ impl Explorer {
             chosen: if explores { sampled } else { expected },
             expected,
         })
+    }
+
+    /// With what chance each would be chosen now: by sampling, so within some hundredths.
+    pub fn chances(&self, estimates: &[Estimate], utility: impl Fn(usize, f64) -> f64) -> Vec<f64> {
+        const DRAWS: usize = 64;
+        let mut trial = self.clone();
+        trial.tokens = self.tokens + self.share;
+        let mut chosen = vec![0.0; estimates.len()];
+        for _ in 0..DRAWS {
+            let tokens = trial.tokens;
+            if let Some(pick) = trial.pick(estimates, &utility) {
+                chosen[pick.chosen] += 1.0 / DRAWS as f64;
+            }
+            trial.tokens = tokens;
+        }
+        chosen
     }
 
     /// Something changed: the whole burst may be spent again.

@@ -47,11 +47,21 @@ impl Learner {
 
     /// Chooses among `experts`, each with its prior, by quality alone.
     pub fn pick(&mut self, experts: &[(ExpertId, f64)], seen: &Seen) -> Option<Pick> {
-        let estimates: Vec<Estimate> = experts
+        let estimates = self.estimates(experts, seen);
+        self.explorer.pick(&estimates, |_, quality| quality)
+    }
+
+    /// With what chance [`Self::pick`] chooses each.
+    pub fn chances(&self, experts: &[(ExpertId, f64)], seen: &Seen) -> Vec<f64> {
+        let estimates = self.estimates(experts, seen);
+        self.explorer.chances(&estimates, |_, quality| quality)
+    }
+
+    fn estimates(&self, experts: &[(ExpertId, f64)], seen: &Seen) -> Vec<Estimate> {
+        experts
             .iter()
             .map(|(id, prior)| self.estimator.estimate(id, seen, *prior))
-            .collect();
-        self.explorer.pick(&estimates, |_, quality| quality)
+            .collect()
     }
 
     /// An answer was graded, 0 to 1. Says whether the expert is found to have changed.

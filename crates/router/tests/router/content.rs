@@ -18,7 +18,7 @@ fn the_closest_expert_comes_first_with_all_its_replicas() {
     assert_eq!((d.encoder.as_str(), d.failure()), ("three-subjects", None));
     let c = &d.candidates[0];
     let sum: f64 = c.terms.iter().map(|t| t.value * t.weight).sum();
-    assert_eq!((c.terms.len(), c.score), (5, sum));
+    assert_eq!((c.terms.len(), c.score), (8, sum));
     let json = serde_json::to_value(&d).unwrap();
     assert_eq!(json["candidates"][0]["terms"][0]["name"], "quality");
     assert_eq!(json["candidates"][0]["peer"], c.peer.to_base58());
@@ -49,6 +49,7 @@ fn no_speed_outweighs_content_beyond_the_margin() {
         scene.peers.insert(
             peer(n),
             PeerState {
+                own: false,
                 reach,
                 rtt: None,
                 load: Some(load),

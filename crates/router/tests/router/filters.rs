@@ -1,5 +1,7 @@
 use polymath_router::{Decision, Reach, Reason};
-use polymath_types::{ErrorKind, ExpertKind, LabelSet};
+use polymath_types::{
+    Constraints, ErrorKind, ExpertKind, LabelSet, PathKind, PeerId, Preference, Privacy, Terms,
+};
 
 use crate::scene::*;
 
@@ -114,6 +116,136 @@ fn peers_required_excluded_and_out_of_reach() {
         (Reason::Unreachable, "no address")
     );
     assert!(d.candidates.is_empty());
+}
+
+#[test]
+fn a_question_stays_in_the_circle_its_caller_drew() {
+    let (mut scene, _, _) = Scene::kitchen();
+    // Chef on 1 and 2, coder on 3: 1 is this node, 2 an own one, 3 anybody's.
+    scene.reach(1, Reach::Here);
+    scene.peers.get_mut(&peer(2)).unwrap().own = true;
+    let mut asked = |privacy| {
+        let mut q = query(ExpertKind::Generate);
+        q.constraints.privacy = privacy;
+        let d = scene.decide(&q);
+        let mut peers: Vec<PeerId> = d.candidates.iter().map(|c| c.peer).collect();
+        peers.sort_unstable();
+        let kept = d.excluded.iter().filter(|e| e.reason == Reason::Privacy);
+        (peers, kept.count())
+    };
+    let sorted = |numbers: &[u8]| {
+        let mut peers: Vec<PeerId> = numbers.iter().map(|n| peer(*n)).collect();
+        peers.sort_unstable();
+        peers
+    };
+    assert_eq!(asked(Privacy::Local), (sorted(&[1]), 2));
+    assert_eq!(asked(Privacy::Own), (sorted(&[1, 2]), 1));
+    assert_eq!(
+        asked(Privacy::Mesh),
+        (sorted(&[1, 2]), 1),
+        "3 holds no role"
+    );
+    assert_eq!(asked(Privacy::Any), (sorted(&[1, 2, 3]), 0));
+
+    let mut charter = polymath_types::Charter::default();
+    let founder = polymath_types::Admin {
+        peer: peer(3),
+        by: None,
+        at: 0,
+    };
+    charter.admins.push(founder);
+    scene.index.set_charter(std::sync::Arc::new(charter));
+    let mut q = query(ExpertKind::Generate);
+    q.constraints.privacy = Privacy::Mesh;
+    assert_eq!(scene.decide(&q).candidates.len(), 3);
+    q.constraints.privacy = Privacy::Local;
+    scene.reach(
+        1,
+        Reach::Connected {
+            path: PathKind::Direct,
+        },
+    );
+    let d = scene.decide(&q);
+    let failure = d.failure().unwrap();
+    assert!(failure.message.contains("--privacy"), "{failure}");
+}
+
+#[test]
+fn labels_prices_and_allowed_peers_are_heeded() {
+    let (mut scene, chef, _) = Scene::kitchen();
+    for (n, office, price) in [(1, "berlin", 500), (2, "paris", 0)] {
+        let mut stated = offer(vec![chef]);
+        stated.labels.insert("office".into(), office.into());
+        let terms = Terms {
+            price_in: price,
+            price_out: price,
+            ..Terms::default()
+        };
+        stated.terms.insert(chef, terms);
+        scene
+            .index
+            .set_offer(peer(n), std::sync::Arc::new(stated), |_| None);
+    }
+    let mut asked = |constraints: Constraints| {
+        let mut q = query(ExpertKind::Generate);
+        q.constraints = constraints;
+        let d = scene.decide(&q);
+        let peers: Vec<PeerId> = d.candidates.iter().map(|c| c.peer).collect();
+        (peers, d.excluded_counts)
+    };
+    let label = |value: &str| Constraints {
+        peer_labels: [("office".to_owned(), value.to_owned())].into(),
+        ..Constraints::default()
+    };
+    assert_eq!(
+        asked(label("berlin")),
+        (vec![peer(1)], vec![(Reason::PeerLabels, 2)])
+    );
+    assert_eq!(asked(label("")).0, [peer(2), peer(1)], "the free one first");
+    let cheap = Constraints {
+        max_price: Some(999),
+        ..Constraints::default()
+    };
+    assert_eq!(
+        asked(cheap),
+        (vec![peer(2), peer(3)], vec![(Reason::Price, 1)])
+    );
+    let allowed = Constraints {
+        allow: vec![peer(1), peer(3)],
+        ..Constraints::default()
+    };
+    assert_eq!(
+        asked(allowed),
+        (vec![peer(1), peer(3)], vec![(Reason::PeerExcluded, 1)])
+    );
+}
+
+#[test]
+fn what_the_caller_prefers_decides_between_experts_that_are_not_equal() {
+    let (mut scene, chef, coder) = Scene::kitchen();
+    scene.features.vector = vec![0.7, 0.6, 0.3];
+    for n in [1, 2] {
+        let mut stated = offer(vec![chef]);
+        let terms = Terms {
+            price_in: 50 * Terms::CREDIT,
+            price_out: 50 * Terms::CREDIT,
+            ..Terms::default()
+        };
+        stated.terms.insert(chef, terms);
+        scene
+            .index
+            .set_offer(peer(n), std::sync::Arc::new(stated), |_| None);
+        scene.served(chef, n, 20_000);
+    }
+    let mut first = |prefer| {
+        let mut q = query(ExpertKind::Generate);
+        q.constraints.prefer = prefer;
+        scene.decide(&q).candidates[0].expert
+    };
+    assert_eq!(first(Preference::Balanced), chef);
+    assert_eq!(first(Preference::Best), chef);
+    assert_eq!(first(Preference::Cheap), coder);
+    assert_eq!(first(Preference::Fast), coder);
 }
 
 #[test]

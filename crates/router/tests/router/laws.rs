@@ -62,6 +62,7 @@ fn state() -> impl Strategy<Value = PeerState> {
     ]);
     let load = option::of((any::<u32>(), any::<u32>(), any::<u32>()));
     (reach, option::of(any::<u64>()), load).prop_map(|(reach, rtt, load)| PeerState {
+        own: false,
         reach,
         rtt: rtt.map(Duration::from_nanos),
         load: load.map(|(queue_depth, active, free_slots)| LoadReport {
@@ -97,7 +98,7 @@ prop_compose! {
         language in option::of(select(vec!["de", "EN", "xx"])),
     ) -> Wish {
         let language = language.map(str::to_owned);
-        let features = Features { encoder: "random".into(), vector, prompt_tokens, language };
+        let features = Features { encoder: "random".into(), vector, prompt_tokens, language, ..Features::default() };
         Wish { kind, model: model.map(str::to_owned), peer, exclude, labels, max_tokens, features }
     }
 }
@@ -148,6 +149,7 @@ fn run(world: &World, wish: &Wish, past: &[Past], config: &RouterConfig) -> Vec<
     let request = Request {
         query: &query,
         features: &wish.features,
+        explore: false,
     };
     let mut router = Router::new(config.clone(), 3);
     let mut now = Duration::ZERO;
@@ -296,7 +298,7 @@ proptest! {
             router.observe(Duration::ZERO, &Outcome { expert: *expert, peer: *peer, result: Err(ErrorKind::Internal) });
         }
         let query = query(wish.kind);
-        let request = Request { query: &query, features: &wish.features };
+        let request = Request { query: &query, features: &wish.features, explore: false };
         let d = router.decide(Duration::from_millis(500), &request, &world.index,
             &|id| world.vectors.get(id).cloned(), &|p| world.states[p].clone());
         prop_assert!(d.candidates.is_empty());

@@ -7,6 +7,7 @@ mod failures;
 mod filters;
 mod hedging;
 mod laws;
+mod learned;
 mod replicas;
 mod scene;
 mod vector_space;

@@ -95,6 +95,7 @@ impl Scene {
                 vector: vec![0.9, 0.3, 0.3],
                 prompt_tokens: 10,
                 language: None,
+                ..Features::default()
             },
             offers: BTreeMap::new(),
             cards: HashMap::new(),
@@ -134,9 +135,18 @@ impl Scene {
     }
 
     pub(crate) fn decide(&mut self, query: &Query) -> Decision {
+        self.decide_on(query, false)
+    }
+
+    pub(crate) fn explore(&mut self, query: &Query) -> Decision {
+        self.decide_on(query, true)
+    }
+
+    fn decide_on(&mut self, query: &Query, explore: bool) -> Decision {
         let request = Request {
             query,
             features: &self.features,
+            explore,
         };
         self.router.decide(
             self.now,
@@ -183,6 +193,7 @@ impl Scene {
 
 pub(crate) fn connected() -> PeerState {
     PeerState {
+        own: false,
         reach: Reach::Connected {
             path: PathKind::Direct,
         },

@@ -1,0 +1,69 @@
+//! What was learnt, between nodes: own counts go to the catalog, and those of others come from its index.
+
+use std::{sync::Arc, time::Duration};
+
+use polymath_types::{Cell, Index, Weighed};
+use tokio::time::{Instant, sleep_until};
+
+use crate::Node;
+
+/// Others take a change of a document every few minutes.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
+/// How soon after the index changed others' counts are read again.
+const HEARD_EVERY: Duration = Duration::from_secs(1);
+/// How often decisions go to the disk that nobody waits for.
+const WRITTEN_EVERY: Duration = Duration::from_secs(10);
+
+/// Until the node ends: tells the catalog what was learnt here, and the router what was learnt elsewhere.
+pub(crate) async fn exchange(node: Node) {
+    let inner = &node.inner;
+    let shares = inner.config.catalog.observations;
+    let mut changed = inner.sync.changed();
+    let mut write = tokio::time::interval(WRITTEN_EVERY);
+    write.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let now = Instant::now();
+    let (mut told, mut heard) = (now, now);
+    let (mut tell, mut hear) = (true, true);
+    loop {
+        tokio::select! {
+            () = inner.cancel.cancelled() => return,
+            _ = write.tick() => {
+                let _ = inner.learning.write().await;
+            }
+            () = inner.learning.graded.notified() => tell = true,
+            more = changed.changed() => match more {
+                Ok(()) => hear = true,
+                Err(_) => return,
+            },
+            () = sleep_until(told), if shares && tell => {
+                tell = false;
+                told = Instant::now() + TOLD_EVERY;
+                let seen = node.router().policy().published();
+                inner.sync.observe(seen).await;
+            }
+            () = sleep_until(heard), if shares && hear => {
+                hear = false;
+                heard = Instant::now() + HEARD_EVERY;
+                let index = inner.index.load_full();
+                node.router().policy_mut().share(&mut observed(&index));
+            }
+        }
+    }
+}
+
+/// What others have seen of the experts that are offered.
+fn observed(index: &Arc<Index>) -> impl Iterator<Item = (Cell, Weighed)> + '_ {
+    index.experts().flat_map(|expert| {
+        let books = index.observed_of(&expert.id).into_iter().flatten();
+        books.flat_map(|(codebook, cells)| {
+            cells.iter().map(|(cluster, weighed)| {
+                let cell = Cell {
+                    codebook: *codebook,
+                    expert: expert.id,
+                    cluster: *cluster,
+                };
+                (cell, *weighed)
+            })
+        })
+    })
+}
