@@ -46,10 +46,10 @@ pub(crate) struct Seat {
     pub(crate) latency: f64,
     pub(crate) load: f64,
     pub(crate) path: f64,
-    pub(crate) price: f64,
-    pub(crate) trust: f64,
     /// It is first because the conversation went there before.
     pub(crate) familiar: bool,
+    pub(crate) price: f64,
+    pub(crate) trust: f64,
     tie: u64,
 }
 
@@ -201,9 +201,9 @@ impl View<'_> {
             latency: cost / (cost + HALF_LATENCY),
             load: state.load.map_or(0.0, |l| occupancy(&l)),
             path,
+            familiar: false,
             price: self.price(expert, replica),
             trust: f64::from(u8::from(!here && !self.index.charter().trusts(&peer))),
-            familiar: false,
             tie: hasher.finish(),
         })
     }
@@ -335,12 +335,15 @@ fn conversation(query: &Query) -> Option<u64> {
 /// the highest by rendezvous hashing (Thaler and Ravishankar 1998) among those that are neither slower
 /// nor busier than the bound allows (Mirrokni, Thorup and Zadimoghaddam 2018).
 fn keep_together(seats: &mut [Seat], conversation: u64) {
-    let Some(least) = seats.first().map(|s| s.cost) else {
+    let Some(first) = seats.first().cloned() else {
         return;
     };
     let calls: u32 = seats.iter().map(|s| s.in_flight).sum();
     let most = (BOUND * f64::from(calls + 1) / seats.len() as f64).ceil();
-    let within = |s: &Seat| s.cost <= BOUND * least && f64::from(s.in_flight + 1) <= most;
+    let within = |s: &Seat| {
+        let quick = s.cost <= BOUND * first.cost && f64::from(s.in_flight + 1) <= most;
+        quick && s.price <= first.price && s.trust <= first.trust
+    };
     let rank = |s: &Seat| {
         let mut hasher = DefaultHasher::new();
         (conversation, s.peer).hash(&mut hasher);

@@ -29,9 +29,9 @@ pub struct Router {
     pub(crate) config: RouterConfig,
     seed: u64,
     decisions: u64,
-    policy: Box<dyn Policy>,
     pub(crate) statistics: Statistics,
     pub(crate) hedges: Hedges,
+    policy: Box<dyn Policy>,
 }
 
 /// An expert with what the query makes of it.
@@ -97,8 +97,8 @@ impl Router {
             seed,
             decisions: 0,
             statistics,
-            policy,
             hedges,
+            policy,
         }
     }
 

@@ -152,7 +152,7 @@ impl Asked {
                 let Some(pause) = again.pause(!progress.ids.is_empty()) else {
                     break;
                 };
-                left = self.decide_again(query, pause, deadline, &mut again).await;
+                left = self.decide_again(query, pause, deadline, &again).await;
                 continue;
             };
             let candidate = candidate.as_ref();
@@ -268,7 +268,7 @@ impl Asked {
         query: &Query,
         pause: Duration,
         deadline: Instant,
-        again: &mut Again,
+        again: &Again,
     ) -> VecDeque<Arc<Candidate>> {
         let until = deadline.min(Instant::now() + pause);
         tokio::time::sleep_until(until).await;
