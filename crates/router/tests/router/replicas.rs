@@ -165,7 +165,7 @@ fn turn(begins: &str, turns: usize) -> Query {
             content: format!("Answer {n}"),
         };
         query.messages.push(answer);
-        query.messages.push(Message::user(&format!("And {n}?")));
+        query.messages.push(Message::user(format!("And {n}?")));
     }
     query
 }
