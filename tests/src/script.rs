@@ -82,7 +82,6 @@ pub fn card(name: &str) -> ExpertCard {
         languages: Vec::new(),
         capabilities: Vec::new(),
         labels: LabelSet::None,
-        capabilities: Vec::new(),
     }
 }
 
