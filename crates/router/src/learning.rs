@@ -25,7 +25,7 @@ mod saved;
 mod sparse;
 
 pub use cells::LEAST_PRIOR;
-pub use codebook::{Codebook, CodebookError, Fit, Member, Space, fit, fit_groups};
+pub use codebook::{Codebook, CodebookError, Fit, Member, Space, fit};
 pub use drift::Drift;
 pub use estimator::{Estimate, Estimator, EstimatorConfig, Seen};
 pub use exchange::Reported;

@@ -13,7 +13,7 @@ use super::Sparse;
 
 mod fitting;
 
-pub use fitting::{Fit, fit, fit_groups};
+pub use fitting::{Fit, fit};
 
 const MAGIC: &[u8; 8] = b"PMCODE\x00\x01";
 /// Bounds of a book that is read.
@@ -105,11 +105,10 @@ impl fmt::Debug for Codebook {
 }
 
 impl Codebook {
-    /// The books that every node has: 8 clusters, 32 thrice from other beginnings, and 14 groups that are
-    /// kinds of task, such as sums in words, code to write, questions of fact.
+    /// The books that every node has, coarse ones first: 8 clusters, and 32 thrice from other beginnings.
     ///
     /// Fitted by `cargo run --release -p polymath-eval --example fit_codebooks` on the training questions of
-    /// ulab-uiuc/LLMRouter (MIT), without their outcomes; the groups by the names of their tasks.
+    /// ulab-uiuc/LLMRouter (MIT), without their outcomes.
     pub fn defaults() -> &'static [Self] {
         static BOOKS: OnceLock<Vec<Codebook>> = OnceLock::new();
         BOOKS.get_or_init(|| {
@@ -301,8 +300,7 @@ mod tests {
                 "8 4dfbb440b60a58df",
                 "32 d950a6390e898b93",
                 "32 b9807802bc7d6b16",
-                "32 3840d70f62adbbc5",
-                "14 86de412dad8c8781"
+                "32 3840d70f62adbbc5"
             ]
         );
         assert!(
@@ -380,29 +378,5 @@ mod tests {
         assert!((0..80).all(|n| cluster(n) == cluster(0)));
         assert_ne!(cluster(0), cluster(80));
         assert_ne!(cluster(80), cluster(81));
-    }
-
-    #[test]
-    fn groups_that_k_means_would_mix_are_told_apart_by_their_labels() {
-        // Two words a text: one of many subjects, which stands out, and one that tells the group.
-        let text = |n: u32| {
-            let places = [10 + n % 7, 20 + n % 2];
-            (Sparse::new(&places, &[0.9, 0.3]), vec![0.1])
-        };
-        let texts: Vec<_> = (0..140).map(text).collect();
-        let labels: Vec<usize> = (0..140).map(|n| n % 2).collect();
-        let settings = Fit {
-            clusters: 2,
-            space: Space {
-                width: 64,
-                cues: 1,
-                cue_scale: 0.1,
-            },
-            ..Fit::default()
-        };
-        let book = fit_groups("test", &texts, &labels, &settings).unwrap();
-        for (n, (vector, cues)) in texts.iter().enumerate() {
-            assert_eq!(usize::from(book.assign(vector, cues)[0].cluster), n % 2);
-        }
     }
 }

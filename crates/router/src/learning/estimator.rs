@@ -48,7 +48,7 @@ impl Default for EstimatorConfig {
         Self {
             dimensions: 1 << 14,
             prior_mass: 4.0,
-            level_masses: vec![20.0, 20.0, 100.0],
+            level_masses: vec![20.0, 20.0],
             penalty: 50.0,
             words: 1.0,
             cues: 0.5,
@@ -530,7 +530,7 @@ mod tests {
             e.estimate(&EXPERT, &query(&e, 1, 7), 0.8),
             e.estimate(&EXPERT, &query(&e, 0, 7), 0.8),
         );
-        assert!(good.mean > 0.75 && bad.mean < 0.25, "{good:?} {bad:?}");
+        assert!(good.mean > 0.8 && bad.mean < 0.2, "{good:?} {bad:?}");
         assert!(good.mass > 50.0 && good.deviation() < 0.1);
         e.soften(&EXPERT, 0.0);
         assert!((e.estimate(&EXPERT, &query(&e, 0, 7), 0.8).mean - 0.8).abs() < 1e-3);

@@ -21,10 +21,6 @@ impl Ridge {
         }
     }
 
-    pub(crate) fn into_weights(self) -> Vec<f32> {
-        self.weights
-    }
-
     pub(crate) fn predict(&self, x: &Sparse) -> f32 {
         x.dot(&self.weights)
     }

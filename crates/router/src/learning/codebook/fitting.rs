@@ -5,7 +5,7 @@
 //! no cluster starves and counts are spread.
 
 use super::{Codebook, CodebookError, Space};
-use crate::learning::{Sparse, ridge::Ridge};
+use crate::learning::Sparse;
 
 /// Constants of a fit.
 #[derive(Debug, Clone, Copy)]
@@ -41,9 +41,6 @@ impl Default for Fit {
     }
 }
 
-/// Penalty of the regressions of [`fit_groups`]; of 0.1, 0.5 and 2 the best by cross-validation on training
-/// questions of LLMRouter.
-const GROUP_PENALTY: f32 = 0.5;
 /// Passes of row and column scaling in a round.
 const SCALINGS: usize = 8;
 
@@ -86,44 +83,6 @@ pub fn fit(
         }
     }
     Codebook::write(encoder, fit.space, &mean, &centroids)
-}
-
-/// Fits a book whose clusters are named groups of texts: `labels` gives each text's, from 0.
-///
-/// A centroid is what a ridge regression answers to "is it of this group?" (1 or 0, less the group's share):
-/// the softmax of [`Codebook::assign`] over such answers is sharp enough to tell groups that k-means mixes.
-pub fn fit_groups(
-    encoder: &str,
-    texts: &[(Sparse, Vec<f32>)],
-    labels: &[usize],
-    fit: &Fit,
-) -> Result<Codebook, CodebookError> {
-    let dimensions = fit.space.dimensions();
-    let points: Vec<Sparse> = texts
-        .iter()
-        .map(|(v, cues)| Sparse::dense(&fit.space.point(v, cues)))
-        .collect();
-    let mut order: Vec<usize> = (0..points.len().min(labels.len())).collect();
-    let mut random = crate::random::Random::new(fit.seed);
-    let mut groups = vec![(Ridge::new(dimensions), vec![0f32; order.len()]); fit.clusters];
-    let mut shares = vec![0f32; fit.clusters];
-    for label in labels {
-        if let Some(share) = shares.get_mut(*label) {
-            *share += 1.0 / labels.len() as f32;
-        }
-    }
-    for _ in 0..fit.rounds {
-        random.shuffle(&mut order);
-        for at in &order {
-            let square = points[*at].square();
-            for (group, (ridge, duals)) in groups.iter_mut().enumerate() {
-                let target = f32::from(u8::from(labels[*at] == group)) - shares[group];
-                ridge.step(&points[*at], square, &mut duals[*at], target, GROUP_PENALTY);
-            }
-        }
-    }
-    let centroids: Vec<Vec<f32>> = groups.into_iter().map(|(r, _)| r.into_weights()).collect();
-    Codebook::write(encoder, fit.space, &vec![0.0; dimensions], &centroids)
 }
 
 /// k-means++ beginnings: each next one is drawn in proportion to its squared distance from the others.
