@@ -153,7 +153,7 @@ pub(crate) struct ObservationLimits {
 pub(crate) const OBSERVED: ObservationLimits = ObservationLimits {
     cells: 2048,
     experts: 256,
-    codebooks: 4,
+    codebooks: 8,
     clusters: 1024,
     document_bytes: 192 * 1024,
     change_bytes: 96 * 1024,

@@ -306,7 +306,7 @@ mod tests {
         let kept: Vec<CodebookId> = told.seen().iter().map(|s| s.codebook).collect();
         assert_eq!(
             kept,
-            [5, 6, 7, 8].map(|book| CodebookId::from_bytes([book; 32]))
+            [1, 2, 3, 4, 5, 6, 7, 8].map(|book| CodebookId::from_bytes([book; 32]))
         );
     }
 
