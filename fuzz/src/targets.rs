@@ -14,7 +14,7 @@ pub(crate) struct Target {
     pub(crate) seeds: &'static [&'static [u8]],
 }
 
-pub(crate) const TARGETS: [Target; 19] = [
+pub(crate) const TARGETS: [Target; 20] = [
     Target {
         name: "frames",
         run: polymath_rpc::fuzz::frames,
@@ -62,18 +62,24 @@ pub(crate) const TARGETS: [Target; 19] = [
         name: "change",
         run: polymath_catalog::fuzz::change,
         golden: &[
-            "catalog/tests/golden/sync_frame_v3.bin",
-            "catalog/tests/golden/charter_frame_v3.bin",
+            "catalog/tests/golden/sync_frame_v4.bin",
+            "catalog/tests/golden/charter_frame_v4.bin",
         ],
         seeds: &[b"\x85\x6f\x4a\x83\0\0\0\0\x01\x10"],
+    },
+    Target {
+        name: "short_change",
+        run: polymath_catalog::fuzz::short_change,
+        golden: &["catalog/tests/golden/short_frame_v4.bin"],
+        seeds: &[b"\xff\x1f\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01"],
     },
     Target {
         name: "scratch_apply",
         run: |bytes| polymath_catalog::fuzz::scratch_apply(&chunks::find(bytes)),
         golden: &[
-            "catalog/tests/golden/sync_frame_v3.bin",
-            "catalog/tests/golden/charter_frame_v3.bin",
-            "catalog/tests/golden/observations_frame_v3.bin",
+            "catalog/tests/golden/sync_frame_v4.bin",
+            "catalog/tests/golden/charter_frame_v4.bin",
+            "catalog/tests/golden/observations_frame_v4.bin",
         ],
         seeds: &[],
     },
@@ -81,9 +87,10 @@ pub(crate) const TARGETS: [Target; 19] = [
         name: "sync_frame",
         run: polymath_catalog::fuzz::sync_frame,
         golden: &[
-            "catalog/tests/golden/sync_frame_v3.bin",
-            "catalog/tests/golden/charter_frame_v3.bin",
-            "catalog/tests/golden/observations_frame_v3.bin",
+            "catalog/tests/golden/sync_frame_v4.bin",
+            "catalog/tests/golden/charter_frame_v4.bin",
+            "catalog/tests/golden/observations_frame_v4.bin",
+            "catalog/tests/golden/short_frame_v4.bin",
         ],
         seeds: &[],
     },

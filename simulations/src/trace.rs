@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use polymath_catalog::{Action, Catalog, CatalogConfig, CatalogLimits, Offer};
-use polymath_proto::v1::{Offers, SignedChange, SyncFrame, sync_frame::Frame};
+use polymath_proto::v1::{Offers, SyncFrame, sync_frame::Frame};
 use polymath_types::{Format, PeerId};
 
 use crate::{
@@ -81,7 +81,12 @@ pub fn run(config: &Config) -> Result<Report, Fault> {
     let feeder = stranger(chance, 0)?;
     mesh.connect_stranger(middle, feeder);
     for changes in first.chunks(FED) {
-        mesh.bring(Duration::ZERO, feeder, middle, frame(changes.to_vec()));
+        let mut all = Offers::default();
+        for offers in changes {
+            all.changes.extend_from_slice(&offers.changes);
+            all.short.extend_from_slice(&offers.short);
+        }
+        mesh.bring(Duration::ZERO, feeder, middle, frame(all));
     }
     mesh.run_for(Duration::from_secs(1))?;
     mesh.disconnect_stranger(middle, feeder);
@@ -179,7 +184,7 @@ impl World<'_> {
     }
 
     /// A neighbour hears of a change from some of its other peers.
-    fn reach(&mut self, change: &SignedChange, at: usize, place: u64) {
+    fn reach(&mut self, change: &Offers, at: usize, place: u64) {
         let mut pushed = false;
         for number in 0..self.strangers[at].len() {
             let place = [place, at as u64, number as u64];
@@ -198,10 +203,10 @@ impl World<'_> {
         }
     }
 
-    fn bring(&mut self, change: &SignedChange, at: usize, by: usize, late: f64, place: &[u64]) {
+    fn bring(&mut self, change: &Offers, at: usize, by: usize, late: f64, place: &[u64]) {
         let [soonest, latest] = ARRIVAL;
         let delay = late + self.chance.between(soonest, latest, For::Arrival, place);
-        let (delay, frame) = (Duration::from_secs_f64(delay), frame(vec![change.clone()]));
+        let (delay, frame) = (Duration::from_secs_f64(delay), frame(change.clone()));
         self.mesh
             .bring(delay, self.strangers[at][by], at + 1, frame);
     }
@@ -211,11 +216,11 @@ fn stranger(chance: Chance, number: usize) -> Result<PeerId, Fault> {
     Ok(actors::key(chance, STRANGERS + number)?.peer_id())
 }
 
-fn frame(changes: Vec<SignedChange>) -> SyncFrame {
+fn frame(offers: Offers) -> SyncFrame {
     SyncFrame {
         version: Format::Sync.current(),
         category: 0,
-        frame: Some(Frame::Offers(Offers { changes })),
+        frame: Some(Frame::Offers(offers)),
     }
 }
 
@@ -237,8 +242,8 @@ impl Author {
         }
     }
 
-    /// Writes the next change: one of three addresses is another.
-    fn next(&mut self) -> Result<SignedChange, Fault> {
+    /// Writes the next change, and sends it: one of three addresses is another.
+    fn next(&mut self) -> Result<Offers, Fault> {
         let refused = |why: String| Fault::Refused {
             node: self.number,
             why,
@@ -269,7 +274,7 @@ impl Author {
             experts: Vec::new(),
             ..Offer::default()
         });
-        let mut change = None;
+        let mut sent = None;
         for action in offered.map_err(|e| refused(e.to_string()))? {
             match action {
                 Action::Store { name, bytes } => {
@@ -277,12 +282,12 @@ impl Author {
                 }
                 Action::Send { frame, .. } => {
                     if let Some(Frame::Offers(offers)) = frame.frame {
-                        change = offers.changes.into_iter().next_back();
+                        sent = Some(offers);
                     }
                 }
                 _ => {}
             }
         }
-        change.ok_or_else(|| refused("it made no change".into()))
+        sent.ok_or_else(|| refused("it made no change".into()))
     }
 }

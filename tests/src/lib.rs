@@ -1,2 +1,10 @@
 //! End-to-end tests: real daemons as processes, asked through the CLI. One file a behaviour, in
 //! `tests/`; the harness is `polymath-testkit`.
+//!
+//! Where more answers are needed than models here could give, [`script`] answers in a daemon
+//! (`scripted-peer`) that is like any other but for its engine, and [`asker`] asks over the control API.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod asker;
+pub mod script;

@@ -1,13 +1,15 @@
-//! Project tasks: `cargo xtask test`, `check`, `fuzz`, `natlab`, `codegen`.
+//! Project tasks: `cargo xtask test`, `check`, `fuzz`, `natlab`, `data`, `reproduce`, `codegen`.
 //!
 //! Light on purpose (no async, no argument parser), so that it is built within seconds on a fresh
 //! clone. One file a verb.
 
 mod check;
 mod codegen;
+mod data;
 mod fuzz;
 mod natlab;
 mod process;
+mod reproduce;
 mod system;
 mod test;
 
@@ -23,6 +25,8 @@ Verbs:
   check [STEP ...]        everything but tests; without STEP, all steps
   fuzz [--seconds N]      hostile bytes for every decoder of what the network brings
   natlab [--quick]        real daemons behind real NATs, against what theory allows
+  data [--from FOLDER]    the data sets of the router's evaluation, pinned and checked
+  reproduce [FIGURE]      measure a figure of the README again; without FIGURE, list them
   codegen                 regenerate crates/proto from proto/
   help                    this text; also `cargo xtask <VERB> --help`
 ";
@@ -42,6 +46,8 @@ fn main() -> ExitCode {
         "check" if asks_help => Some(check::help()),
         "fuzz" if asks_help => Some(fuzz::HELP.to_owned()),
         "natlab" if asks_help => Some(natlab::HELP.to_owned()),
+        "data" if asks_help => Some(data::HELP.to_owned()),
+        "reproduce" if asks_help => Some(reproduce::HELP.to_owned()),
         "codegen" if asks_help => Some(codegen::HELP.to_owned()),
         _ => None,
     };
@@ -54,6 +60,8 @@ fn main() -> ExitCode {
         "check" => check::run(rest),
         "fuzz" => fuzz::run(rest),
         "natlab" => natlab::run(rest),
+        "data" => data::run(rest),
+        "reproduce" => reproduce::run(rest),
         "codegen" => codegen::run(rest),
         other => {
             eprintln!("xtask: there is no verb '{other}'.\n\n{HELP}");

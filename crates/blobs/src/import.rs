@@ -56,7 +56,7 @@ impl Import {
             name: self.name.clone(),
             runtime: self.runtime,
             files,
-            adapter,
+            adapter: adapter.map(Box::new),
             context_length: self.context_length,
             dimensions: self.dimensions,
             licence: self.licence.clone(),

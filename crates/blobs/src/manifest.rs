@@ -142,7 +142,7 @@ pub(crate) fn check_model(model: &Model) -> Result<(), String> {
 
 /// All files of a model, the adapter last.
 pub(crate) fn files(model: &Model) -> impl Iterator<Item = &FileRef> {
-    model.files.iter().chain(&model.adapter)
+    model.files.iter().chain(model.adapter.as_deref())
 }
 
 /// One file for each content.

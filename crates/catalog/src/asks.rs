@@ -17,6 +17,8 @@ struct Open {
     since: u64,
     /// An answer is expected; otherwise the subject only rests for a while.
     owed: bool,
+    /// It was put once more, for what can be read by itself.
+    whole: bool,
 }
 
 /// Open questions by subject.
@@ -66,6 +68,14 @@ impl<K: Ord + Copy> Asks<K> {
             }
             None => self.insert(subject, peer, tick, true),
         }
+    }
+
+    /// Whether `peer`, which told something of `subject` that could not be read, may be asked for it whole:
+    /// like [`Asks::ask`], but a question that is out to it already may be put so once more.
+    pub(crate) fn ask_whole(&mut self, subject: K, peer: PeerId, own: bool, tick: u64) -> bool {
+        let asked = self.is_asked(&subject, &peer) || self.ask(subject, peer, own, tick);
+        let open = self.open.get_mut(&subject).filter(|_| asked);
+        open.is_some_and(|open| !std::mem::replace(&mut open.whole, true))
     }
 
     /// `peer` answered with what cannot be used and would be sent again: for a while no one is
@@ -145,7 +155,13 @@ impl<K: Ord + Copy> Asks<K> {
     fn insert(&mut self, subject: K, peer: PeerId, since: u64, owed: bool) -> bool {
         let free = self.open.len() < self.limit || self.make_room(&peer);
         if free {
-            self.open.insert(subject, Open { peer, since, owed });
+            let open = Open {
+                peer,
+                since,
+                owed,
+                whole: false,
+            };
+            self.open.insert(subject, open);
             self.by_peer.entry(peer).or_default().insert(subject);
         }
         free

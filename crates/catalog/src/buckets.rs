@@ -157,7 +157,9 @@ impl Buckets {
     #[cfg(test)]
     pub(crate) fn crowd(&mut self, number: usize, authors: usize) {
         let mut members: Vec<_> = (0..authors)
-            .map(|_| (PeerId::random(), tests::known(1, 1)))
+            .map(|_| PeerId::random())
+            .filter_map(|id| crate::envelope::author(id.as_ref().digest()))
+            .map(|author| (author, tests::known(1, 1)))
             .collect();
         members.sort_unstable();
         self.len += authors;

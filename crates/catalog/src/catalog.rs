@@ -1,6 +1,7 @@
 //! The state machine: what the node does with its own offer, and what it does for others.
 
 mod answers;
+mod arrived;
 mod charters;
 mod compare;
 mod forks;
@@ -14,6 +15,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use answers::Answers;
 pub use observed::ObservationsError;
+pub(crate) use observed::first_told;
 pub use own::{Offer, OfferError};
 use polymath_proto::v1::SyncFrame;
 use polymath_types::{

@@ -5,11 +5,11 @@
 //! uncompressed change chunk, by one actor, whose columns expand to a bounded number of short
 //! values; layout after <https://automerge.org/automerge-binary-format-spec/>.
 
-use crate::Refusal;
+use crate::{Refusal, document::Head};
 
-const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
+pub(crate) const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 /// The chunk type of an uncompressed change.
-const CHANGE: u8 = 1;
+pub(crate) const CHANGE: u8 = 1;
 /// Longest map key, bytes: the 64 digits of an expert id and room for new fields.
 const KEY_BYTES: u64 = 128;
 /// Highest action an offer needs: make map 0, set 1, make list 2, delete 3.
@@ -30,12 +30,31 @@ pub(crate) struct ChangeFacts<'a> {
     pub(crate) operations: u64,
 }
 
-/// Reads the facts of one uncompressed change of at most `limit` operations.
-pub(crate) fn read(bytes: &[u8], limit: u64) -> Result<ChangeFacts<'_>, Refusal> {
-    facts(bytes, limit).ok_or(Refusal::Chunk)
+/// A change chunk up to its columns, as it stands there.
+#[derive(Debug)]
+pub(crate) struct Header<'a> {
+    checksum: [u8; 4],
+    /// The change it follows; none for the first.
+    dependency: Option<[u8; 32]>,
+    actor: &'a [u8],
+    sequence: u64,
+    start_op: u64,
+    /// What each is, and its length.
+    pub(crate) columns: Vec<(u64, u64)>,
+    /// Theirs, and whatever follows.
+    pub(crate) data: &'a [u8],
 }
 
-fn facts(bytes: &[u8], limit: u64) -> Option<ChangeFacts<'_>> {
+impl Header<'_> {
+    /// The end of the history that the change claims to follow; `None` if it is the first.
+    pub(crate) fn follows(&self) -> Option<Head> {
+        let last_op = self.start_op.saturating_sub(1);
+        self.dependency.map(|hash| Head { hash, last_op })
+    }
+}
+
+/// Reads the header of one uncompressed change chunk.
+pub(crate) fn header(bytes: &[u8]) -> Option<Header<'_>> {
     let mut r = Reader(bytes);
     if r.take(4)? != MAGIC {
         return None;
@@ -56,15 +75,34 @@ fn facts(bytes: &[u8], limit: u64) -> Option<ChangeFacts<'_>> {
     if message != 0 || other_actors != 0 {
         return None;
     }
-    let columns = r.unsigned()?;
-    if columns > 16 {
+    let count = r.unsigned()?;
+    if count > 16 {
         return None;
     }
-    let specs: Vec<(u64, u64)> = (0..columns)
+    let columns = (0..count)
         .map(|_| Some((r.unsigned()?, r.unsigned()?)))
         .collect::<Option<_>>()?;
+    Some(Header {
+        checksum,
+        dependency,
+        actor,
+        sequence,
+        start_op,
+        columns,
+        data: r.0,
+    })
+}
+
+/// Reads the facts of one uncompressed change of at most `limit` operations.
+pub(crate) fn read(bytes: &[u8], limit: u64) -> Result<ChangeFacts<'_>, Refusal> {
+    facts(bytes, limit).ok_or(Refusal::Chunk)
+}
+
+fn facts(bytes: &[u8], limit: u64) -> Option<ChangeFacts<'_>> {
+    let header = header(bytes)?;
+    let mut r = Reader(header.data);
     let mut operations = 0;
-    for (spec, length) in specs {
+    for (spec, length) in header.columns {
         let column = Reader(r.take(usize::try_from(length).ok()?)?);
         let values = match spec {
             // Actor columns (object, key, predecessor): index 0 is the author, there is no other.
@@ -111,19 +149,19 @@ fn facts(bytes: &[u8], limit: u64) -> Option<ChangeFacts<'_>> {
     }
     // What follows the columns is for later formats; an offer has none.
     (operations > 0 && r.0.is_empty()).then_some(ChangeFacts {
-        checksum,
-        dependency,
-        actor,
-        sequence,
-        start_op,
+        checksum: header.checksum,
+        dependency: header.dependency,
+        actor: header.actor,
+        sequence: header.sequence,
+        start_op: header.start_op,
         operations,
     })
 }
 
-struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(n)?;
         self.0 = rest;
         Some(head)
@@ -139,7 +177,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Unsigned LEB128 of at most 63 bits.
-    fn unsigned(&mut self) -> Option<u64> {
+    pub(crate) fn unsigned(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..63).step_by(7) {
             let byte = self.byte()?;

@@ -15,7 +15,10 @@ use automerge::{
 use polymath_proto::v1::SignedChange;
 use polymath_types::{Format, PeerId};
 
-use crate::{CatalogLimits, Refusal, chunk, kind::Kind};
+use crate::{
+    CatalogLimits, Refusal, chunk,
+    kind::{Kind, offer::is_unseen},
+};
 
 /// Most keys of a document's root and of one entry.
 pub(crate) const MAP_KEYS: usize = 32;
@@ -265,7 +268,7 @@ pub(crate) fn text(value: &Value<'_>, limit: usize) -> Result<String, Refusal> {
     let text = value.as_str().ok_or(Refusal::Schema)?;
     bounded(text.len(), limit)?;
     // They end up on terminals.
-    if text.chars().any(char::is_control) {
+    if text.contains(|c: char| c.is_control() || is_unseen(c)) {
         Err(Refusal::Schema)
     } else {
         Ok(text.to_owned())

@@ -17,6 +17,7 @@ use polymath_types::{MeshId, NodeKey, PeerId};
 use crate::{
     CatalogLimits, Refusal,
     buckets::{Buckets, Known, MARK, Position},
+    chunk,
     document::{Document, Head, check_continuity},
     envelope,
     evictions::Evictions,
@@ -46,8 +47,8 @@ pub(crate) struct Author<K: Kind> {
     counted: u64,
     /// It signed two different changes with one sequence of the present epoch: this one, and one that is
     /// in the log. Nothing more is taken of such an epoch, and nothing of what it says is used: which of
-    /// the two came first differs from node to node.
-    other: Option<SignedChange>,
+    /// the two came first differs from node to node. Boxed, as hardly any author has one.
+    other: Option<Box<SignedChange>>,
 }
 
 impl<K: Kind> Author<K> {
@@ -77,14 +78,14 @@ impl<K: Kind> Author<K> {
     /// The same author, which also signed `other` in the place of a change of its log; what it said
     /// before that was known.
     pub(crate) fn contradict(&mut self, other: SignedChange) -> Arc<K::Said> {
-        self.other = Some(other);
+        self.other = Some(Box::new(other));
         let nothing = K::said(K::View::default(), self.position());
         std::mem::replace(&mut self.said, Arc::new(nothing))
     }
 
     /// What it signed in the place of a change of its log, if it contradicts itself.
     pub(crate) fn other(&self) -> Option<&SignedChange> {
-        self.other.as_ref()
+        self.other.as_deref()
     }
 
     /// When it was last seen; 0 is not known.
@@ -155,9 +156,20 @@ impl<K: Kind> Author<K> {
         };
         let mut changes = self.log.after(from.min(other.sequence.saturating_sub(1)));
         changes.retain(|change| itself || change.sequence <= other.sequence);
-        changes.push(other.clone());
+        changes.push(other.as_ref().clone());
         changes
     }
+}
+
+/// What is known of what a change follows.
+#[derive(Debug)]
+pub(crate) enum Before {
+    /// The end of the history before it; `None` if it is the first of its epoch.
+    Known(Option<Head>),
+    /// It is of an epoch that is over.
+    Over,
+    /// The change before it is not here.
+    Missing,
 }
 
 /// What became of a change that was not refused.
@@ -294,6 +306,28 @@ impl<K: Kind> Documents<K> {
     /// How far an author's document is known; (0, 0) is not at all.
     pub(crate) fn position(&self, author: &PeerId) -> Position {
         self.get(author).map_or((0, 0), Author::position)
+    }
+
+    /// What the change at a position follows, as far as it is known here.
+    pub(crate) fn before(&self, author: &PeerId, (epoch, sequence): Position) -> Before {
+        let log = self.get(author);
+        let (known_epoch, known_sequence) = self.position(author);
+        if epoch < known_epoch {
+            return Before::Over;
+        }
+        if sequence == 1 {
+            return Before::Known(None);
+        }
+        let Some(log) = log.filter(|_| epoch == known_epoch) else {
+            return Before::Missing;
+        };
+        if sequence == known_sequence.saturating_add(1) {
+            return Before::Known(Some(log.head));
+        }
+        // The one that is kept in its place says what it follows itself.
+        let kept = log.log.get(sequence);
+        let follows = kept.and_then(|kept| chunk::header(&kept.change)?.follows());
+        follows.map_or(Before::Missing, |head| Before::Known(Some(head)))
     }
 
     /// Puts back what a record held. Our own always fits: without it we would contradict ourselves.

@@ -6,6 +6,7 @@
 
 use polymath_proto::v1::SignedChange;
 use polymath_types::{MeshId, NodeKey, PeerId, PublicKey};
+use prost::bytes::Bytes;
 
 use crate::{CatalogLimits, Refusal, kind::Kind};
 
@@ -39,6 +40,25 @@ pub(crate) fn peer_id(bytes: &[u8]) -> Option<PeerId> {
     // An Ed25519 peer id has 38 bytes; none has more than 64 and its multihash header.
     let peer = (bytes.len() <= 80).then(|| PeerId::from_bytes(bytes).ok())??;
     (peer.to_bytes() == bytes).then_some(peer)
+}
+
+/// What the peer id of an Ed25519 key begins with: the identity multihash and its length, then protobuf's
+/// tags of the key's type and of its 32 bytes.
+const BEFORE_KEY: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+
+/// The author whose Ed25519 key these 32 bytes are; whether they are one is left to the signature.
+pub(crate) fn author(key: &[u8]) -> Option<PeerId> {
+    let right = key.len() == 32;
+    right
+        .then(|| PeerId::from_bytes(&[&BEFORE_KEY, key].concat()).ok())
+        .flatten()
+}
+
+/// The Ed25519 key in an author's peer id; nothing in that of a peer that cannot sign documents.
+pub(crate) fn key_bytes(author: &PeerId) -> Bytes {
+    let id = author.to_bytes();
+    let key = id.strip_prefix(&BEFORE_KEY);
+    key.map_or_else(Bytes::new, Bytes::copy_from_slice)
 }
 
 /// Signs `change` as change `sequence` of `epoch` of the key's own document.

@@ -11,8 +11,10 @@ use prost::{Message as _, bytes::Bytes};
 
 use crate::{
     buckets::{Buckets, Known, Position},
-    kind::Category,
+    envelope,
+    kind::{Category, Kind},
     limits::{FRAME_BYTES, HEADS_PAGE, WANT_ENTRIES},
+    short::Parcel,
 };
 
 /// Room for the frame's own tags and lengths.
@@ -44,10 +46,11 @@ pub(crate) fn known(head: &OfferHead) -> Option<Known> {
 /// How far the asker knows a document.
 pub(crate) fn question(author: &PeerId, (epoch, sequence): Position) -> OfferHead {
     OfferHead {
-        author: author.to_bytes().into(),
+        author: envelope::key_bytes(author),
         epoch,
         sequence,
         mark: Bytes::new(),
+        whole: false,
     }
 }
 
@@ -175,9 +178,16 @@ pub(crate) fn want(
         .collect()
 }
 
+fn parcel_bytes(parcel: &Parcel) -> usize {
+    match parcel {
+        Parcel::Whole(change) => change.encoded_len(),
+        Parcel::Short(change) => change.encoded_len(),
+    }
+}
+
 /// What a change takes of a frame.
-pub(crate) fn change_room(change: &SignedChange) -> usize {
-    change.encoded_len() + PER_ENTRY
+pub(crate) fn change_room(parcel: &Parcel) -> usize {
+    parcel_bytes(parcel) + PER_ENTRY
 }
 
 /// What a card takes of a frame.
@@ -185,10 +195,29 @@ pub(crate) fn card_room(card: &Bytes) -> usize {
     card.len() + PER_ENTRY
 }
 
-/// Changes, in order.
+/// Changes, in order, for whoever has those before them.
+pub(crate) fn news<K: Kind>(changes: Vec<SignedChange>) -> Vec<SyncFrame> {
+    let news = changes.into_iter().map(Parcel::short::<K>).collect();
+    parcels(K::CATEGORY, news)
+}
+
+/// Changes, in order, for anybody.
 pub(crate) fn changes(category: Category, changes: Vec<SignedChange>) -> Vec<SyncFrame> {
-    pack(category, changes, SignedChange::encoded_len, |changes| {
-        Frame::Offers(Offers { changes })
+    let whole = changes.into_iter().map(Parcel::Whole).collect();
+    parcels(category, whole)
+}
+
+/// Changes in the forms they are in, in order.
+pub(crate) fn parcels(category: Category, all: Vec<Parcel>) -> Vec<SyncFrame> {
+    pack(category, all, parcel_bytes, |all| {
+        let mut offers = Offers::default();
+        for parcel in all {
+            match parcel {
+                Parcel::Whole(change) => offers.changes.push(change),
+                Parcel::Short(change) => offers.short.push(change),
+            }
+        }
+        Frame::Offers(offers)
     })
 }
 

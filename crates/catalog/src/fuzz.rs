@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use polymath_proto::v1::{LiveFrame, SignedChange, SyncFrame, sync_frame::Frame};
+use polymath_proto::v1::{LiveFrame, ShortChange, SignedChange, SyncFrame, sync_frame::Frame};
 use polymath_types::{LoadReport, MeshId, NodeKey, PeerId};
 use prost::Message as _;
 
@@ -12,6 +12,7 @@ use crate::{
     envelope,
     kind::{Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
     live::{Live, LiveConfig},
+    short::{self, Arrived},
 };
 
 /// A change of somebody's document: its own bytes, in its envelope, and in a frame. Automerge is behind
@@ -36,6 +37,50 @@ pub fn change(bytes: &[u8]) {
 fn signed<K: Kind>(change: &SignedChange, limits: &CatalogLimits, mesh: &MeshId) {
     if let Ok(author) = envelope::check_form::<K>(change, limits) {
         let _ = envelope::check_signature::<K>(change, &author, mesh);
+    }
+}
+
+/// A change in the short form, its columns, or a frame of such changes: what they are rebuilt to is bounded,
+/// and has one short form, which is rebuilt to the same.
+pub fn short_change(bytes: &[u8]) {
+    columns::<OfferKind>(1, 1, bytes);
+    let frame = SyncFrame::decode(bytes).ok().and_then(|f| f.frame);
+    let mut all: Vec<ShortChange> = ShortChange::decode(bytes).into_iter().collect();
+    if let Some(Frame::Offers(offers)) = frame {
+        all.extend(offers.short);
+    }
+    for short in all {
+        columns::<OfferKind>(short.epoch, short.sequence, &short.columns);
+        columns::<CharterKind>(short.epoch, short.sequence, &short.columns);
+        columns::<ObservationKind>(short.epoch, short.sequence, &short.columns);
+        let _ = Arrived::from(short);
+    }
+}
+
+fn columns<K: Kind>(epoch: u64, sequence: u64, columns: &[u8]) {
+    let Some(author) = envelope::author(&[7; 32]) else {
+        return;
+    };
+    let head = Head {
+        hash: [9; 32],
+        last_op: sequence,
+    };
+    for head in [None, Some(head)] {
+        let Some(change) = short::rebuild::<K>(&author, (epoch, sequence), head, columns) else {
+            continue;
+        };
+        assert!(change.len() <= columns.len() + short::LEFT_OUT);
+        let whole = SignedChange {
+            author: author.to_bytes().into(),
+            epoch,
+            sequence,
+            change: change.into(),
+            ..SignedChange::default()
+        };
+        let again = short::shorten::<K>(&whole).and_then(|short| {
+            short::rebuild::<K>(&author, (epoch, sequence), head, &short.columns)
+        });
+        assert!(again.is_none_or(|again| again == whole.change));
     }
 }
 

@@ -223,7 +223,9 @@ pub fn from_file(bytes: &[u8], mesh: &MeshId) -> Result<Vec<SyncFrame>, FileErro
         let (frame, behind) = length
             .and_then(|n| behind.split_at_checked(n))
             .ok_or(FileError::Malformed)?;
-        frames.push(SyncFrame::decode(frame).map_err(|_| FileError::Malformed)?);
+        let frame = SyncFrame::decode(frame).map_err(|_| FileError::Malformed)?;
+        Format::Sync.check(frame.version)?;
+        frames.push(frame);
         rest = behind;
     }
     Ok(frames)

@@ -31,7 +31,9 @@ pub mod live;
 mod log;
 mod record;
 mod refusal;
+mod short;
 mod weigh;
+mod weigher;
 
 pub use catalog::{
     Action, Catalog, CatalogConfig, FrameError, ObservationsError, Offer, OfferError, Recovered,
@@ -45,3 +47,4 @@ pub use kind::{
 pub use limits::{CatalogLimits, FRAME_BYTES, OBSERVED_LEAST};
 pub use record::RecordError;
 pub use refusal::{Counters, Refusal};
+pub use weigher::Weigher;

@@ -5,13 +5,24 @@
 //! kept of them is one buffer each.
 
 use polymath_proto::v1::SignedChange;
-use prost::{Message, bytes::Bytes};
+use prost::{
+    Message,
+    bytes::{Buf as _, Bytes},
+    encoding::decode_varint,
+};
 
 /// The part of a record that holds the changes; the tag is the record's.
 #[derive(Clone, PartialEq, Message)]
 struct Entries {
     #[prost(message, repeated, tag = "2")]
     changes: Vec<SignedChange>,
+}
+
+/// Takes the next change's bytes from the front: a tag of one byte, a length, and so many.
+fn entry(bytes: &mut Bytes) -> Option<Bytes> {
+    bytes.try_get_u8().ok()?;
+    let length = usize::try_from(decode_varint(bytes).ok()?).ok()?;
+    (length <= bytes.len()).then(|| bytes.split_to(length))
 }
 
 /// A change on its own, without the frame that it came in.
@@ -87,10 +98,17 @@ impl Log {
         self.changes().split_off(known)
     }
 
-    /// The change of one sequence.
+    /// The change of one sequence. Those before it are passed over: most changes come more than once, and
+    /// each time the one that is known is looked at.
     pub(crate) fn get(&self, sequence: u64) -> Option<SignedChange> {
-        let mut rest = self.after(sequence.checked_sub(1)?);
-        (!rest.is_empty()).then(|| rest.swap_remove(0))
+        if sequence == 0 || sequence > self.len {
+            return None;
+        }
+        let mut rest = self.bytes.clone();
+        for _ in 1..sequence {
+            entry(&mut rest)?;
+        }
+        SignedChange::decode(entry(&mut rest)?).ok()
     }
 }
 

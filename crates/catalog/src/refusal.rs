@@ -14,6 +14,11 @@ pub enum Refusal {
     Author,
     /// Not signed by its author, or for another mesh, epoch or sequence.
     Signature,
+    /// Not the short form of a change.
+    Short,
+    /// In the short form, and its signature does not hold on what it comes to here: it follows another
+    /// history than the one that is kept, or was altered. It is asked for whole.
+    Parted,
     /// A second, different change under a known epoch and sequence, or more of an epoch in which there is
     /// one.
     Equivocation,
@@ -62,6 +67,8 @@ impl Refusal {
             Self::Size => "size",
             Self::Author => "author",
             Self::Signature => "signature",
+            Self::Short => "short",
+            Self::Parted => "parted",
             Self::Equivocation => "equivocation",
             Self::Chunk => "chunk",
             Self::Continuity => "continuity",
@@ -88,7 +95,13 @@ impl Refusal {
     pub(crate) const fn is_authors_own(self) -> bool {
         !matches!(
             self,
-            Self::Version | Self::Size | Self::Author | Self::Signature | Self::Replay
+            Self::Version
+                | Self::Size
+                | Self::Author
+                | Self::Signature
+                | Self::Short
+                | Self::Parted
+                | Self::Replay
         )
     }
 
@@ -108,6 +121,7 @@ impl Refusal {
             // continuations; their tables, versions and clocks can differ from ours.
             Self::Version
                 | Self::Equivocation
+                | Self::Parted
                 | Self::Continuity
                 | Self::Replay
                 | Self::Rate

@@ -200,6 +200,14 @@ impl Observers {
         weighed.collect()
     }
 
+    /// What comes out of every expert of whom anything does.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (ExpertId, WeighedExpert)> + '_ {
+        self.tallies.iter().map(|(expert, tally)| {
+            let own = |book: &CodebookId| self.own.of(book, expert);
+            (*expert, tally.weighed(own))
+        })
+    }
+
     /// Lets those vote anew who have risen or fallen, or whose word counts of other experts than before.
     fn place(&mut self, peers: &[PeerId], offered: Offered<'_>) {
         for peer in peers {

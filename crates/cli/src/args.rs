@@ -1,6 +1,7 @@
 //! The command line.
 
 mod charter;
+mod route;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use clap::{
 pub(crate) use charter::{
     AdminVerb, AliasVerb, CategoryVerb, CharterVerb, CodebookVerb, RevokedVerb, RoleVerb,
 };
+pub(crate) use route::{RouteEval, RoutePareto, RouteVerb};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done · 1 internal fault · 2 wrong usage or configuration · 3 not found (model, expert) · \
@@ -112,6 +114,11 @@ pub(crate) enum Verb {
     Demo(Demo),
     /// Measure this build on this machine
     Bench(Bench),
+    /// Look at the router by itself: how good it is, and what quality costs
+    Route {
+        #[command(subcommand)]
+        verb: RouteVerb,
+    },
     /// Print completions for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh

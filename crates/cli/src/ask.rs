@@ -64,6 +64,7 @@ pub(crate) async fn run(session: Session, ask: args::Ask) -> Result<(), Failure>
                 store,
                 progress: output::progress(&session),
                 passing: true,
+                engine: None,
             })
             .await?,
         );
@@ -242,7 +243,13 @@ impl Show {
                     collected.decision = Some(decision);
                 }
                 Event::Attempt(attempt) => {
-                    if attempt.number > 1 {
+                    if attempt.hedge {
+                        output::note(&output::dim(&format!(
+                            "slow: {} on {} answered a second call first",
+                            attempt.expert,
+                            output::short_peer(&attempt.peer)
+                        )));
+                    } else if attempt.number > 1 {
                         output::note(&output::dim(&format!(
                             "{}: asking {} on {} instead",
                             attempt.previous_failure,
@@ -341,7 +348,7 @@ impl Collected {
             "ttft_ms": done.ttft_ms, "total_ms": done.total_ms, "tokens_per_second": done.tokens_per_second,
             "finish_reason": if done.reason() == v1::finished::Reason::Length { "length" } else { "stop" },
             "usage": { "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens },
-            "engine_fingerprint": done.engine_fingerprint, "seed": done.seed,
+            "engine_fingerprint": done.engine_fingerprint, "seed": done.seed, "hedged": done.hedged,
         });
         if !self.vectors.is_empty() {
             value["embeddings"] = self.vectors.iter().map(|v| json!(v.values)).collect();

@@ -43,7 +43,7 @@ pub(crate) async fn run(session: Session, bench: args::Bench) -> Result<(), Fail
         done = measure => done?,
         told = signals::told_to_end() => return Err(told),
     };
-    print(&session, report);
+    output::report(&session, report);
     Ok(())
 }
 
@@ -195,15 +195,4 @@ async fn calls(quick: bool, only: &[String]) -> Result<Report, Failure> {
         ..rpc::Options::default()
     };
     rpc::run(options).await
-}
-
-fn print(session: &Session, mut report: Report) {
-    report.condition("version", crate::VERSION);
-    output::print(session, &report.json(), || {
-        let table = report.table();
-        let (header, lines) = table.split_first().unwrap_or((const { &Vec::new() }, &[]));
-        let header: Vec<String> = header.iter().map(|h| h.to_ascii_uppercase()).collect();
-        let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        format!("{}\n{}", output::table(&header, lines), report.conditions())
-    });
 }

@@ -394,13 +394,17 @@ async fn export(session: &Session, path: &Path) -> Result<(), Failure> {
         Failure::new(ErrorKind::InvalidInput, what)
     })?;
     let (offers, cards) = (known.histories().count(), known.names.len());
+    let of = |kind: fn(&Inspected) -> bool| known.whole.iter().filter(|r| kind(r)).count();
+    let observers = of(|r| matches!(r, Inspected::Observations(..)));
+    let admins = of(|r| matches!(r, Inspected::Charter(..)));
     let value = json!({
         "file": path.display().to_string(), "bytes": bytes.len(), "offers": offers, "cards": cards,
+        "observations": observers, "charters": admins,
     });
     output::print(session, &value, || {
         let size = output::bytes(bytes.len() as u64);
         format!(
-            "{offers} offers and {cards} cards, {size}, in {}",
+            "{offers} offers, {cards} cards, what {admins} admin(s) laid down and {observers} peer(s) observed, {size}, in {}",
             path.display()
         )
     });

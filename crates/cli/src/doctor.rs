@@ -117,6 +117,7 @@ async fn start(session: &Session, home: Home, config: Config) -> Result<Node, Fa
         store,
         progress: output::progress(session),
         passing: true,
+        engine: None,
     })
     .await
 }

@@ -17,6 +17,7 @@ mod model;
 mod output;
 mod peers;
 mod rate;
+mod route;
 mod screen;
 mod session;
 mod signals;
@@ -94,6 +95,7 @@ async fn run(session: Session, verb: Verb) -> Result<(), Failure> {
         Verb::Config { verb } => config::run(&session, &verb),
         Verb::Demo(demo) => demo::run(session, demo).await,
         Verb::Bench(bench) => bench::run(session, bench).await,
+        Verb::Route { verb } => route::run(session, verb).await,
         Verb::Completions { shell } => {
             let script = args::completions(shell);
             if session.json {

@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use polymath_figures::Report;
 use polymath_types::{ErrorKind as Kind, Failure};
 use serde_json::{Value, json};
 
@@ -149,6 +150,18 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut lines = vec![line(&mut header.iter().copied())];
     lines.extend(rows.iter().map(|r| line(&mut r.iter().map(String::as_str))));
     lines.join("\n")
+}
+
+/// Prints measured figures, with the version they were measured on.
+pub(crate) fn report(session: &Session, mut report: Report) {
+    report.condition("version", crate::VERSION);
+    print(session, &report.json(), || {
+        let lines = report.table();
+        let (header, lines) = lines.split_first().unwrap_or((const { &Vec::new() }, &[]));
+        let header: Vec<String> = header.iter().map(|h| h.to_ascii_uppercase()).collect();
+        let header: Vec<&str> = header.iter().map(String::as_str).collect();
+        format!("{}\n{}", table(&header, lines), report.conditions())
+    });
 }
 
 /// Bytes for people.

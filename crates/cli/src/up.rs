@@ -39,6 +39,7 @@ pub(crate) async fn run(session: Session, up: args::Up) -> Result<(), Failure> {
         store,
         progress: output::progress(&session),
         passing: false,
+        engine: None,
     })
     .await?;
     let cancel = CancellationToken::new();

@@ -1,6 +1,6 @@
 //! Asking for an answer and reading it.
 
-use std::{sync::Arc, time::Instant};
+use std::{fmt::Debug, sync::Arc, time::Instant};
 
 use polymath_types::{FinishReason, Message, SamplingOverrides, Usage};
 use tokio::sync::mpsc;
@@ -53,6 +53,15 @@ pub enum Generated {
         /// Tokens used; the completion counts the forced prefix, not EOS.
         usage: Usage,
     },
+}
+
+/// Answers in place of a model, so that what is around the engine can be tested with more answers at once
+/// than any model here could give. No shipped program has one.
+#[doc(hidden)]
+pub trait StandIn: Debug + Send + Sync {
+    /// Sends an answer's events, as [`Generated`] orders them, from a task or thread of its own. Nobody
+    /// listens any more when `events` is closed.
+    fn generate(&self, job: GenerateJob, events: mpsc::Sender<Result<Generated, EngineError>>);
 }
 
 /// An answer as it comes. Dropping it cancels the generation within one token or one chunk of the

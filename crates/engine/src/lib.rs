@@ -34,6 +34,8 @@ mod zero_shot;
 pub use encode::{Classified, Embedded, Overlong};
 pub use engine::{Engine, EngineConfig};
 pub use error::{EngineError, LoadError};
+#[doc(hidden)]
+pub use generate::StandIn;
 pub use generate::{GenerateJob, GenerateStream, Generated};
 pub use gguf::{GgufInfo, inspect_gguf};
 pub use language::{detect_language, language_labels};

@@ -6,8 +6,11 @@ fn main() {
         eprintln!("give the folder of the data sets");
         std::process::exit(2);
     };
-    let only: Vec<String> = arguments.collect();
-    match polymath_eval::evaluate(data.as_ref(), &only) {
+    let options = polymath_eval::Options {
+        only: arguments.collect(),
+        ..Default::default()
+    };
+    match polymath_eval::evaluate(data.as_ref(), &options, &mut |line| eprintln!("{line}")) {
         Ok(report) => println!("{}", report.markdown()),
         Err(error) => {
             eprintln!("{error}");

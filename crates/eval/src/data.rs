@@ -1,9 +1,7 @@
 //! Data sets on disk.
 //!
-//! A set of graded answers is a file of JSON objects, one a line, plain or gzip: `query` (text), `task`
-//! (name of its subject, may be absent), `split` (`train` or `test`, may be absent), and either `scores`
-//! (expert to a number from 0 to 1) or `answers` (expert to a letter, or null where it gave none) with
-//! `truth` (the right letter). Any file of that form is read, whatever its name; unknown fields are ignored.
+//! A set of graded answers is a file of JSON objects, one a line, plain or gzip ([`FORMAT`]). Any file of that
+//! form is read, whatever its name; unknown fields are ignored.
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +15,19 @@ use serde::Deserialize;
 pub(crate) mod utterances;
 
 pub use utterances::{Utterance, Utterances};
+
+/// The form of a set of graded answers, for people.
+pub const FORMAT: &str = "\
+A data set is a file *.jsonl or *.jsonl.gz with a JSON object a line:
+  query    the question's text
+  scores   expert to the grade of its answer, 0 to 1; or instead of it
+  answers  expert to the letter it chose, or null where it gave none, with
+  truth    the right letter
+  task     the question's subject; may be absent
+  split    train or test; may be absent, five folds are made then
+For example: {\"query\": \"2 + 2?\", \"task\": \"sums\", \"scores\": {\"small\": 0, \"large\": 1}}
+Compared are the experts that every line grades. Other fields are ignored. Lines have at most 4 MiB, files
+1,048,576 lines and 1 GiB unpacked, sets 4,096 experts.";
 
 /// Longest line, and most rows, experts and bytes of a file: the reader is bounded by these.
 const LONGEST_LINE: u64 = 4 << 20;
@@ -38,7 +49,7 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// A line is not of the form.
-    #[error("{path}, line {line}: {why}; the form is described in crates/eval/src/data.rs")]
+    #[error("{path}, line {line}: {why}; `polymath route eval --help` describes the form")]
     Form {
         /// Which file.
         path: PathBuf,
@@ -46,6 +57,20 @@ pub enum DataError {
         line: usize,
         /// What is wrong.
         why: String,
+    },
+    /// There is no experiment of that name.
+    #[error("there is no experiment '{name}'; there are {known}")]
+    Unknown {
+        /// Which.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// No experiment's file is there.
+    #[error("{folder} holds no data set; `cargo xtask data` fetches those of the suite")]
+    Nothing {
+        /// Where.
+        folder: PathBuf,
     },
 }
 
@@ -99,7 +124,7 @@ struct Line {
 /// Reads a file of graded answers. Experts are those that answered every query, or those named by `only`;
 /// a row that lacks one of `only` is left out.
 pub fn load(path: &Path, only: Option<&[&str]>) -> Result<Table, DataError> {
-    let mut lines = Vec::new();
+    let (mut lines, mut number) = (Vec::new(), 0);
     let mut reader = BufReader::new(open(path)?);
     loop {
         let mut text = Vec::new();
@@ -113,9 +138,10 @@ pub fn load(path: &Path, only: Option<&[&str]>) -> Result<Table, DataError> {
         if bytes == 0 {
             break;
         }
+        number += 1;
         let form = |why: String| DataError::Form {
             path: path.into(),
-            line: lines.len() + 1,
+            line: number,
             why,
         };
         if bytes as u64 == LONGEST_LINE && text.last() != Some(&b'\n') {
@@ -130,6 +156,20 @@ pub fn load(path: &Path, only: Option<&[&str]>) -> Result<Table, DataError> {
         let line: Line = serde_json::from_slice(&text).map_err(|e| form(e.to_string()))?;
         if line.scores.values().any(|s| !(0.0..=1.0).contains(s)) {
             return Err(form("a score is from 0 to 1".into()));
+        }
+        if line.scores.is_empty() && line.answers.is_empty() {
+            return Err(form("neither `scores` nor `answers` of any expert".into()));
+        }
+        if !line.answers.is_empty() && line.truth.is_none() {
+            return Err(form(
+                "`answers` without the `truth` to grade them by".into(),
+            ));
+        }
+        if !matches!(line.split.as_str(), "" | "train" | "test") {
+            return Err(form(format!(
+                "the split '{}' is neither train nor test",
+                line.split
+            )));
         }
         lines.push(line);
     }

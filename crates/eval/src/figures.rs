@@ -31,14 +31,13 @@ pub(crate) fn noted(row: Row, more: impl AsRef<str>) -> Row {
 
 /// Whether a value reaches the figure that issue 6 asks for.
 pub(crate) fn goal(row: Row, least: f64) -> Row {
-    let met = if row.value >= least { "met" } else { "MISSED" };
-    noted(row, format!("asked for: {least}, {met}"))
+    let met = row.value >= least;
+    row.asked(least.to_string(), met)
 }
 
 /// Whether a whole interval lies above nothing, as issue 6 asks.
 pub(crate) fn above_zero(row: Row, i: Interval) -> Row {
-    let met = if i.low > 0.0 { "met" } else { "MISSED" };
-    noted(row, format!("asked for: an interval above 0, {met}"))
+    row.asked("an interval above 0", i.low > 0.0)
 }
 
 /// The baselines, ours, and for each the regret to the oracle.

@@ -1,4 +1,4 @@
-//! A table made ready for the router's estimator, and how its one free constant is chosen.
+//! A table made ready for a policy, and how its one free constant is chosen.
 //!
 //! All of [`EstimatorConfig`] is fixed but the penalty of the regression, which is the variance of an outcome
 //! over that of what words explain, and differs from set to set. It is chosen among [`PENALTIES`] by
@@ -8,12 +8,16 @@
 use std::sync::Arc;
 
 use polymath_router::{
-    Random,
+    Policy, Question, Random,
     learning::{Codebook, Estimator, EstimatorConfig, Seen, Sparse},
 };
 use polymath_types::ExpertId;
 
-use crate::Table;
+use crate::{
+    Table,
+    baseline::argmax,
+    policies::{Entry, LEARNED},
+};
 
 /// What the penalty is chosen among.
 pub const PENALTIES: [f32; 6] = [0.5, 2.0, 5.0, 15.0, 50.0, 150.0];
@@ -55,30 +59,79 @@ pub fn estimator(config: EstimatorConfig, seed: u64) -> Estimator {
     Estimator::new(config, Codebook::defaults().into(), seed)
 }
 
-/// A table, its experts' ids and its queries as they are seen.
+/// A text as policies see it.
+#[derive(Debug, Clone)]
+struct Encoded {
+    vector: Sparse,
+    cues: Vec<f32>,
+}
+
+impl Encoded {
+    fn new(text: &str) -> Self {
+        let encoding = polymath_encoder::encode(text);
+        Self {
+            vector: Sparse::new(&encoding.places, &encoding.values),
+            cues: encoding.cues.to_vec(),
+        }
+    }
+
+    fn question(&self) -> Question<'_> {
+        Question {
+            vector: &self.vector,
+            cues: &self.cues,
+        }
+    }
+}
+
+/// A table, its experts' ids, its queries as they are seen, and the policy that learns from it.
 #[derive(Debug)]
 pub struct Study {
     /// The graded answers.
     pub table: Table,
     /// In the order of the table's experts.
     pub ids: Vec<ExpertId>,
-    /// In the order of the table's rows.
+    /// In the order of the table's rows, for an estimator with the default books.
     pub seen: Vec<Arc<Seen>>,
+    encoded: Vec<Encoded>,
+    policy: Entry,
 }
 
 impl Study {
-    /// Encodes a table.
+    /// Encodes a table for the learned policy.
     pub fn new(table: Table) -> Self {
+        Self::with(table, LEARNED)
+    }
+
+    /// Encodes a table.
+    pub fn with(table: Table, policy: Entry) -> Self {
         let e = estimator(EstimatorConfig::default(), 0);
+        let rows = table.rows.iter();
+        let encoded: Vec<Encoded> = rows.map(|r| Encoded::new(&r.query)).collect();
+        let seen = encoded.iter().map(|e| (&e.vector, &e.cues));
         Self {
             ids: table.experts.iter().map(|n| expert_id(n)).collect(),
-            seen: table.rows.iter().map(|r| see(&e, &r.query)).collect(),
+            seen: seen.map(|(v, cues)| Arc::new(e.see(v, cues))).collect(),
+            encoded,
+            policy,
             table,
         }
     }
 
-    /// Learns every expert's grade of the given rows.
-    pub fn fit(&self, penalty: f32, rows: &[usize]) -> Estimator {
+    /// Lets the policy learn every expert's grade of the given rows.
+    pub fn fit(&self, penalty: f32, rows: &[usize]) -> Box<dyn Policy> {
+        let mut policy = (self.policy.make)(penalty);
+        for row in rows {
+            let scores = self.table.rows[*row].scores.iter();
+            let graded = self.ids.iter().zip(scores);
+            let graded: Vec<_> = graded.map(|(id, score)| ((*id, PRIOR), *score)).collect();
+            policy.observe_all(self.encoded[*row].question(), &graded);
+        }
+        policy.settle(PASSES);
+        policy
+    }
+
+    /// The same for the estimator by itself.
+    pub fn estimator(&self, penalty: f32, rows: &[usize]) -> Estimator {
         let mut e = estimator(whole(penalty), 1);
         for row in rows {
             for (id, score) in self.ids.iter().zip(&self.table.rows[*row].scores) {
@@ -90,7 +143,18 @@ impl Study {
     }
 
     /// What is expected of each expert for a row, for ranking.
-    pub fn scores(&self, e: &Estimator, row: usize) -> Vec<f64> {
+    pub fn scores(&self, policy: &dyn Policy, row: usize) -> Vec<f64> {
+        let experts: Vec<_> = self.ids.iter().map(|id| (*id, PRIOR)).collect();
+        let estimates = policy.estimate(self.encoded[row].question(), &experts);
+        // Whatever a policy leaves out comes last.
+        let mut scores = vec![f64::NEG_INFINITY; experts.len()];
+        let known = scores.iter_mut().zip(&estimates);
+        known.for_each(|(score, e)| *score = e.unbounded());
+        scores
+    }
+
+    /// The same by an estimator.
+    pub fn estimated(&self, e: &Estimator, row: usize) -> Vec<f64> {
         self.ids
             .iter()
             .map(|id| e.score(id, &self.seen[row], PRIOR))
@@ -98,12 +162,16 @@ impl Study {
     }
 
     /// The penalty under which held-out parts of `rows` score best; `objective` grades an estimator on them.
-    pub fn penalty(&self, rows: &[usize], objective: impl Fn(&Estimator, &[usize]) -> f64) -> f32 {
-        let mut best = (f64::NEG_INFINITY, PENALTIES[0]);
-        for penalty in PENALTIES {
+    pub fn penalty(&self, rows: &[usize], objective: impl Fn(&dyn Policy, &[usize]) -> f64) -> f32 {
+        let first = self.policy.penalties.first().copied();
+        let mut best = (f64::NEG_INFINITY, first.unwrap_or_default());
+        if self.policy.penalties.len() < 2 {
+            return best.1;
+        }
+        for penalty in self.policy.penalties.iter().copied() {
             let grades = folds(rows, INNER, 17)
                 .into_iter()
-                .map(|(train, held)| objective(&self.fit(penalty, &train), &held));
+                .map(|(train, held)| objective(&*self.fit(penalty, &train), &held));
             let sum: f64 = grades.sum();
             if sum > best.0 {
                 best = (sum, penalty);
@@ -113,14 +181,14 @@ impl Study {
     }
 
     /// Mean reward when each row goes to the expert expected to be best.
-    pub fn routed(&self, e: &Estimator, rows: &[usize]) -> f64 {
-        self.routes(e, rows).iter().sum::<f64>() / rows.len().max(1) as f64
+    pub fn routed(&self, policy: &dyn Policy, rows: &[usize]) -> f64 {
+        self.routes(policy, rows).iter().sum::<f64>() / rows.len().max(1) as f64
     }
 
     /// The same, row by row.
-    pub fn routes(&self, e: &Estimator, rows: &[usize]) -> Vec<f64> {
+    pub fn routes(&self, policy: &dyn Policy, rows: &[usize]) -> Vec<f64> {
         rows.iter()
-            .map(|r| self.table.rows[*r].scores[crate::baseline::argmax(&self.scores(e, *r))])
+            .map(|r| self.table.rows[*r].scores[argmax(&self.scores(policy, *r))])
             .collect()
     }
 }

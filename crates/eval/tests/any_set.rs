@@ -3,7 +3,7 @@
 
 use std::{fmt::Write as _, fs};
 
-use polymath_eval::{DataError, evaluate, load};
+use polymath_eval::{DataError, Options, evaluate, load};
 
 /// Two subjects, two experts, each right in one of them.
 fn lines(split: bool) -> String {
@@ -35,7 +35,9 @@ fn a_set_with_a_split_and_one_without_are_routed_beside_their_baselines() {
     for split in [true, false] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("mine.jsonl"), lines(split)).unwrap();
-        let report = evaluate(folder.path(), &[]).unwrap().json();
+        let report = evaluate(folder.path(), &Options::default(), &mut |_| ())
+            .unwrap()
+            .json();
         let value = |case: &str| {
             let rows = report["rows"].as_array().unwrap();
             let row = rows
@@ -73,10 +75,13 @@ fn what_is_not_of_the_form_is_refused_by_line() {
         r#"{"query":"q","scores":{"a":2}}"#,
         "{",
         r#"{"scores":{"a":1}}"#,
+        r#"{"query":"q"}"#,
+        r#"{"query":"q","answers":{"a":"B"}}"#,
+        r#"{"query":"q","split":"dev","scores":{"a":1}}"#,
     ] {
-        fs::write(&path, format!("{good}\n{bad}\n")).unwrap();
+        fs::write(&path, format!("{good}\n\n{bad}\n")).unwrap();
         let error = load(&path, None).unwrap_err();
-        assert!(matches!(error, DataError::Form { line: 2, .. }), "{error}");
+        assert!(matches!(error, DataError::Form { line: 3, .. }), "{error}");
     }
     assert!(matches!(
         load(&folder.path().join("none"), None),

@@ -8,4 +8,4 @@ mod report;
 mod row;
 
 pub use report::Report;
-pub use row::{Row, Spread};
+pub use row::{Goal, Row, Spread};

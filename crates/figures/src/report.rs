@@ -38,6 +38,12 @@ impl Report {
         self.rows.extend(other.rows);
     }
 
+    /// The figures that do not reach what they are to reach.
+    pub fn missed(&self) -> impl Iterator<Item = &Row> {
+        let missed = |r: &&Row| r.goal.as_ref().is_some_and(|goal| !goal.met);
+        self.rows.iter().filter(missed)
+    }
+
     /// Under which conditions.
     pub fn conditions(&self) -> &Value {
         &self.conditions
@@ -55,6 +61,9 @@ impl Report {
             }
             if let Some(note) = &r.note {
                 row["note"] = note.as_str().into();
+            }
+            if let Some(goal) = &r.goal {
+                row["goal"] = json!({ "asked": goal.asked, "met": goal.met });
             }
             row
         });
@@ -76,7 +85,7 @@ impl Report {
                 None => cases.push((&row.case, vec![row])),
             }
         }
-        let noted = self.rows.iter().any(|r| r.note.is_some());
+        let noted = self.rows.iter().any(|r| r.remarks().is_some());
         let mut header = vec!["case".to_owned()];
         header.extend(
             metrics
@@ -97,8 +106,9 @@ impl Report {
                 let (median, least, greatest) = (s.median, s.least, s.greatest);
                 format!("{median:.2} of {peer} ({least:.2} to {greatest:.2})")
             }));
-            let note = rows.iter().find_map(|r| r.note.clone());
-            line.extend(noted.then(|| note.unwrap_or_default()));
+            let mut notes: Vec<String> = rows.iter().filter_map(|r| r.remarks()).collect();
+            notes.dedup();
+            line.extend(noted.then(|| notes.join("; ")));
             table.push(line);
         }
         table
@@ -154,6 +164,27 @@ mod tests {
             ["12346", "0.123", "1.00 of tonic (0.50 to 2.00)"]
         );
         assert_eq!(table[2][1..], ["-", "", ""]);
+    }
+
+    #[test]
+    fn what_a_figure_is_to_reach_is_told_beside_every_note_of_its_case() {
+        let mut noted = Row::new("ours", "gain", 2.0, "%").asked("3", false);
+        noted.note = Some("ten rounds".into());
+        let rows = vec![
+            Row::new("ours", "regret", 1.0, "%").asked("at most 2", true),
+            noted,
+        ];
+        let report = Report::new("eval", json!({}), rows);
+        let note = report.table()[1].last().cloned().unwrap_or_default();
+        assert_eq!(
+            note,
+            "asked for: at most 2, met; ten rounds; asked for: 3, MISSED"
+        );
+        assert_eq!(report.missed().count(), 1);
+        assert_eq!(
+            report.json()["rows"][1]["goal"],
+            json!({ "asked": "3", "met": false })
+        );
     }
 
     #[test]

@@ -15,6 +15,17 @@ pub struct Row {
     pub peer: Option<(&'static str, Spread)>,
     /// What else must be known to read it.
     pub note: Option<String>,
+    /// What it is to reach.
+    pub goal: Option<Goal>,
+}
+
+/// What a figure is to reach, and whether it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Goal {
+    /// In words.
+    pub asked: String,
+    /// Whether it is met.
+    pub met: bool,
 }
 
 impl Row {
@@ -32,7 +43,27 @@ impl Row {
             unit,
             peer: None,
             note: None,
+            goal: None,
         }
+    }
+
+    /// The same with what it is to reach.
+    pub fn asked(self, asked: impl Into<String>, met: bool) -> Self {
+        let asked = asked.into();
+        Self {
+            goal: Some(Goal { asked, met }),
+            ..self
+        }
+    }
+
+    /// What must be known to read it, and what it is to reach.
+    pub(crate) fn remarks(&self) -> Option<String> {
+        let goal = self.goal.as_ref().map(|goal| {
+            let met = if goal.met { "met" } else { "MISSED" };
+            format!("asked for: {}, {met}", goal.asked)
+        });
+        let parts: Vec<String> = self.note.iter().cloned().chain(goal).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
     }
 
     /// The same, held against `peer`.

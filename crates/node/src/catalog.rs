@@ -26,10 +26,7 @@ impl Node {
         &self,
         frames: Vec<SyncFrame>,
     ) -> Result<v1::CatalogImportResponse, Failure> {
-        let taken = self.inner.sync.import(frames).await;
-        let (before, after) = taken.ok_or_else(|| {
-            Failure::new(ErrorKind::Unavailable, "the node is stopping: try again")
-        })?;
+        let (before, after) = self.inner.sync.import(frames).await?;
         Ok(between(&before, &after))
     }
 
@@ -162,20 +159,29 @@ pub(crate) struct CatalogAtRest {
 }
 
 pub(crate) fn open_at_rest(home: &Home, lock: &HomeLock) -> Result<CatalogAtRest, Failure> {
-    let (key, mesh) = (home.identity(lock)?, mesh_at_rest(home)?);
+    let mesh = mesh_at_rest(home)?;
     let dir = home.mesh_dir(mesh).join("catalog");
     let (store, records) = RecordStore::open(&dir)?;
-    let store = store.marking(&dir, &key.peer_id(), &records);
+    let store = store.marking(&dir, &home.identity(lock)?.peer_id(), &records);
+    let catalog = read(home, lock, records)?;
+    Ok(CatalogAtRest { catalog, store })
+}
+
+/// The catalog of a home while no node runs, to look at: its store stays as it is, damaged or not.
+pub(crate) fn look_at_rest(home: &Home, lock: &HomeLock) -> Result<Catalog, Failure> {
+    read(home, lock, records_at_rest(home, lock)?)
+}
+
+fn read(home: &Home, lock: &HomeLock, records: Records) -> Result<Catalog, Failure> {
     let config = CatalogConfig {
-        key,
-        mesh,
+        mesh: mesh_at_rest(home)?,
+        key: home.identity(lock)?,
         founders: founders(home)?,
         // A node that keeps none drops them at its next start.
         observations: true,
         limits: Default::default(),
     };
-    let (catalog, _) = Catalog::open(config, records);
-    Ok(CatalogAtRest { catalog, store })
+    Ok(Catalog::open(config, records).0)
 }
 
 impl CatalogAtRest {

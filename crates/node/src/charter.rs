@@ -12,7 +12,7 @@ use polymath_types::{Charter, ErrorKind, Failure, PeerId, Stated};
 
 use crate::{
     Home, HomeLock, Node,
-    catalog::{CatalogAtRest, open_at_rest},
+    catalog::{look_at_rest, open_at_rest},
 };
 
 impl Node {
@@ -81,8 +81,7 @@ pub(crate) fn revoked(charter: &Charter) -> HashSet<PeerId> {
 
 /// The charter while no node runs.
 pub fn charter_at_rest(home: &Home, lock: &HomeLock) -> Result<v1::CharterView, Failure> {
-    let CatalogAtRest { catalog, .. } = open_at_rest(home, lock)?;
-    Ok(to_proto(catalog.charter()))
+    Ok(to_proto(look_at_rest(home, lock)?.charter()))
 }
 
 /// Lays something down while no node runs; the next start tells others.

@@ -18,7 +18,7 @@ pub use limits::{Limits, Size};
 pub struct Config {
     /// Experts to host: built-in names, model names, `.toml` definitions or `.gguf` files.
     pub experts: Vec<String>,
-    /// Host nothing, offer nothing; only ask.
+    /// Host nothing, offer nothing; only ask. What ratings taught it is told, unless `catalog.observations` is off.
     pub client: bool,
     /// Whose questions the hosted experts answer: `mesh`, or `self` for this machine's user alone.
     pub serve: String,

@@ -3,6 +3,8 @@
 
 mod attempts;
 mod call;
+mod flags;
+mod hedge;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -261,6 +263,7 @@ impl Asked {
         let inner = &self.node.inner;
         let id = request_id(&request.request_id);
         let mut query = parse(&request, id)?;
+        flags::heed(&mut query)?;
         // What the mesh's admins call it.
         if let Some(name) = &mut query.constraints.model {
             let meant = self.node.charter().resolve(name).to_owned();

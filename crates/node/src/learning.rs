@@ -23,7 +23,7 @@ use polymath_proto::v1::{self, RoutedExpert, RoutedOutcome, RoutedQuery};
 use polymath_router::{Decision, Features, Policy, Question, learning::Sparse};
 use polymath_types::{ErrorKind, ExpertId, Failure, Query};
 use prost::Message;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     AGENT, Node,
@@ -51,6 +51,8 @@ pub(crate) struct Learning {
     store: Option<Arc<Mutex<RecordStore>>>,
     /// There is a grade that the catalog has not heard of.
     graded: Notify,
+    /// Whether the catalog has heard of any: who tells what it has seen says who it is, too.
+    telling: watch::Sender<bool>,
     /// What was written last failed: told once.
     failing: AtomicBool,
 }
@@ -168,6 +170,7 @@ impl Learning {
             log: Mutex::default(),
             store: None,
             graded: Notify::new(),
+            telling: watch::Sender::new(false),
             failing: AtomicBool::new(false),
         }
     }
@@ -181,6 +184,11 @@ impl Learning {
             store: Some(Arc::new(Mutex::new(store))),
             ..Self::passing()
         })
+    }
+
+    /// Whether this node tells others what it has seen.
+    pub(crate) fn telling(&self) -> watch::Receiver<bool> {
+        self.telling.subscribe()
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {

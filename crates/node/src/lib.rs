@@ -119,6 +119,8 @@ pub struct Options {
     pub progress: Arc<dyn Progress + Send + Sync>,
     /// Here for one question only: no socket, no offer, no mesh of its own.
     pub passing: bool,
+    /// What computes; `None`: an engine of its own, as `config` says.
+    pub engine: Option<Engine>,
 }
 
 /// Why a node ended.
@@ -189,6 +191,7 @@ impl Node {
             store,
             progress,
             passing,
+            engine,
         } = options;
         let key = home.identity(&lock)?;
         let mut membership = membership(&home, &key, passing)?;
@@ -203,21 +206,7 @@ impl Node {
         } else {
             Some(control::bind(&home)?)
         };
-        let threads = match config.engine.threads {
-            0 => std::thread::available_parallelism()
-                .map_or(1, usize::from)
-                .saturating_sub(1)
-                .max(1),
-            n => n,
-        };
-        let engine = Engine::start(EngineConfig {
-            threads,
-            slots: config.engine.slots,
-            // Calls wait in the gate; here only those whose predecessors are being cleared away.
-            queue: config.engine.queue + config.engine.slots,
-            memory: memory_for_models(&config),
-        })
-        .map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+        let engine = engine.map_or_else(|| start_engine(&config), Ok)?;
         // Whoever can be reached keeps its part of the DHT, experts or not: others may join through it.
         let role = if listen.is_empty() || passing {
             Role::Client
@@ -369,7 +358,7 @@ impl Node {
         if node.inner.config.catalog.exchange {
             tasks.spawn(sync.clone().follow(net, clients));
         }
-        if !client {
+        if !passing {
             tasks.spawn(members::announce(node.clone(), sync));
         }
         let (stop, fetching) = (node.inner.cancel.clone(), Cancel::new());
@@ -573,6 +562,24 @@ impl Node {
         inner.net.shutdown().await;
         control::unbind(&inner.home);
     }
+}
+
+fn start_engine(config: &config::Config) -> Result<Engine, Failure> {
+    let threads = match config.engine.threads {
+        0 => std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .saturating_sub(1)
+            .max(1),
+        n => n,
+    };
+    Engine::start(EngineConfig {
+        threads,
+        slots: config.engine.slots,
+        // Calls wait in the gate; here only those whose predecessors are being cleared away.
+        queue: config.engine.queue + config.engine.slots,
+        memory: memory_for_models(config),
+    })
+    .map_err(|e| Failure::new(e.kind(), e.to_string()))
 }
 
 async fn end_if_it_runs_twice(node: Node) {

@@ -418,10 +418,12 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
     let gate = &inner.service.gate;
     let (mut changes, mut place) = (hosted.changes(), inner.net.announced());
     let mut pauses = gate.pauses();
+    let mut telling = inner.learning.telling();
     let mut provided: HashSet<Vec<u8>> = HashSet::new();
     loop {
         changes.mark_unchanged();
         pauses.mark_unchanged();
+        let tells = *telling.borrow_and_update();
         let addresses = worth_telling(place.borrow_and_update().clone(), MOST_ADDRESSES)
             .iter()
             .map(ToString::to_string)
@@ -432,10 +434,17 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
             .load()
             .peers()
             .contains_key(&inner.net.local_peer());
-        if !ready.is_empty() || (known_to_others && (hosted.settled() || gate.is_closed())) {
+        // What an observer serves is to be known, or nobody weighs its word.
+        if !ready.is_empty() || tells || (known_to_others && (hosted.settled() || gate.is_closed()))
+        {
             let offer = Offer {
                 agent: AGENT.to_owned(),
-                addresses,
+                // Who only asks need not be found.
+                addresses: if inner.config.client {
+                    Vec::new()
+                } else {
+                    addresses
+                },
                 experts: ready.iter().map(|c| c.id()).collect(),
                 terms: inner.config.terms_of(ready.iter().map(AsRef::as_ref)),
                 labels: inner.config.labels().unwrap_or_default(),
@@ -448,6 +457,7 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
             () = inner.cancel.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
             changed = pauses.changed() => if changed.is_err() { return },
+            changed = telling.changed() => if changed.is_err() { return },
             changed = place.changed() => {
                 if changed.is_err() {
                     return;

@@ -39,6 +39,8 @@ pub(crate) type Records = Vec<(String, Vec<u8>)>;
 const SMALL: u64 = 8 << 20;
 /// A file this many times larger than what is in it is made smaller when it is opened.
 const SLACK: u64 = 4;
+/// Damaged files that are kept; beyond them the first is overwritten.
+const MOST_ASIDE: usize = 8;
 type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 
 /// An open store.
@@ -107,7 +109,13 @@ impl RecordStore {
         let mut store = Self::on(opener(path.to_owned()));
         let path = path.to_owned();
         store.aside = Some(Box::new(move || {
-            let aside = path.with_extension("damaged");
+            // One that was set aside before may be the only copy of what an admin laid down.
+            let names = (1..).map(|n| match n {
+                1 => path.with_extension("damaged"),
+                _ => path.with_extension(format!("damaged-{n}")),
+            });
+            let aside = names.take(MOST_ASIDE).find(|p| !p.exists());
+            let aside = aside.unwrap_or_else(|| path.with_extension("damaged"));
             tracing::warn!("the damaged store was moved to {}", aside.display());
             fs::rename(&path, aside)
         }));

@@ -75,19 +75,30 @@ enum Command {
     Import {
         frames: Vec<SyncFrame>,
         /// What was taken and refused before, and after.
-        reply: oneshot::Sender<(Counters, Counters)>,
+        reply: Told<(Counters, Counters)>,
     },
     Charter {
         edit: CharterEdit,
-        reply: Edited,
+        reply: Told<bool>,
     },
     Observed {
         seen: Vec<(Cell, Evidence)>,
     },
 }
 
-/// Whether an edit changed the charter, told when it is on the disk.
-type Edited = oneshot::Sender<Result<bool, Failure>>;
+/// What came of a command, told when it is on the disk.
+type Told<T> = oneshot::Sender<Result<T, Failure>>;
+
+/// Whoever waits until all is on the disk; told whether it is.
+struct Waiting(Box<dyn FnOnce(Result<(), Failure>) + Send>);
+
+impl Waiting {
+    fn new<T: Send + 'static>(reply: Told<T>, outcome: T) -> Self {
+        Self(Box::new(|written| {
+            let _ = reply.send(written.map(|()| outcome));
+        }))
+    }
+}
 
 /// The keeper's end of a session; dropping it ends the session.
 #[derive(Debug)]
@@ -167,7 +178,7 @@ pub(crate) fn start(
         peers: HashMap::new(),
         room: FuturesUnordered::new(),
         unwritten: Changes::new(),
-        edited: Vec::new(),
+        waiting: Vec::new(),
         trouble: Arc::clone(&handle.trouble),
     };
     tasks.spawn(keeper.run(inbox, cancel.clone()));
@@ -190,21 +201,25 @@ impl SyncHandle {
     }
 
     /// Takes what a file holds; what was taken and refused before, and after.
-    pub(crate) async fn import(&self, frames: Vec<SyncFrame>) -> Option<(Counters, Counters)> {
+    pub(crate) async fn import(
+        &self,
+        frames: Vec<SyncFrame>,
+    ) -> Result<(Counters, Counters), Failure> {
+        self.told(|reply| Command::Import { frames, reply }).await
+    }
+
+    /// Gives a command, and waits until what it changes is on the disk.
+    async fn told<T>(&self, command: impl FnOnce(Told<T>) -> Command) -> Result<T, Failure> {
+        let stopping = || Failure::new(ErrorKind::Unavailable, "the node is stopping: try again");
         let (reply, done) = oneshot::channel();
-        let import = Command::Import { frames, reply };
-        self.commands.send(import).await.ok()?;
-        done.await.ok()
+        let sent = self.commands.send(command(reply)).await;
+        sent.map_err(|_| stopping())?;
+        done.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// Lays something down; whether that changed anything, when it is on the disk.
     pub(crate) async fn edit_charter(&self, edit: CharterEdit) -> Result<bool, Failure> {
-        let stopping = || Failure::new(ErrorKind::Unavailable, "the node is stopping: try again");
-        let (reply, done) = oneshot::channel();
-        let command = Command::Charter { edit, reply };
-        let sent = self.commands.send(command).await;
-        sent.map_err(|_| stopping())?;
-        done.await.unwrap_or_else(|_| Err(stopping()))
+        self.told(|reply| Command::Charter { edit, reply }).await
     }
 
     /// Told whenever there is another index.
@@ -387,9 +402,8 @@ struct Keeper {
     /// Records that are not on the disk as the catalog has them; `None` is to be removed. Bounded
     /// by their names, of which each is here once. While there is one no peer hears anything.
     unwritten: Changes,
-    /// Whoever edited the charter and waits until it is on the disk, and whether it changed; of one
-    /// group of commands.
-    edited: Vec<(Edited, bool)>,
+    /// Whoever waits until what one group of commands changed is on the disk.
+    waiting: Vec<Waiting>,
     /// Why the last record could not be written.
     trouble: Trouble,
 }
@@ -470,13 +484,14 @@ impl Keeper {
             Command::Import { frames, reply } => {
                 let before = self.catalog.counters().clone();
                 let actions = self.catalog.import(frames);
-                let _ = reply.send((before, self.catalog.counters().clone()));
+                let after = self.catalog.counters().clone();
+                self.waiting.push(Waiting::new(reply, (before, after)));
                 actions
             }
             Command::Charter { edit, reply } => match self.catalog.edit_charter(edit) {
                 // What holds already may not be on the disk yet.
                 Ok(actions) => {
-                    self.edited.push((reply, !actions.is_empty()));
+                    self.waiting.push(Waiting::new(reply, !actions.is_empty()));
                     actions
                 }
                 Err(why) => {
@@ -552,16 +567,15 @@ impl Keeper {
             self.index.store(self.catalog.index());
             self.changed.send_replace(());
         }
-        for (edited, changed) in std::mem::take(&mut self.edited) {
-            let outcome = if written {
-                Ok(changed)
+        for Waiting(tell) in std::mem::take(&mut self.waiting) {
+            tell(if written {
+                Ok(())
             } else {
                 Err(Failure::new(
                     ErrorKind::Unavailable,
                     "it holds at this node, but others hear of it only when the catalog's store can be written: see `polymath status`",
                 ))
-            };
-            let _ = edited.send(outcome);
+            });
         }
         if !written {
             // Going on would say things a restart forgets, and so contradict ourselves. What is

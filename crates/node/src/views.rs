@@ -106,6 +106,14 @@ impl Node {
                     ("calls_refused", inner.admission.calls_refused()),
                 ];
                 all.extend(of_rpc.map(|(name, n)| (name.to_owned(), n)));
+                let hedges = self.router().hedges();
+                let of_hedges = [
+                    ("hedges_made", hedges.made),
+                    ("hedges_won", hedges.won),
+                    ("hedges_over_budget", hedges.over_budget),
+                    ("hedges_pointless", hedges.pointless),
+                ];
+                all.extend(of_hedges.map(|(name, n)| (name.to_owned(), n)));
                 all
             },
             serve: inner.config.serve.clone(),

@@ -2,7 +2,8 @@
 //! `cargo run --release -p polymath-router --example decision_speed`.
 //!
 //! Every expert has a description and eight examples of 384 dimensions and five replicas among
-//! 2,000 peers; vectors and peer states are looked up in hash maps; 2,000 calls have been observed.
+//! 2,000 peers; vectors and peer states are looked up in hash maps; 2,000 calls have been observed, and the
+//! answers of up to 256 experts graded. Queries have as many hashed words as a text of 1 KB.
 //! One core.
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "it measures")]
@@ -15,7 +16,8 @@ use std::{
 };
 
 use polymath_router::{
-    Descriptor, Features, Outcome, PeerState, Reach, Request, Router, RouterConfig, Served,
+    Descriptor, Features, Outcome, PeerState, Question, Reach, Request, Router, RouterConfig,
+    Served, learning::Sparse,
 };
 use polymath_types::{
     ExpertCard, ExpertId, ExpertKind, Index, Keypair, LabelSet, Message, Model, PathKind, PeerId,
@@ -27,27 +29,30 @@ const EXAMPLES: usize = 8;
 const REPLICAS: usize = 5;
 const PEERS: usize = 2000;
 const DECISIONS: usize = 1000;
+const GRADES: usize = 4096;
+const WORDS: usize = 300;
+const CUES: [f32; 16] = [0.5; 16];
 
 fn main() {
     println!(
         "decision time, {DECISIONS} decisions, {DIMENSIONS} dimensions, 1 + {EXAMPLES} vectors an expert, {REPLICAS} replicas each"
     );
-    println!("| experts | shortlist | p50 µs | p99 µs |");
-    println!("|---:|---:|---:|---:|");
+    println!("| experts | shortlist | graded answers | p50 µs | p99 µs |");
+    println!("|---:|---:|---:|---:|---:|");
     let mut random = Random(1);
     let peers: Vec<PeerId> = (0..PEERS).map(|_| peer(&mut random)).collect();
-    for experts in [10, 1_000, 10_000] {
+    for experts in [10, 256, 1_000, 10_000] {
         let mesh = Mesh::new(experts, &peers, &mut random);
         let shortlist = RouterConfig::default().shortlist;
-        for shortlist in [shortlist, usize::MAX] {
-            let (p50, p99) = mesh.measure(shortlist, &mut random);
+        for (shortlist, grades) in [(shortlist, 0), (shortlist, GRADES), (usize::MAX, 0)] {
+            let (p50, p99) = mesh.measure(shortlist, grades, &mut random);
             let name = if shortlist == usize::MAX {
                 "none".into()
             } else {
                 shortlist.to_string()
             };
             println!(
-                "| {experts} | {name} | {:.1} | {:.1} |",
+                "| {experts} | {name} | {grades} | {:.1} | {:.1} |",
                 micros(p50),
                 micros(p99)
             );
@@ -118,7 +123,12 @@ impl Mesh {
         }
     }
 
-    fn measure(&self, shortlist: usize, random: &mut Random) -> (Duration, Duration) {
+    fn measure(
+        &self,
+        shortlist: usize,
+        grades: usize,
+        random: &mut Random,
+    ) -> (Duration, Duration) {
         let config = RouterConfig {
             shortlist,
             ..RouterConfig::default()
@@ -148,6 +158,17 @@ impl Mesh {
                 },
             );
         }
+        // Of at most as many experts as anything is learnt of.
+        let graded: Vec<ExpertId> = self.index.experts().map(|e| e.id).take(256).collect();
+        for n in 0..grades {
+            let (words, reward) = (random.words(), random.unit());
+            let question = Question {
+                vector: &words,
+                cues: &CUES,
+            };
+            let expert = (graded[n % graded.len()], 0.4);
+            router.policy_mut().observe(question, expert, reward);
+        }
         let query = Query {
             id: RequestId::from_random([0; 8]),
             kind: ExpertKind::Generate,
@@ -164,7 +185,8 @@ impl Mesh {
                     vector,
                     prompt_tokens: 100,
                     language: None,
-                    ..Features::default()
+                    words: random.words(),
+                    cues: CUES.to_vec(),
                 };
                 let request = Request {
                     query: &query,
@@ -234,6 +256,19 @@ impl Random {
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    fn unit(&mut self) -> f64 {
+        self.below(1001) as f64 / 1000.0
+    }
+
+    /// As many places as a text of 1 KB has.
+    fn words(&mut self) -> Sparse {
+        let mut places: Vec<u32> = (0..WORDS).map(|_| self.below(1 << 14) as u32).collect();
+        places.sort_unstable();
+        places.dedup();
+        let value = 1.0 / (places.len() as f32).sqrt();
+        Sparse::new(&places, &vec![value; places.len()])
     }
 
     fn below(&mut self, n: usize) -> usize {

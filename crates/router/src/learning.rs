@@ -6,7 +6,7 @@
 //! 1. **prior**: what is known of an expert before anybody asked it (its card; [`Newcomer`]),
 //! 2. **global**: all that was graded of the expert,
 //! 3. **category** and **clusters**: the same by [`Codebook`], coarse books before fine ones; own counts and
-//!    those that others reported and [`merge`] believed,
+//!    those of others, as the catalog weighed them,
 //! 4. **local**: a ridge regression over the query's own words and cues on what the levels above leave
 //!    unexplained. Its dual form weighs neighbours among own observations (`ridge`).
 //!
@@ -19,7 +19,6 @@ mod estimator;
 mod exchange;
 mod explore;
 mod learner;
-pub mod merge;
 mod newcomer;
 mod ridge;
 mod saved;
@@ -29,6 +28,7 @@ pub use cells::LEAST_PRIOR;
 pub use codebook::{Codebook, CodebookError, Fit, Member, Space, fit};
 pub use drift::Drift;
 pub use estimator::{Estimate, Estimator, EstimatorConfig, Seen};
+pub use exchange::Reported;
 pub use explore::{Explorer, Pick};
 pub use learner::Learner;
 pub use newcomer::Newcomer;

@@ -14,6 +14,7 @@
 //!    expected time to answer by own observation (`statistics`).
 //! 4. **Order**: experts by score, in which speed can only break near-ties of content
 //!    ([`RouterConfig::near_tie`]); replicas of one expert by expected time.
+//! 5. **Hedging** (`hedge`): when a call that brings nothing may be doubled, and how often.
 //!
 //! [`Index`]: polymath_types::Index
 
@@ -23,6 +24,7 @@ mod config;
 mod decision;
 mod failure;
 mod filter;
+mod hedge;
 pub mod learning;
 mod policy;
 mod quality;
@@ -35,6 +37,7 @@ mod statistics;
 
 pub use config::{Blend, RouterConfig};
 pub use decision::{Candidate, Decision, Excluded, Expectation, Reason, Term};
+pub use hedge::HedgeCounts;
 pub use policy::{Choice, Likeness, POLICIES, Policy, Question, by_name};
 pub use quality::Descriptor;
 pub use random::Random;

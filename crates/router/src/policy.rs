@@ -63,6 +63,18 @@ pub trait Policy: Debug + Send {
     /// An expert's answer was graded, 0 to 1.
     fn observe(&mut self, question: Question<'_>, expert: (ExpertId, f64), reward: f64);
 
+    /// Several experts' answers to one question were graded.
+    fn observe_all(&mut self, question: Question<'_>, graded: &[((ExpertId, f64), f64)]) {
+        for (expert, reward) in graded {
+            self.observe(question, *expert, *reward);
+        }
+    }
+
+    /// There is time to go over what was learnt, so many times.
+    fn settle(&mut self, passes: usize) {
+        let _ = passes;
+    }
+
     /// An answer that was graded in an earlier run: what [`Self::restore`] took counts it already.
     fn recall(&mut self, question: Question<'_>, expert: (ExpertId, f64), reward: f64) {
         let _ = (question, expert, reward);
@@ -128,6 +140,10 @@ impl Policy for Learner {
     fn observe(&mut self, question: Question<'_>, (expert, prior): (ExpertId, f64), reward: f64) {
         let seen = self.estimator().see(question.vector, question.cues).into();
         Self::observe(self, expert, &seen, prior, reward);
+    }
+
+    fn settle(&mut self, passes: usize) {
+        self.estimator_mut().settle(passes);
     }
 
     fn recall(&mut self, question: Question<'_>, (expert, prior): (ExpertId, f64), reward: f64) {

@@ -130,7 +130,9 @@ fn place(best: &Group<'_>) -> String {
             format!("it runs on {place}")
         };
     };
-    let why = if first.step() == second.step() {
+    let why = if first.familiar {
+        format!("{place} had this conversation before")
+    } else if first.step() == second.step() {
         if first.here {
             return format!("{} replicas, one of them on this node", best.replicas);
         } else if first.load < second.load {

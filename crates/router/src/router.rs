@@ -9,12 +9,15 @@ use crate::{
     RouterConfig, Term,
     decision::{Reason, Tally},
     failure, filter,
+    hedge::Hedges,
     learning::{Codebook, Estimate, EstimatorConfig, LEAST_PRIOR, Learner},
     reason,
     replica::{Seat, View, describe},
     statistics::Statistics,
 };
 
+/// How good the answer of the closest expert is expected to be, before anything is learnt of it.
+const CLOSEST_PRIOR: f64 = 0.6;
 /// Experts among which the policy may choose an experiment.
 const MOST_TRIED: usize = 8;
 
@@ -23,11 +26,12 @@ type Descriptors<'a> = &'a dyn Fn(&ExpertId) -> Option<Arc<Descriptor>>;
 /// Chooses experts and replicas, and learns from the outcomes of calls.
 #[derive(Debug)]
 pub struct Router {
-    config: RouterConfig,
+    pub(crate) config: RouterConfig,
     seed: u64,
     decisions: u64,
-    statistics: Statistics,
     policy: Box<dyn Policy>,
+    pub(crate) statistics: Statistics,
+    pub(crate) hedges: Hedges,
 }
 
 /// An expert with what the query makes of it.
@@ -38,6 +42,8 @@ pub(crate) struct Ranked<'a> {
     pub(crate) quality: Option<f64>,
     /// The card states languages, the query's is not among them.
     pub(crate) foreign: bool,
+    /// How good an answer is expected without anything learnt, 0 to 1.
+    pub(crate) prior: f64,
     /// By how much more than that is expected by what was learnt, and answers that stand behind it.
     pub(crate) learned: Option<(f64, f64)>,
     /// Quality (0 where unknown) less the language penalty.
@@ -47,18 +53,13 @@ pub(crate) struct Ranked<'a> {
 }
 
 impl Ranked<'_> {
-    /// What is expected without anything learnt.
-    pub(crate) fn prior(&self) -> f64 {
-        self.quality.unwrap_or(0.0).clamp(LEAST_PRIOR, 1.0)
-    }
-
     /// What is expected of its answer.
     pub(crate) fn expected(&self) -> f64 {
-        self.prior() + self.learned.map_or(0.0, |(more, _)| more)
+        self.prior + self.learned.map_or(0.0, |(more, _)| more)
     }
 
-    fn learn(&mut self, estimate: &Estimate, prior: f64) {
-        let more = estimate.mean - prior;
+    fn learn(&mut self, estimate: &Estimate) {
+        let more = estimate.mean - self.prior;
         if more.is_finite() && more != 0.0 {
             self.learned = Some((more, estimate.mass));
             self.content = self.subject + more;
@@ -90,12 +91,14 @@ impl Router {
     /// With another policy.
     pub fn with_policy(config: RouterConfig, seed: u64, policy: Box<dyn Policy>) -> Self {
         let statistics = Statistics::new(config.max_statistics);
+        let hedges = Hedges::new(config.max_statistics);
         Self {
             config,
             seed,
             decisions: 0,
             statistics,
             policy,
+            hedges,
         }
     }
 
@@ -196,11 +199,15 @@ impl Router {
     /// A call begins. Every call begun must be followed by one [`Self::observe`].
     pub fn started(&mut self, now: Duration, expert: ExpertId, peer: PeerId) {
         self.statistics.started(now, expert, peer);
+        self.hedges.called();
     }
 
     /// A call ended; a caller's own cancellation is told as [`polymath_types::ErrorKind::Cancelled`].
     pub fn observe(&mut self, now: Duration, outcome: &Outcome) {
         self.statistics.observe(now, outcome, &self.config);
+        if let Ok(served) = &outcome.result {
+            self.hedges.took(now, outcome.expert, served.ttft);
+        }
     }
 
     /// Why calls to this replica do not pass now, if they do not: for people.
@@ -262,6 +269,7 @@ impl Router {
                     expert,
                     quality,
                     foreign,
+                    prior: 0.0,
                     learned: None,
                     subject,
                     content: subject,
@@ -273,6 +281,13 @@ impl Router {
             by_content.then(a.expert.id.cmp(&b.expert.id))
         };
         ranked.sort_unstable_by(best_first);
+        // Cosines of different encoders and queries lie anywhere: what counts is how far behind the closest
+        // an expert is.
+        let closest = ranked.first().map_or(0.0, |r| r.subject);
+        for ranked in &mut ranked {
+            let behind = closest - ranked.subject;
+            ranked.prior = (CLOSEST_PRIOR - behind).clamp(LEAST_PRIOR, 1.0);
+        }
         if self.policy.knows() {
             let judged = ranked.len().min(self.config.judged);
             self.judge(request, &mut ranked[..judged]);
@@ -285,8 +300,8 @@ impl Router {
     fn judge(&self, request: &Request<'_>, ranked: &mut [Ranked<'_>]) {
         let priors = priors(ranked.iter());
         let estimates = self.policy.estimate(question(request), &priors);
-        for ((ranked, (_, prior)), estimate) in ranked.iter_mut().zip(priors).zip(&estimates) {
-            ranked.learn(estimate, prior);
+        for (ranked, estimate) in ranked.iter_mut().zip(&estimates) {
+            ranked.learn(estimate);
         }
     }
 
@@ -426,7 +441,7 @@ fn question<'a>(request: &Request<'a>) -> Question<'a> {
 }
 
 fn priors<'a, 'b: 'a>(ranked: impl Iterator<Item = &'a Ranked<'b>>) -> Vec<(ExpertId, f64)> {
-    ranked.map(|r| (r.expert.id, r.prior())).collect()
+    ranked.map(|r| (r.expert.id, r.prior)).collect()
 }
 
 fn candidate(
@@ -464,7 +479,7 @@ fn candidate(
         score: terms.iter().map(|t| t.value * t.weight).sum(),
         terms,
         expected: Expectation {
-            prior: ranked.prior(),
+            prior: ranked.prior,
             quality: ranked.expected(),
             evidence,
             propensity: group.propensity,

@@ -65,6 +65,8 @@ fn decay(age: Duration, constant: Duration) -> f64 {
 struct Pair {
     latency: Option<Latency>,
     breaker: Breaker,
+    /// Since when a call has been waited for longer than such calls take; until the next answer.
+    overdue: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -116,6 +118,7 @@ impl Statistics {
                     served,
                     config.smoothing,
                 ));
+                pair.overdue = None;
                 pair.breaker.succeeded();
                 peer.breaker.succeeded();
             }
@@ -141,6 +144,50 @@ impl Statistics {
         self.pairs
             .get(&(expert, peer))
             .map_or(Ok(()), |p| p.breaker.check(now, config))
+    }
+
+    /// A call has brought nothing for longer than such calls take.
+    pub(crate) fn overdue(&mut self, now: Duration, expert: ExpertId, peer: PeerId) {
+        self.pairs.touch(&(expert, peer)).overdue.get_or_insert(now);
+    }
+
+    /// Whether that is so, and nothing came of this replica since. After as long as a lost probe it is
+    /// forgotten.
+    pub(crate) fn is_overdue(
+        &self,
+        now: Duration,
+        expert: ExpertId,
+        peer: PeerId,
+        config: &RouterConfig,
+    ) -> bool {
+        let since = self.pairs.get(&(expert, peer)).and_then(|p| p.overdue);
+        since.is_some_and(|since| now.saturating_sub(since) < config.max_backoff)
+    }
+
+    /// A call was given up after so long: its replica is at least that slow.
+    pub(crate) fn took_longer(
+        &mut self,
+        now: Duration,
+        expert: ExpertId,
+        peer: PeerId,
+        waited: Duration,
+        config: &RouterConfig,
+    ) {
+        let pair = self.pairs.touch(&(expert, peer));
+        if pair.latency.is_none_or(|l| l.ttft < waited.as_secs_f64()) {
+            let served = Served {
+                ttft: waited,
+                ..Served::default()
+            };
+            let latency = Latency::updated(pair.latency, now, &served, config.smoothing);
+            pair.latency = Some(latency);
+        }
+    }
+
+    /// Seconds to the first token, if it was ever measured.
+    pub(crate) fn measured_ttft(&self, expert: ExpertId, peer: PeerId) -> Option<f64> {
+        let latency = self.pairs.get(&(expert, peer))?.latency?;
+        Some(latency.ttft)
     }
 
     pub(crate) fn in_flight(&self, peer: &PeerId) -> u32 {

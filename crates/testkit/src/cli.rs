@@ -78,7 +78,12 @@ pub struct Cli {
 impl Cli {
     /// `polymath ARGS...` with nothing of this process's environment that could change it.
     pub fn new(args: &[&str]) -> Self {
-        let mut command = Command::new(binary());
+        Self::of(&binary(), args)
+    }
+
+    /// The same of another program.
+    pub fn of(program: &Path, args: &[&str]) -> Self {
+        let mut command = Command::new(program);
         command.args(args);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("POLYMATH_") {

@@ -82,6 +82,16 @@ impl Lab {
         Node::start(name, &self.home(name), self.models(), cli)
     }
 
+    /// Starts another program that runs a node on the home named `name`, and waits for its API: it is given
+    /// the home, the model store and then `args`.
+    pub fn run(&self, program: &Path, name: &str, args: &[&str]) -> Node {
+        let home = self.home(name);
+        let places = [&home, &self.models].map(|p| p.display().to_string());
+        let places = places.iter().map(String::as_str);
+        let all: Vec<&str> = places.chain(args.iter().copied()).collect();
+        Node::start(name, &home, &self.models, Cli::of(program, &all))
+    }
+
     /// Makes the home named `name` belong to the mesh of `node`.
     pub fn join(&self, name: &str, node: &Node) {
         let args = ["join", "--accept-public", &node.address()];

@@ -215,8 +215,8 @@ pub struct Model {
     pub runtime: Runtime,
     /// Files, sorted by role and name.
     pub files: Vec<FileRef>,
-    /// A low-rank adapter, if one is applied.
-    pub adapter: Option<FileRef>,
+    /// A low-rank adapter, if one is applied. Boxed: of thousands of cards in memory hardly any has one.
+    pub adapter: Option<Box<FileRef>>,
     /// Longest prompt and answer together, tokens; 0 where it does not apply.
     pub context_length: u32,
     /// Vector length of an embedder; 0 where it does not apply.
@@ -405,7 +405,7 @@ impl ExpertCard {
         if (self.kind == ExpertKind::Classify) == (self.labels == LabelSet::None) {
             return fail("a classifier, and only a classifier, has labels".into());
         }
-        let files = self.model.files.iter().chain(&self.model.adapter);
+        let files = self.model.files.iter().chain(self.model.adapter.as_deref());
         if self.model.files.len() > l.files {
             return fail(format!("at most {} files", l.files));
         }

@@ -47,8 +47,8 @@ impl Format {
     pub const fn current(self) -> u32 {
         match self {
             // 2: digests in buckets instead of lists of all documents. 3: heads and sums cover what the
-            // last change is, not only how many there are.
-            Self::Sync => 3,
+            // last change is, not only how many there are. 4: changes in a short form, authors by their keys.
+            Self::Sync => 4,
             _ => 1,
         }
     }

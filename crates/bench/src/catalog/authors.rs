@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use polymath_catalog::{Action, Catalog, CatalogConfig, Offer};
-use polymath_proto::v1::{SignedChange, sync_frame::Frame};
+use polymath_proto::v1::{Offers, sync_frame::Frame};
 use polymath_types::{
     ExpertCard, ExpertKind, Failure, LabelSet, Model, NodeKey, PeerId, Runtime, Sampling,
 };
@@ -57,8 +57,8 @@ impl Author {
         }
     }
 
-    /// Writes the next change: one of three addresses is another.
-    pub(super) fn next(&mut self) -> Result<SignedChange, Failure> {
+    /// Writes the next change, and sends it: one of three addresses is another.
+    pub(super) fn next(&mut self) -> Result<Offers, Failure> {
         let config = CatalogConfig {
             key: self.key.clone(),
             ..config()
@@ -71,7 +71,7 @@ impl Author {
             .map_err(|e| failed("a card", e))?;
         let offered = catalog.set_offer(self.offer());
         actions.extend(offered.map_err(|e| failed("an offer", e))?);
-        let mut change = None;
+        let mut sent = None;
         for action in actions {
             match action {
                 Action::Store { name, bytes } => {
@@ -79,13 +79,13 @@ impl Author {
                 }
                 Action::Send { frame, .. } => {
                     if let Some(Frame::Offers(offers)) = frame.frame {
-                        change = offers.changes.into_iter().next();
+                        sent = Some(offers);
                     }
                 }
                 _ => {}
             }
         }
-        change.ok_or_else(|| failed("an offer", "it made no change"))
+        sent.ok_or_else(|| failed("an offer", "it made no change"))
     }
 
     fn offer(&mut self) -> Offer {

@@ -7,10 +7,11 @@ use std::{
 };
 
 use polymath_catalog::{Action, Catalog, CatalogConfig};
-use polymath_proto::v1::{Offers, SignedChange, SyncFrame, sync_frame::Frame};
+use polymath_proto::v1::{Offers, SyncFrame, sync_frame::Frame};
 use polymath_types::{Cell, CodebookId, Evidence, ExpertId, Failure, Format, NodeKey, PeerId};
+use prost::Message as _;
 
-use super::{LOOKUPS, Records, Side, config, failed, meet};
+use super::{LOOKUPS, Records, Side, add, config, failed, meet};
 use crate::{ROUNDS, Row, Spread};
 
 const BOOK: CodebookId = CodebookId::from_bytes([0x62; 32]);
@@ -56,7 +57,7 @@ impl Observer {
         }
     }
 
-    fn next(&mut self, number: usize, experts: &[ExpertId]) -> Result<SignedChange, Failure> {
+    fn next(&mut self, number: usize, experts: &[ExpertId]) -> Result<Offers, Failure> {
         let config = CatalogConfig {
             key: self.key.clone(),
             ..config()
@@ -66,7 +67,7 @@ impl Observer {
         let _ = catalog.peer_connected(PeerId::random());
         let published = catalog.publish_observations(seen(number, self.version, experts));
         self.version += 1;
-        let mut change = None;
+        let mut sent = None;
         for action in published.map_err(|e| failed("observations", e))? {
             match action {
                 Action::Store { name, bytes } => {
@@ -74,26 +75,26 @@ impl Observer {
                 }
                 Action::Send { frame, .. } => {
                     if let Some(Frame::Offers(offers)) = frame.frame {
-                        change = offers.changes.into_iter().next();
+                        sent = Some(offers);
                     }
                 }
                 _ => {}
             }
         }
-        change.ok_or_else(|| failed("observations", "they made no change"))
+        sent.ok_or_else(|| failed("observations", "they made no change"))
     }
 }
 
-fn frame(changes: Vec<SignedChange>) -> SyncFrame {
+fn frame(offers: Offers) -> SyncFrame {
     SyncFrame {
         version: Format::Sync.current(),
         category: 2,
-        frame: Some(Frame::Offers(Offers { changes })),
+        frame: Some(Frame::Offers(offers)),
     }
 }
 
 /// Takes changes from a peer that exists only to bring them; how long that took.
-fn feed(side: &mut Side, changes: Vec<SignedChange>) -> Result<Duration, Failure> {
+fn feed(side: &mut Side, changes: Offers) -> Result<Duration, Failure> {
     let feeder = NodeKey::generate().peer_id();
     let _ = side.catalog.peer_connected(feeder);
     let begun = Instant::now();
@@ -124,14 +125,14 @@ pub(super) fn measure(
     let count = observers.len();
     let (mut fed, mut bytes) = (Duration::ZERO, 0);
     for (some, first) in observers.chunks_mut(FED).zip((0..).step_by(FED)) {
-        let mut changes = Vec::new();
+        let mut changes = Offers::default();
         for (observer, number) in some.iter_mut().zip(first..) {
-            changes.push(observer.next(number, &experts)?);
+            add(&mut changes, observer.next(number, &experts)?);
             if number >= ROUNDS {
                 observer.stored.clear();
             }
         }
-        bytes += changes.iter().map(|c| c.change.len()).sum::<usize>();
+        bytes += changes.encoded_len();
         fed += feed(known, changes)?;
         let _ = known.catalog.tick();
     }
@@ -139,7 +140,7 @@ pub(super) fn measure(
     let mut rows = vec![
         row(
             "observations",
-            "a document, signed change",
+            "a document, as it is sent",
             bytes as f64 / count as f64,
             "B",
         ),
@@ -186,7 +187,7 @@ pub(super) fn measure(
     let mut taken = Vec::new();
     for (number, observer) in observers.iter_mut().enumerate() {
         let change = observer.next(number, &experts)?;
-        taken.push(feed(known, vec![change])?.as_secs_f64() * 1e3);
+        taken.push(feed(known, change)?.as_secs_f64() * 1e3);
     }
     let median = Spread::of(&taken).median;
     rows.push(row(

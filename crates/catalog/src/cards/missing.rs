@@ -17,8 +17,9 @@ struct Entry {
     tries: u32,
     /// The tick from which on it may be asked for.
     due: u64,
-    /// Who brought it before, but had brought more than its share.
-    not_of: Option<PeerId>,
+    /// Who brought it before, but had brought more than its share. Boxed, as it is hardly ever there, and
+    /// longer than all else.
+    not_of: Option<Box<PeerId>>,
 }
 
 /// Missing cards by id.
@@ -40,6 +41,7 @@ impl Missing {
     /// It was here and had to go.
     pub(super) fn gone(&mut self, id: ExpertId, not_of: Option<PeerId>, due: u64) {
         let tries = 0;
+        let not_of = not_of.map(Box::new);
         self.entries.insert(id, Entry { tries, due, not_of });
     }
 
@@ -54,7 +56,7 @@ impl Missing {
     /// Whether news of it are a reason to ask `peer`.
     pub(crate) fn may_ask(&self, id: &ExpertId, peer: &PeerId) -> bool {
         let entry = self.entries.get(id);
-        entry.is_some_and(|entry| entry.not_of != Some(*peer))
+        entry.is_some_and(|entry| entry.not_of.as_deref() != Some(peer))
     }
 
     /// Whether it is time to ask `peer` again for what its own offer names. Every other time someone

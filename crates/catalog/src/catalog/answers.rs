@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use polymath_proto::v1::{SignedChange, SyncFrame, Want};
+use polymath_proto::v1::{SyncFrame, Want};
 use polymath_types::{ExpertId, PeerId};
 use prost::Message as _;
 
@@ -16,13 +16,15 @@ use crate::{
     envelope, frames,
     kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
     limits::{ANSWER_BYTES, FRAME_BYTES, OWED_SHARES},
+    short::Parcel,
 };
 
 /// What one peer is owed of one kind.
 #[derive(Debug, Default)]
 struct OwedDocuments {
     leaves: BTreeSet<usize>,
-    changes: BTreeMap<PeerId, Position>,
+    /// After which position, and whether all of it whole.
+    changes: BTreeMap<PeerId, (Position, bool)>,
 }
 
 /// What one peer is owed.
@@ -109,20 +111,30 @@ impl Catalog {
     }
 
     fn tell_changes<K: Kind>(&self, peer: &PeerId, owed: &mut Owed) -> Option<SyncFrame> {
-        let mut changes: Vec<SignedChange> = Vec::new();
+        let mut changes: Vec<Parcel> = Vec::new();
         let mut bytes = 0;
+        let documents = &K::shelf(self).documents;
         let changes_owed = &mut owed.documents[K::CATEGORY as usize].changes;
-        while let Some((author, position)) = changes_owed.pop_first() {
-            let more = K::shelf(self).documents.after(&author, position, peer);
+        while let Some((author, (position, whole))) = changes_owed.pop_first() {
+            // Versions that contradict each other do not follow one another, and an author that has lost its
+            // own has nothing to rebuild it from.
+            let whole = whole || author == *peer || documents.contradicts_itself(&author);
+            let more = documents.after(&author, position, peer).into_iter();
+            let parcel = if whole {
+                Parcel::Whole
+            } else {
+                Parcel::short::<K>
+            };
+            let more: Vec<Parcel> = more.map(parcel).collect();
             let size: usize = more.iter().map(frames::change_room).sum();
             if bytes + size > FRAME_BYTES && !changes.is_empty() {
-                changes_owed.insert(author, position);
+                changes_owed.insert(author, (position, whole));
                 break;
             }
             bytes += size;
             changes.extend(more);
         }
-        owed.ready.extend(frames::changes(K::CATEGORY, changes));
+        owed.ready.extend(frames::parcels(K::CATEGORY, changes));
         owed.ready.pop_front()
     }
 
@@ -171,7 +183,7 @@ impl Catalog {
         let mut room = most.saturating_sub(all).max(part.saturating_sub(own));
         let mut owed = self.answers.of.remove(&peer).unwrap_or_default();
         for head in want.offers {
-            let author = envelope::peer_id(&head.author);
+            let author = envelope::author(&head.author);
             let known = author.and_then(|a| Some((a, K::shelf(self).documents.known(&a)?)));
             let position = (head.epoch, head.sequence);
             // Of one that contradicts itself both versions are owed, however long the asker's is.
@@ -183,7 +195,7 @@ impl Catalog {
                 && room > 0
             {
                 let changes = &mut owed.documents[K::CATEGORY as usize].changes;
-                let new = changes.insert(author, position).is_none();
+                let new = changes.insert(author, (position, head.whole)).is_none();
                 room -= usize::from(new);
             }
         }

@@ -83,14 +83,12 @@ impl Catalog {
         let mut theirs = BTreeMap::new();
         let mut behind = Vec::new();
         // A new author for whom there is no room would be asked for in vain at every digest.
-        let mut room = K::shelf(self)
-            .documents
-            .room_for_new(&peer, false, &self.me, &self.limits);
+        let mut room = self.room_for_new::<K>(&peer);
         for head in heads.into_iter().take(HEADS_PAGE) {
             if self.is_out(&peer) {
                 return;
             }
-            let Some(author) = envelope::peer_id(&head.author) else {
+            let Some(author) = envelope::author(&head.author) else {
                 self.refuse(peer, Refusal::Author);
                 continue;
             };
@@ -99,11 +97,7 @@ impl Catalog {
                 continue;
             };
             theirs.insert(author, claimed);
-            if self.is_lacking::<K>(peer, author, claimed, &mut room) {
-                let known = K::shelf(self).documents.known(&author);
-                let from = known.map_or((0, 0), |known| known.question(&claimed));
-                behind.push(frames::question(&author, from));
-            }
+            behind.extend(self.question_on::<K>(peer, author, claimed, &mut room));
         }
         batch.send(peer, frames::want(K::CATEGORY, behind, &[]));
         if all {
@@ -117,6 +111,27 @@ impl Catalog {
             .ahead_of(numbers, &theirs);
         let ahead: Vec<OfferHead> = ahead.map(|(a, k)| frames::head(a, k)).collect();
         batch.send(peer, frames::heads(K::CATEGORY, &ahead));
+    }
+
+    /// New authors that `peer` may bring.
+    pub(super) fn room_for_new<K: Kind>(&self, peer: &PeerId) -> usize {
+        let documents = &K::shelf(self).documents;
+        documents.room_for_new(peer, false, &self.me, &self.limits)
+    }
+
+    /// What to ask of `peer`, which claims to know so much of `author`, if that is more than is known here;
+    /// `room` is what is left for new authors.
+    pub(super) fn question_on<K: Kind>(
+        &mut self,
+        peer: PeerId,
+        author: PeerId,
+        claimed: Known,
+        room: &mut usize,
+    ) -> Option<OfferHead> {
+        let lacking = self.is_lacking::<K>(peer, author, claimed, room);
+        let known = K::shelf(self).documents.known(&author);
+        let from = known.map_or((0, 0), |known| known.question(&claimed));
+        lacking.then(|| frames::question(&author, from))
     }
 
     /// Whether `peer` is to be asked for what it claims to have of `author`; if so, it counts as

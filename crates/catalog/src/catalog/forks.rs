@@ -50,7 +50,10 @@ impl Catalog {
         let rests = shelf.asked.is_open(&author) && !shelf.asked.is_asked(&author, &peer);
         let (epoch, sequence) = shelf.documents.position(&author);
         let before = sequence.checked_sub(1).filter(|_| !rests)?;
-        Some(frames::question(&author, (epoch, before)))
+        Some(OfferHead {
+            whole: true,
+            ..frames::question(&author, (epoch, before))
+        })
     }
 
     /// What the version of our own document says that these changes belong to: they continue ours up

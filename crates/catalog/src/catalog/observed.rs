@@ -177,6 +177,14 @@ impl Catalog {
     }
 }
 
+/// What a node that has told nothing yet tells of this.
+pub(crate) fn first_told(seen: impl IntoIterator<Item = (Cell, Evidence)>) -> Observations {
+    let possible = seen
+        .into_iter()
+        .filter(|(cell, e)| e.is_possible() && cell.cluster < OBSERVED.clusters);
+    Untold::default().publishable(&Observations::default(), &possible.collect())
+}
+
 /// What was last told of cells that are told no longer: the document was full, or outcomes were forgotten.
 /// It outlives no restart.
 #[derive(Debug, Default)]

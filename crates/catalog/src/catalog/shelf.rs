@@ -200,8 +200,9 @@ impl Catalog {
         if let Some(own) = documents.get(&me) {
             let (now, changes) = (own.said().clone(), own.after(before, true));
             K::became(self, &said, &now);
+            let news = frames::news::<K>(changes);
             for peer in &self.peers {
-                batch.send(*peer, frames::changes(K::CATEGORY, changes.clone()));
+                batch.send(*peer, news.clone());
             }
         }
         batch.touched.insert((K::CATEGORY, me));

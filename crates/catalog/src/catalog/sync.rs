@@ -12,7 +12,10 @@ use polymath_proto::v1::{Cards, OfferHead, Offers, SignedChange, SyncFrame, sync
 use polymath_types::{ExpertId, Format, PeerId};
 use prost::Message as _;
 
-use super::{Action, Batch, Catalog, FrameError};
+use super::{
+    Action, Batch, Catalog, FrameError,
+    arrived::{Ahead, in_order},
+};
 use crate::{
     FRAME_BYTES, Refusal,
     cards::Taken,
@@ -21,10 +24,11 @@ use crate::{
     kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
     limits::{ANNOUNCED, FEW_HEADS, MISSING_A_TICK, PUSHES, TOLD, WANT_ENTRIES},
     record,
+    short::Arrived,
 };
 
 /// What a change or a card costs its sender that was looked at in vain.
-const REFUSED: u32 = 32;
+pub(super) const REFUSED: u32 = 32;
 
 impl Catalog {
     /// A `Sync` stream with `peer` is open: starts anti-entropy with it.
@@ -171,22 +175,19 @@ impl Catalog {
     }
 
     fn on_changes<K: Kind>(&mut self, peer: PeerId, offers: Offers, batch: &mut Batch) {
-        let mut changes = offers.changes;
-        changes.sort_by(|a, b| {
-            (&a.author, a.epoch, a.sequence).cmp(&(&b.author, b.epoch, b.sequence))
-        });
         let mut news = Vec::new();
         let mut gaps = BTreeSet::new();
+        let mut ahead = Ahead::new();
         let mut parted = Vec::new();
         let mut solicited = BTreeMap::new();
         let mut forked = Vec::new();
         let mut late = BTreeMap::new();
-        let (mut changes, mut waiting) = (VecDeque::from(changes), VecDeque::new());
-        while let Some(change) = self.next_admitted::<K>(&mut changes, &mut waiting, batch) {
+        let (mut changes, mut waiting) = (in_order(offers), VecDeque::new());
+        while let Some(arrived) = self.next_admitted::<K>(&mut changes, &mut waiting, batch) {
             if self.is_out(&peer) {
                 break;
             }
-            let Some(author) = envelope::peer_id(&change.author) else {
+            let Some(author) = envelope::peer_id(&arrived.change.author) else {
                 self.refuse(peer, Refusal::Author);
                 continue;
             };
@@ -195,9 +196,13 @@ impl Catalog {
                 continue;
             }
             if !K::admits(self, &author) {
-                waiting.push_back(change);
+                waiting.push_back(arrived);
                 continue;
             }
+            let follows = arrived.columns.is_some() && arrived.change.sequence > 1;
+            let Some(change) = self.whole::<K>(peer, author, arrived, &mut ahead) else {
+                continue;
+            };
             let solicited = *solicited
                 .entry(author)
                 .or_insert_with(|| K::shelf(self).asked.is_asked(&author, &peer));
@@ -257,7 +262,14 @@ impl Catalog {
                     forked.push(change);
                 }
                 Err(refusal) => {
+                    let refusal = match refusal {
+                        Refusal::Signature if follows => Refusal::Parted,
+                        refusal => refusal,
+                    };
                     tracing::debug!(%peer, %author, epoch = change.epoch, sequence = change.sequence, %refusal, "change refused");
+                    if refusal == Refusal::Parted {
+                        parted.extend(self.ask_whole::<K>(peer, author, change.sequence));
+                    }
                     if refusal == Refusal::Continuity {
                         parted.extend(self.before_parting::<K>(peer, author));
                     }
@@ -290,18 +302,20 @@ impl Catalog {
         }
         if let Some(first) = news.first() {
             let receivers = self.some_peers(PUSHES, &BTreeSet::from([peer]), &first.signature);
-            for receiver in &receivers {
-                batch.send(*receiver, frames::changes(K::CATEGORY, news.clone()));
-            }
-            let knowing: BTreeSet<PeerId> = receivers.into_iter().chain([peer]).collect();
+            let knowing: BTreeSet<PeerId> = receivers.iter().copied().chain([peer]).collect();
             let pushed = &mut K::shelf_mut(self).pushed;
             for author in news.iter().filter_map(|c| envelope::peer_id(&c.author)) {
                 pushed.insert(author, knowing.clone());
+            }
+            let frames = frames::news::<K>(news);
+            for receiver in receivers {
+                batch.send(receiver, frames.clone());
             }
         }
         for (receiver, heads) in late {
             batch.send(receiver, frames::heads(K::CATEGORY, &heads));
         }
+        parted.extend(self.ask_ahead::<K>(peer, &ahead));
         let ticks = self.ticks;
         let shelf = K::shelf_mut(self);
         let behind = gaps
@@ -323,14 +337,14 @@ impl Catalog {
     /// admitted are, if what came before them has done that.
     fn next_admitted<K: Kind>(
         &mut self,
-        changes: &mut VecDeque<SignedChange>,
-        waiting: &mut VecDeque<SignedChange>,
+        changes: &mut VecDeque<Arrived>,
+        waiting: &mut VecDeque<Arrived>,
         batch: &mut Batch,
-    ) -> Option<SignedChange> {
+    ) -> Option<Arrived> {
         if changes.is_empty() && !waiting.is_empty() && self.merge_due {
             self.remerge(batch);
-            let admitted = |change: &SignedChange| {
-                envelope::peer_id(&change.author).is_some_and(|a| K::admits(self, &a))
+            let admitted = |arrived: &Arrived| {
+                envelope::peer_id(&arrived.change.author).is_some_and(|a| K::admits(self, &a))
             };
             let (now, still) = std::mem::take(waiting).into_iter().partition(admitted);
             (*changes, *waiting) = (now, still);

@@ -20,7 +20,7 @@ use automerge::{
 };
 use polymath_types::{ADMIN, Format, PeerId};
 
-use super::{Bounds, Category, Kind};
+use super::{Bounds, Category, Kind, offer::is_unseen};
 use crate::{
     Catalog, CatalogLimits, Refusal,
     buckets::Position,
@@ -103,7 +103,7 @@ pub(crate) fn is_text(text: &str, limit: usize) -> bool {
     !text.is_empty()
         && text.len() <= limit
         && text.trim() == text
-        && !text.chars().any(char::is_control)
+        && !text.contains(|c: char| c.is_control() || is_unseen(c))
 }
 
 /// The peer in a key, in its one spelling.

@@ -74,7 +74,7 @@ pub fn is_label(key: &str, value: &str) -> bool {
 /// Characters that are not seen themselves and change what is: Unicode's format characters, such as those of
 /// zero width and those that turn the direction, and its separators of lines and paragraphs (`General_Category`
 /// Cf, Zl, Zp of Unicode 16).
-fn is_unseen(c: char) -> bool {
+pub(crate) fn is_unseen(c: char) -> bool {
     matches!(
         u32::from(c),
         0x00AD

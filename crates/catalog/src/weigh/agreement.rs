@@ -2,7 +2,7 @@
 //!
 //! Means of few outcomes differ by chance. What is held against an observer is how much more they
 //! differ than chance explains: of the mean squared difference, the variances of both sides are taken
-//! away, and one standard error besides. So an honest observer that has seen little keeps its word, and
+//! away, and some standard errors besides. So an honest observer that has seen little keeps its word, and
 //! one that lies in many cells does not, however small the lie in each.
 
 use std::iter::Sum;
@@ -11,6 +11,9 @@ use polymath_types::Evidence;
 
 /// σ of the weight exp(-(d/σ)²): a tenth of a point off costs a third.
 const SIGMA: f64 = 0.15;
+/// Standard errors by which the excess may pass what chance explains: at one, honest observers lose enough of
+/// their word by chance to cost a third of what sharing gains (training rows of `polymath route eval`).
+const LENIENCE: f64 = 2.0;
 /// Own outcomes in a cell from which they are held against others.
 const OWN_LEAST: u32 = 5;
 /// Outcomes compared with own evidence that prove an observer, and the weight it must have.
@@ -85,7 +88,7 @@ impl Agreement {
         if self.weight <= 0.0 {
             return 1000;
         }
-        let squared = ((self.excess - self.variance.sqrt()) / self.weight).max(0.0);
+        let squared = ((self.excess - LENIENCE * self.variance.sqrt()) / self.weight).max(0.0);
         (1000.0 * (-squared / (SIGMA * SIGMA)).exp()).round() as u16
     }
 

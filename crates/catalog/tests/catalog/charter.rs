@@ -78,7 +78,10 @@ pub(crate) fn charters(changes: Vec<SignedChange>) -> SyncFrame {
     SyncFrame {
         version: Format::Sync.current(),
         category: 1,
-        frame: Some(Frame::Offers(Offers { changes })),
+        frame: Some(Frame::Offers(Offers {
+            changes,
+            short: Vec::new(),
+        })),
     }
 }
 

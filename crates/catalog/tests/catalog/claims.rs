@@ -91,7 +91,7 @@ fn an_answer_of_old_changes_does_not_renew_a_claim() {
 fn an_author_that_could_sign_nothing_is_its_claimants_fault() {
     let (mut mesh, liar) = scene(CatalogLimits::default());
     let keyless = polymath_proto::v1::OfferHead {
-        author: [vec![0x12, 0x20], vec![5; 32]].concat().into(),
+        author: vec![5; 31].into(),
         ..crate::driver::head(&liar, 1, 1)
     };
     let node = &mut mesh.nodes[0];

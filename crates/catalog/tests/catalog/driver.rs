@@ -1,6 +1,7 @@
 //! Nodes, their disks, and the frames on their way between them.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
@@ -9,7 +10,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use polymath_catalog::{
     Action, Catalog, CatalogConfig, CatalogLimits, FRAME_BYTES, Offer, Recovered,
 };
-use polymath_proto::v1::{Heads, OfferHead, SyncFrame, sync_frame::Frame};
+use polymath_proto::v1::{
+    Heads, OfferHead, Offers, ShortChange, SignedChange, SyncFrame, sync_frame::Frame,
+};
 use polymath_types::{
     ExpertCard, ExpertId, ExpertKind, Format, Index, Keypair, LabelSet, MeshId, Model, NodeKey,
     PeerId, Runtime, Sampling,
@@ -46,6 +49,18 @@ pub(crate) fn card(name: &str) -> Arc<ExpertCard> {
         languages: Vec::new(),
         labels: LabelSet::None,
     })
+}
+
+thread_local! {
+    /// Changes that nodes have stored, by their signatures: what the short ones they send stand for.
+    static STORED: RefCell<BTreeMap<Vec<u8>, SignedChange>> = RefCell::default();
+}
+
+/// The part of a document's record that holds its changes.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Stored {
+    #[prost(message, repeated, tag = "2")]
+    changes: Vec<SignedChange>,
 }
 
 pub(crate) type Disk = BTreeMap<String, Vec<u8>>;
@@ -107,6 +122,13 @@ impl Node {
                 Action::Store { name, bytes } => {
                     assert!(sent.is_empty(), "{name} is stored after something was sent");
                     assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+                    if !name.starts_with("card-") {
+                        let stored = Stored::decode(&bytes[40..]).unwrap();
+                        STORED.with_borrow_mut(|all| {
+                            let changes = stored.changes.into_iter();
+                            all.extend(changes.map(|c| (c.signature.to_vec(), c)));
+                        });
+                    }
                     self.disk.insert(name, bytes);
                 }
                 Action::Remove { name } => {
@@ -300,14 +322,19 @@ impl Mesh {
     }
 }
 
-/// Changes in frames, in order.
-pub(crate) fn changes(sent: &[(PeerId, SyncFrame)]) -> Vec<polymath_proto::v1::SignedChange> {
-    sent.iter()
-        .filter_map(|(_, f)| match &f.frame {
-            Some(Frame::Offers(o)) => Some(o.changes.clone()),
-            _ => None,
+/// Changes in frames, whole, those that came in the short form first.
+pub(crate) fn changes(sent: &[(PeerId, SyncFrame)]) -> Vec<SignedChange> {
+    let offers = sent.iter().filter_map(|(_, f)| match &f.frame {
+        Some(Frame::Offers(offers)) => Some(offers.clone()),
+        _ => None,
+    });
+    let stored =
+        |short: &ShortChange| STORED.with_borrow(|all| all.get(short.signature.as_ref()).cloned());
+    offers
+        .flat_map(|offers| {
+            let short = offers.short.iter().map(|short| stored(short).unwrap());
+            short.chain(offers.changes).collect::<Vec<SignedChange>>()
         })
-        .flatten()
         .collect()
 }
 
@@ -319,8 +346,11 @@ pub(crate) fn frame(frame: Frame) -> SyncFrame {
     }
 }
 
-pub(crate) fn offers(changes: Vec<polymath_proto::v1::SignedChange>) -> SyncFrame {
-    frame(Frame::Offers(polymath_proto::v1::Offers { changes }))
+pub(crate) fn offers(changes: Vec<SignedChange>) -> SyncFrame {
+    frame(Frame::Offers(Offers {
+        changes,
+        short: Vec::new(),
+    }))
 }
 
 pub(crate) fn claim(heads: Vec<OfferHead>) -> SyncFrame {
@@ -332,11 +362,17 @@ pub(crate) fn claim(heads: Vec<OfferHead>) -> SyncFrame {
 
 pub(crate) fn head(author: &PeerId, epoch: u64, sequence: u64) -> OfferHead {
     OfferHead {
-        author: author.to_bytes().into(),
+        author: key_of(author),
         epoch,
         sequence,
         mark: vec![9; 16].into(),
+        whole: false,
     }
+}
+
+/// The key in a peer id.
+pub(crate) fn key_of(peer: &PeerId) -> prost::bytes::Bytes {
+    peer.as_ref().digest()[4..].to_vec().into()
 }
 
 /// The heads of all questions in frames.
@@ -358,7 +394,7 @@ pub(crate) fn stranger(n: u16) -> NodeKey {
 }
 
 /// The first change of a stranger's offer.
-pub(crate) fn introduced(n: u16) -> polymath_proto::v1::SignedChange {
+pub(crate) fn introduced(n: u16) -> SignedChange {
     let mut node = Node::open(stranger(n), CatalogLimits::default(), Disk::new()).0;
     node.connect_to(key(250).peer_id());
     changes(&node.offer(&[])).remove(0)

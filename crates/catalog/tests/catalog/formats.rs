@@ -1,4 +1,4 @@
-//! Bytes kept in files: what a record on disk (version 1) and a frame on the wire (version 3) are.
+//! Bytes kept in files: what a record on disk (version 1) and a frame on the wire (version 4) are.
 //!
 //! `POLYMATH_WRITE_GOLDEN=1` writes the files anew; that is right only together with a new version.
 
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use polymath_catalog::{CatalogLimits, CharterEdit, RecordError};
-use polymath_proto::v1::{SignedChange, SyncFrame, sync_frame::Frame};
+use polymath_proto::v1::{Offers, SignedChange, SyncFrame, sync_frame::Frame};
 use polymath_types::{Keypair, NodeKey, Terms};
 use prost::Message as _;
 
@@ -67,10 +67,34 @@ fn the_record_is_what_version_1_wrote() {
 }
 
 #[test]
-fn the_frame_is_what_version_3_sent() {
+fn the_frame_is_what_version_4_sent() {
     let (node, frame) = author();
-    let kept = golden("sync_frame_v3.bin", &frame.encode_to_vec());
+    let kept = golden("sync_frame_v4.bin", &frame.encode_to_vec());
     assert_eq!(frame.encode_to_vec(), kept);
+    let mut reader = Node::fresh(1);
+    reader.connect_to(node.id());
+    reader.receive(node.id(), SyncFrame::decode(kept.as_slice()).unwrap());
+    assert_eq!(reader.catalog.index().peers(), node.catalog.index().peers());
+}
+
+#[test]
+fn the_short_form_is_what_version_4_sent() {
+    let mut node = Node::fresh(42);
+    node.connect_to(key(43).peer_id());
+    let mut both = Offers::default();
+    for names in [&["chef"][..], &["chef", "coder"]] {
+        let sent = node.offer(names).into_iter().map(|(_, frame)| frame.frame);
+        for frame in sent {
+            let Some(Frame::Offers(offers)) = frame else {
+                panic!("{frame:?}");
+            };
+            assert_eq!(offers.changes, []);
+            both.short.extend(offers.short);
+        }
+    }
+    let sent = crate::driver::frame(Frame::Offers(both)).encode_to_vec();
+    let kept = golden("short_frame_v4.bin", &sent);
+    assert_eq!(sent, kept);
     let mut reader = Node::fresh(1);
     reader.connect_to(node.id());
     reader.receive(node.id(), SyncFrame::decode(kept.as_slice()).unwrap());
@@ -96,7 +120,7 @@ fn a_record_and_a_frame_with_terms_and_labels_are_what_their_second_minor_revisi
     let name = format!("offer-{}", node.id());
     let record = golden("terms_record_v1.bin", &node.disk[&name]);
     assert_eq!(node.disk[&name], record);
-    let sent = golden("terms_frame_v3.bin", &frame.encode_to_vec());
+    let sent = golden("terms_frame_v4.bin", &frame.encode_to_vec());
     assert_eq!(frame.encode_to_vec(), sent);
 
     let disk = Disk::from([(name, record)]);
@@ -170,7 +194,7 @@ fn greeting(known: Vec<Vec<SignedChange>>) -> (Node, Frame) {
 }
 
 #[test]
-fn the_heads_frame_is_what_version_3_sent() {
+fn the_heads_frame_is_what_version_4_sent() {
     let author = || {
         let mut node = Node::fresh(44);
         node.connect_to(key(43).peer_id());
@@ -182,7 +206,7 @@ fn the_heads_frame_is_what_version_3_sent() {
     let (node, heads) = greeting(vec![known, parted]);
     assert!(matches!(heads, Frame::Heads(_)), "{heads:?}");
     let sent = crate::driver::frame(heads).encode_to_vec();
-    let kept = golden("heads_frame_v3.bin", &sent);
+    let kept = golden("heads_frame_v4.bin", &sent);
     assert_eq!(sent, kept);
     let frame = SyncFrame::decode(kept.as_slice()).unwrap();
     let Some(Frame::Heads(heads)) = frame.frame.clone() else {
@@ -197,12 +221,12 @@ fn the_heads_frame_is_what_version_3_sent() {
 }
 
 #[test]
-fn the_digest_frame_is_what_version_3_sent() {
+fn the_digest_frame_is_what_version_4_sent() {
     let known: Vec<SignedChange> = (0..40).map(introduced).collect();
     let (node, digest) = greeting(vec![known.clone()]);
     assert!(matches!(digest, Frame::Digest(_)), "{digest:?}");
     let sent = crate::driver::frame(digest).encode_to_vec();
-    let kept = golden("digest_frame_v3.bin", &sent);
+    let kept = golden("digest_frame_v4.bin", &sent);
     assert_eq!(sent, kept);
     let frame = SyncFrame::decode(kept.as_slice()).unwrap();
     let mut reader = Node::fresh(1);
@@ -244,7 +268,7 @@ fn the_charter_record_and_frame_are_what_version_1_wrote() {
     let name = format!("charter-{}", node.id());
     let record = golden("charter_record_v1.bin", &node.disk[&name]);
     assert_eq!(node.disk[&name], record);
-    let sent = golden("charter_frame_v3.bin", &frame.encode_to_vec());
+    let sent = golden("charter_frame_v4.bin", &frame.encode_to_vec());
     assert_eq!(frame.encode_to_vec(), sent);
 
     let founders = vec![node.id()];
@@ -280,7 +304,7 @@ fn the_observations_record_and_frame_are_what_version_1_wrote() {
     let name = format!("observations-{}", node.id());
     let record = golden("observations_record_v1.bin", &node.disk[&name]);
     assert_eq!(node.disk[&name], record);
-    let sent = golden("observations_frame_v3.bin", &frame.encode_to_vec());
+    let sent = golden("observations_frame_v4.bin", &frame.encode_to_vec());
     assert_eq!(frame.encode_to_vec(), sent);
 
     let disk = Disk::from([(name, record)]);

@@ -16,7 +16,7 @@ use polymath_proto::v1::{
 };
 
 use crate::{
-    driver::{MESH, card, changes, frame, key, offers},
+    driver::{MESH, card, changes, frame, key, key_of, offers},
     scene::{body, chunk, scene, signed, valid_root},
 };
 
@@ -348,14 +348,14 @@ fn frames_out_of_bounds_are_refused_with_both_versions_named() {
         .receive(
             from,
             SyncFrame {
-                version: 4,
+                version: 5,
                 ..SyncFrame::default()
             },
         )
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("version 4") && error.contains("version 3"),
+        error.contains("version 5") && error.contains("version 4"),
         "{error}"
     );
     let error = node
@@ -363,7 +363,7 @@ fn frames_out_of_bounds_are_refused_with_both_versions_named() {
         .receive(
             from,
             SyncFrame {
-                version: 3,
+                version: 4,
                 ..SyncFrame::default()
             },
         )
@@ -375,6 +375,7 @@ fn frames_out_of_bounds_are_refused_with_both_versions_named() {
             epoch: 1,
             sequence: 1,
             mark: vec![1; 16].into(),
+            whole: false,
         };
         5000
     ];
@@ -402,7 +403,7 @@ fn claims_without_proof_move_nothing() {
     // Our own document far ahead, an unknown author, and repeated questions for one document.
     let heads = [me, key(44).peer_id()]
         .map(|p| OfferHead {
-            author: p.to_bytes().into(),
+            author: key_of(&p),
             epoch: u64::MAX,
             sequence: u64::MAX,
             ..OfferHead::default()
@@ -417,7 +418,7 @@ fn claims_without_proof_move_nothing() {
         })),
     );
     let known = OfferHead {
-        author: key(2).peer_id().to_bytes().into(),
+        author: key_of(&key(2).peer_id()),
         epoch: 0,
         ..OfferHead::default()
     };

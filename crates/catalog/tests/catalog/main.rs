@@ -23,4 +23,5 @@ mod rate;
 mod restart;
 mod scale;
 mod scene;
+mod short;
 mod terms;

@@ -30,7 +30,10 @@ pub(crate) fn observations(changes: Vec<SignedChange>) -> SyncFrame {
     SyncFrame {
         version: Format::Sync.current(),
         category: 2,
-        frame: Some(Frame::Offers(Offers { changes })),
+        frame: Some(Frame::Offers(Offers {
+            changes,
+            short: Vec::new(),
+        })),
     }
 }
 

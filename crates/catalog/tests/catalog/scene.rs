@@ -167,11 +167,19 @@ impl Scene {
 }
 
 pub(crate) fn crafted(actor: [u8; 16], edit: impl FnOnce(&mut Transaction<'_>)) -> Vec<u8> {
+    crafted_at(actor, 0, edit)
+}
+
+pub(crate) fn crafted_at(
+    actor: [u8; 16],
+    time: i64,
+    edit: impl FnOnce(&mut Transaction<'_>),
+) -> Vec<u8> {
     let mut doc = Automerge::new().with_actor(ActorId::from(actor));
     let mut tx = doc.transaction();
     edit(&mut tx);
     let hash = tx
-        .commit_with(CommitOptions::default().with_time(0))
+        .commit_with(CommitOptions::default().with_time(time))
         .0
         .unwrap();
     doc.get_change_by_hash(&hash).unwrap().raw_bytes().to_vec()

@@ -10,7 +10,8 @@ pub(crate) enum CharterVerb {
         #[command(subcommand)]
         verb: AdminVerb,
     },
-    /// Names for what peers are in the mesh; they give no rights
+    /// Names for what peers are in the mesh. They give no rights, but trust: `--privacy mesh` reaches holders of any
+    /// role, and what they observed of experts is believed more
     Role {
         #[command(subcommand)]
         verb: RoleVerb,

@@ -172,7 +172,7 @@ fn a_card_that_contradicts_itself_is_refused() {
     );
     let no_files = card("bare", ExpertKind::Generate, Runtime::GgufLlama, &[]);
     let mut adapted = tiny::card();
-    adapted.model.adapter = adapted.model.files.first().cloned();
+    adapted.model.adapter = adapted.model.files.first().cloned().map(Box::new);
     for card in [wrong_kind, no_files, adapted] {
         let name = card.name.clone();
         let refusal = engine.load(card.into(), &|_| "nowhere".into()).unwrap_err();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use polymath_figures::Row;
 
 use crate::{
-    DataError,
+    DataError, Entry,
     baseline::{self, Baseline},
     bootstrap,
     figures::{above_zero, beside, noted, percent},
@@ -17,7 +17,7 @@ use crate::{
 const MOST_FILES: usize = 256;
 
 /// Files of graded answers, by name.
-pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let read = |source| DataError::Read {
         path: folder.into(),
         source,
@@ -34,11 +34,11 @@ pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(files)
 }
 
-pub(super) fn run(path: &Path) -> Result<Vec<Row>, DataError> {
+pub(super) fn run(path: &Path, policy: Entry) -> Result<Vec<Row>, DataError> {
     let name = path
         .file_name()
         .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let study = Study::new(load(path, None)?);
+    let study = Study::with(load(path, None)?, policy);
     let all: Vec<usize> = (0..study.table.rows.len()).collect();
     let (test, train): (Vec<usize>, Vec<usize>) =
         all.iter().partition(|r| study.table.rows[**r].test);
@@ -58,7 +58,7 @@ pub(super) fn routed(name: &str, study: &Study, parts: &[(Vec<usize>, Vec<usize>
     for (train, test) in parts {
         let penalty = study.penalty(train, |e, rows| study.routed(e, rows));
         penalties.push(penalty);
-        ours.extend(study.routes(&study.fit(penalty, train), test));
+        ours.extend(study.routes(&*study.fit(penalty, train), test));
         for (at, part) in baseline::all(&study.table, train, test)
             .into_iter()
             .enumerate()

@@ -7,10 +7,10 @@ use std::{collections::HashSet, path::Path};
 use polymath_figures::Row;
 
 use super::any;
-use crate::{DataError, Table, figures::noted, load, study::Study};
+use crate::{DataError, Entry, Table, figures::noted, load, study::Study};
 
-pub(super) fn run(path: &Path) -> Result<Vec<Row>, DataError> {
-    let study = Study::new(load(path, None)?);
+pub(super) fn run(path: &Path, policy: Entry) -> Result<Vec<Row>, DataError> {
+    let study = Study::with(load(path, None)?, policy);
     let (train, test) = split(&study.table);
     let rows = study.table.rows.iter().enumerate();
     let published: Vec<usize> = rows.filter(|(_, r)| !r.test).map(|(at, _)| at).collect();
@@ -31,7 +31,7 @@ pub(super) fn run(path: &Path) -> Result<Vec<Row>, DataError> {
 }
 
 /// Training rows that are no test questions, and test rows.
-pub(super) fn split(table: &Table) -> (Vec<usize>, Vec<usize>) {
+pub(crate) fn split(table: &Table) -> (Vec<usize>, Vec<usize>) {
     let tested: HashSet<&str> = table
         .rows
         .iter()

@@ -9,7 +9,7 @@ use polymath_figures::Row;
 use polymath_router::Random;
 
 use crate::{
-    DataError, Graded, Table, Utterance,
+    DataError, Entry, Graded, Table, Utterance,
     baseline::argmax,
     bootstrap,
     data::utterances,
@@ -24,7 +24,11 @@ const DRAWS: u64 = 5;
 const CHOSEN_ON: usize = 2000;
 
 /// One row an utterance; `test` says which are tested. A label that no expert has is answered right by none.
-fn study(rows: impl Iterator<Item = (Utterance, bool)>, experts: Vec<String>) -> Study {
+fn study(
+    rows: impl Iterator<Item = (Utterance, bool)>,
+    experts: Vec<String>,
+    policy: Entry,
+) -> Study {
     let rows = rows.map(|(utterance, test)| Graded {
         scores: experts
             .iter()
@@ -36,7 +40,7 @@ fn study(rows: impl Iterator<Item = (Utterance, bool)>, experts: Vec<String>) ->
         answered: None,
     });
     let rows = rows.collect();
-    Study::new(Table { experts, rows })
+    Study::with(Table { experts, rows }, policy)
 }
 
 fn places(study: &Study, wanted: impl Fn(&Graded) -> bool) -> Vec<usize> {
@@ -44,7 +48,7 @@ fn places(study: &Study, wanted: impl Fn(&Graded) -> bool) -> Vec<usize> {
     rows.filter(|(_, r)| wanted(r)).map(|(at, _)| at).collect()
 }
 
-pub(super) fn clinc(path: &Path) -> Result<Vec<Row>, DataError> {
+pub(super) fn clinc(path: &Path, policy: Entry) -> Result<Vec<Row>, DataError> {
     let splits = utterances::clinc(path)?;
     let domains = utterances::domains(&path.with_file_name("clinc150_domains.json"))?;
     let of: HashMap<&str, &str> = domains
@@ -69,11 +73,12 @@ pub(super) fn clinc(path: &Path) -> Result<Vec<Row>, DataError> {
     let study = study(
         train.into_iter().chain(test).chain(outside),
         domains.keys().cloned().collect(),
+        policy,
     );
     let train = places(&study, |r| !r.test);
     let test = places(&study, |r| r.test && r.scores.contains(&1.0));
     let outside = places(&study, |r| r.test && !r.scores.contains(&1.0));
-    let sure = |e: &polymath_router::learning::Estimator, rows: &[usize]| -> Vec<f64> {
+    let sure = |e: &dyn polymath_router::Policy, rows: &[usize]| -> Vec<f64> {
         let best = |r: &usize| {
             study
                 .scores(e, *r)
@@ -85,12 +90,12 @@ pub(super) fn clinc(path: &Path) -> Result<Vec<Row>, DataError> {
 
     let penalty = study.penalty(&train, |e, rows| study.routed(e, rows));
     let e = study.fit(penalty, &train);
-    let (inside, outside_scores) = (sure(&e, &test), sure(&e, &outside));
+    let (inside, outside_scores) = (sure(&*e, &test), sure(&*e, &outside));
     let set = "CLINC150, 10 domains";
     let right = percent(
         format!("{set}: all training outcomes"),
         "right",
-        bootstrap::mean(&study.routes(&e, &test)),
+        bootstrap::mean(&study.routes(&*e, &test)),
     );
     let area = Row::new(
         format!("{set}: all training outcomes, out of scope"),
@@ -112,9 +117,9 @@ pub(super) fn clinc(path: &Path) -> Result<Vec<Row>, DataError> {
         let penalty = study.penalty(&rows, |e, rows| study.routed(e, rows));
         let e = study.fit(penalty, &rows);
         few.iter_mut()
-            .zip(study.routes(&e, &test))
+            .zip(study.routes(&*e, &test))
             .for_each(|(f, r)| *f += r / DRAWS as f64);
-        areas += auroc(&sure(&e, &test), &sure(&e, &outside)) / DRAWS as f64;
+        areas += auroc(&sure(&*e, &test), &sure(&*e, &outside)) / DRAWS as f64;
     }
     let pilots = format!("{set}: {PILOTS} utterances a domain, mean of {DRAWS} draws");
     Ok(vec![
@@ -131,21 +136,22 @@ pub(super) fn clinc(path: &Path) -> Result<Vec<Row>, DataError> {
     ])
 }
 
-pub(super) fn banking(path: &Path) -> Result<Vec<Row>, DataError> {
+pub(super) fn banking(path: &Path, policy: Entry) -> Result<Vec<Row>, DataError> {
     let train = utterances::csv(path)?;
     let test = utterances::csv(&path.with_file_name("banking77_test.csv.gz"))?;
     let mut experts: Vec<String> = train.iter().map(|u| u.label.clone()).collect();
     experts.sort_unstable();
     experts.dedup();
     let train = train.into_iter().map(|u| (u, false));
-    let study = study(train.chain(test.into_iter().map(|u| (u, true))), experts);
+    let rows = train.chain(test.into_iter().map(|u| (u, true)));
+    let study = study(rows, experts, policy);
     let (train, test) = (places(&study, |r| !r.test), places(&study, |r| r.test));
     // Chosen on a part: every utterance is an outcome of all 77.
     let mut some = train.clone();
     Random::new(1).shuffle(&mut some);
     some.truncate(CHOSEN_ON);
     let penalty = study.penalty(&some, |e, rows| study.routed(e, rows));
-    let rewards = study.routes(&study.fit(penalty, &train), &test);
+    let rewards = study.routes(&*study.fit(penalty, &train), &test);
     let set = format!("Banking77, {} intents", study.ids.len());
     Ok(vec![
         Row::new(

@@ -14,14 +14,7 @@ use polymath_router::{
 use serde::Deserialize;
 
 use super::experts::split;
-use crate::{
-    DataError,
-    baseline::argmax,
-    bootstrap,
-    figures::{noted, percent},
-    load,
-    study::Study,
-};
+use crate::{DataError, Entry, baseline::argmax, bootstrap, figures::percent, load, study::Study};
 
 const ORDERS: u64 = 5;
 
@@ -54,7 +47,7 @@ fn described(path: &Path, experts: &[String]) -> Result<Vec<Newcomer>, DataError
     experts.iter().map(one).collect()
 }
 
-pub(super) fn run(path: &Path) -> Result<Vec<Row>, DataError> {
+pub(super) fn run(path: &Path, _: Entry) -> Result<Vec<Row>, DataError> {
     let study = Study::new(load(path, None)?);
     let described = described(
         &path.with_file_name("llmrouter_experts.json"),
@@ -68,7 +61,7 @@ pub(super) fn run(path: &Path) -> Result<Vec<Row>, DataError> {
     for held in 0..experts {
         let others: Vec<usize> = (0..experts).filter(|e| *e != held).collect();
         let known = Study::new(study.table.only(&others));
-        let mut e = known.fit(penalty, &train);
+        let mut e = known.estimator(penalty, &train);
         let likeness: Vec<f64> = others
             .iter()
             .map(|o| described[held].likeness(&described[*o]))
@@ -79,7 +72,7 @@ pub(super) fn run(path: &Path) -> Result<Vec<Row>, DataError> {
         let mut gains = vec![0.0; test.len()];
         let mut served = vec![0.0; test.len()];
         for (at, row) in test.iter().enumerate() {
-            let scores = known.scores(&e, *row);
+            let scores = known.estimated(&e, *row);
             let best = argmax(&scores);
             if Newcomer::prior(&likeness, &scores) > scores[best] {
                 gains[at] = reward(*row, held) - reward(*row, others[best]);
@@ -135,8 +128,8 @@ pub(super) fn run(path: &Path) -> Result<Vec<Row>, DataError> {
     let mean = |case: &str, gains: &[f64]| {
         let case = format!("newcomers, mean over all experts, over ignoring them: {case}");
         let row = percent(case, "gain", bootstrap::mean(gains));
-        let met = if row.value > 0.0 { "met" } else { "MISSED" };
-        noted(row, format!("asked for: more than 0, {met}"))
+        let met = row.value > 0.0;
+        row.asked("more than 0", met)
     };
     rows.push(mean("by prior alone", &prior_gain));
     rows.push(mean("in service", &served_gain));

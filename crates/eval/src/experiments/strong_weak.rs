@@ -10,10 +10,10 @@
 use std::path::Path;
 
 use polymath_figures::Row;
-use polymath_router::{Random, learning::Estimator};
+use polymath_router::{Policy, Random};
 
 use crate::{
-    DataError, bootstrap,
+    DataError, Entry, bootstrap,
     figures::{goal, noted},
     load,
     study::{DEVELOPMENT, Study, folds, reserve},
@@ -62,7 +62,7 @@ pub fn recovered(rows: &[(f64, f64, f64)]) -> Recovered {
 }
 
 /// (Expected gain, weak score, strong score) of each row; the strong model is the better one in the table.
-fn ranked(study: &Study, e: &Estimator, rows: &[usize]) -> Vec<(f64, f64, f64)> {
+fn ranked(study: &Study, e: &dyn Policy, rows: &[usize]) -> Vec<(f64, f64, f64)> {
     let totals = crate::baseline::totals(&study.table, rows.iter());
     let (weak, strong) = if totals[0] > totals[1] {
         (1, 0)
@@ -81,7 +81,7 @@ fn penalty(study: &Study, train: &[usize]) -> f32 {
     study.penalty(train, |e, rows| recovered(&ranked(study, e, rows)).apgr)
 }
 
-fn two(path: &Path) -> Result<Study, DataError> {
+fn two(path: &Path, policy: Entry) -> Result<Study, DataError> {
     let table = load(path, None)?;
     if table.experts.len() != 2 {
         let why = format!(
@@ -94,13 +94,13 @@ fn two(path: &Path) -> Result<Study, DataError> {
             why,
         });
     }
-    Ok(Study::new(table))
+    Ok(Study::with(table, policy))
 }
 
 /// RouteLLM's MMLU with 1,500 labels, mean of 20 draws; questions on which methods were compared are neither
 /// drawn nor tested on.
-pub(super) fn mmlu(path: &Path) -> Result<Vec<Row>, DataError> {
-    let study = two(path)?;
+pub(super) fn mmlu(path: &Path, policy: Entry) -> Result<Vec<Row>, DataError> {
+    let study = two(path, policy)?;
     let (mut rest, _) = reserve(study.table.rows.len(), DEVELOPMENT);
     let (mut all, mut penalties) = (Vec::new(), Vec::new());
     let mut table = Vec::new();
@@ -108,7 +108,11 @@ pub(super) fn mmlu(path: &Path) -> Result<Vec<Row>, DataError> {
         Random::new(1000 + draw).shuffle(&mut rest);
         let (train, test) = rest.split_at(LABELS.min(rest.len()));
         let penalty = penalty(&study, train);
-        all.push(recovered(&ranked(&study, &study.fit(penalty, train), test)));
+        all.push(recovered(&ranked(
+            &study,
+            &*study.fit(penalty, train),
+            test,
+        )));
         table.push(recovered(&by_task(&study, train, test)).apgr);
         penalties.push(penalty);
     }
@@ -180,13 +184,13 @@ fn by_task(study: &Study, train: &[usize], test: &[usize]) -> Vec<(f64, f64, f64
 }
 
 /// RouteLLM's GSM8K in five folds.
-pub(super) fn gsm8k(path: &Path) -> Result<Vec<Row>, DataError> {
-    let study = two(path)?;
+pub(super) fn gsm8k(path: &Path, policy: Entry) -> Result<Vec<Row>, DataError> {
+    let study = two(path, policy)?;
     let all: Vec<usize> = (0..study.table.rows.len()).collect();
     let (mut ranks, mut length, mut penalties) = (Vec::new(), Vec::new(), Vec::new());
     for (train, test) in folds(&all, FOLDS, 3) {
         let penalty = penalty(&study, &train);
-        let rows = ranked(&study, &study.fit(penalty, &train), &test);
+        let rows = ranked(&study, &*study.fit(penalty, &train), &test);
         length.extend(rows.iter().zip(&test).map(|((_, weak, strong), r)| {
             (study.table.rows[*r].query.len() as f64, *weak, *strong)
         }));

@@ -1,14 +1,22 @@
 //! Candidate after candidate: what a failed call means for the next, what has arrived so far, and when
 //! to stop.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use polymath_proto::v1::{self, RoutedOutcome};
 use polymath_router::{Candidate, Decision, Outcome, Served};
-use polymath_types::{Attempt, ErrorKind, ExpertId, Failure, Query};
+use polymath_types::{Attempt, ErrorKind, ExpertId, Failure, PeerId, Query};
 use tokio::time::Instant;
 
-use super::{Asked, call::Try};
+use super::{
+    Asked,
+    call::{Opened, Try},
+    hedge::Race,
+};
 use crate::{Node, misses};
 
 /// How much sooner than ours a peer's clock may end a question.
@@ -74,9 +82,9 @@ impl Progress {
 /// Refusals that blame the request itself. From a peer they are hearsay: they do not count against it,
 /// so one that lies could end questions for ever. Hence a second opinion.
 #[derive(Default)]
-struct Refusals<'a>(Vec<(&'a Candidate, ErrorKind)>);
+struct Refusals(Vec<(Candidate, ErrorKind)>);
 
-impl<'a> Refusals<'a> {
+impl Refusals {
     const fn blames_request(kind: ErrorKind) -> bool {
         matches!(
             kind,
@@ -104,7 +112,7 @@ impl<'a> Refusals<'a> {
     fn refute(self, node: &Node, expert: ExpertId) {
         let now = node.elapsed();
         for (candidate, _) in self.0.into_iter().filter(|(c, _)| c.expert == expert) {
-            let Candidate { expert, peer, .. } = *candidate;
+            let Candidate { expert, peer, .. } = candidate;
             let mut router = node.router();
             router.started(now, expert, peer);
             let result = Err(ErrorKind::Internal);
@@ -133,51 +141,86 @@ impl Asked {
         let mut last: Option<Failure> = None;
         let mut soonest: Option<u64> = None;
         let mut refusals = Refusals::default();
-        for (i, candidate) in decision.candidates.iter().enumerate() {
+        let mut calls = 0;
+        let mut left: VecDeque<_> = decision.candidates.into_iter().map(Arc::new).collect();
+        let mut again = Again::default();
+        'asking: loop {
             if Instant::now() >= deadline {
                 break;
             }
+            let Some(candidate) = left.pop_front() else {
+                let Some(pause) = again.pause(!progress.ids.is_empty()) else {
+                    break;
+                };
+                left = self.decide_again(query, pause, deadline, &mut again).await;
+                continue;
+            };
+            let candidate = candidate.as_ref();
             if !progress.can_go_on_with(candidate) || refusals.settled(&self.node, candidate.expert)
             {
                 continue;
             }
+            let others: Vec<Arc<Candidate>> = left.iter().cloned().collect();
+            let rest: Vec<&Candidate> = others.iter().map(Arc::as_ref).collect();
             let attempt = Try {
                 query,
                 candidate,
-                number: failures.len() + 1,
+                number: calls + 1,
                 previous: last.as_ref(),
-                rest: &decision.candidates[i + 1..],
+                rest: &rest,
+                hedge: false,
                 most_tokens: self.most_tokens(query, candidate),
                 deadline,
                 began: Instant::now(),
             };
-            let Err(failure) = self.attempt(&attempt, &mut progress).await else {
-                refusals.refute(&self.node, candidate.expert);
-                return Ok(RoutedOutcome {
-                    expert: candidate.expert.as_bytes().to_vec().into(),
-                    peer: candidate.peer.to_bytes().into(),
-                    tokens: u32::try_from(progress.ids.len()).unwrap_or(u32::MAX),
-                    finished: progress.finished.to_owned(),
-                    ..RoutedOutcome::default()
-                });
-            };
-            tracing::debug!(request_id = %query.id, peer = %candidate.peer, expert = %candidate.name, "attempt failed: {failure}");
-            soonest = soonest.into_iter().chain(failure.retry_after_ms).min();
-            failures.push(Attempt {
-                expert: candidate.name.clone(),
-                peer: candidate.peer.to_string(),
-                outcome: failure.message.clone(),
-            });
-            let fell_silent =
-                failure.kind == ErrorKind::DeadlineExceeded && Instant::now() < deadline;
-            let refused = Refusals::blames_request(failure.kind);
-            if refused {
-                refusals.0.push((candidate, failure.kind));
+            let Race {
+                opened,
+                calls: made,
+                mut lost,
+            } = self.race(&attempt, &progress).await;
+            calls += made;
+            if let Some((attempt, opened, report)) = opened {
+                let answerer = attempt.candidate;
+                left.retain(|c| !is_same(c, answerer));
+                if attempt.hedge && lost.is_empty() {
+                    // Slow is not dead: should this answer break off, it could still be asked.
+                    left.push_back(Arc::new(candidate.clone()));
+                }
+                match self.pass_on(&attempt, opened, report, &mut progress).await {
+                    Ok(()) => {
+                        refusals.refute(&self.node, answerer.expert);
+                        return Ok(RoutedOutcome {
+                            expert: answerer.expert.as_bytes().to_vec().into(),
+                            peer: answerer.peer.to_bytes().into(),
+                            tokens: u32::try_from(progress.ids.len()).unwrap_or(u32::MAX),
+                            finished: progress.finished.to_owned(),
+                            ..RoutedOutcome::default()
+                        });
+                    }
+                    Err(failure) => lost.push((answerer, failure)),
+                }
             }
-            let hopeless = !failure.kind.worth_another_replica() && !fell_silent && !refused;
-            last = Some(failure);
-            if hopeless || refusals.settled_for_all(&self.node) {
-                break;
+            for (candidate, failure) in lost {
+                tracing::debug!(request_id = %query.id, peer = %candidate.peer, expert = %candidate.name, "attempt failed: {failure}");
+                left.retain(|c| !is_same(c, candidate));
+                again.failed(candidate, failure.kind);
+                soonest = soonest.into_iter().chain(failure.retry_after_ms).min();
+                failures.push(Attempt {
+                    expert: candidate.name.clone(),
+                    peer: candidate.peer.to_string(),
+                    outcome: failure.message.clone(),
+                });
+                let fell_silent =
+                    failure.kind == ErrorKind::DeadlineExceeded && Instant::now() < deadline;
+                let refused = Refusals::blames_request(failure.kind);
+                if refused {
+                    refusals.0.push((candidate.clone(), failure.kind));
+                }
+                let hopeless = !failure.kind.worth_another_replica() && !fell_silent && !refused;
+                last = Some(failure);
+                if hopeless || refusals.settled_for_all(&self.node) {
+                    break 'asking;
+                }
             }
         }
         let tokens = progress.ids.len();
@@ -219,6 +262,25 @@ impl Asked {
         Err(end)
     }
 
+    /// Candidates as they are now: who was away or left alone when the question came may be back.
+    async fn decide_again(
+        &self,
+        query: &Query,
+        pause: Duration,
+        deadline: Instant,
+        again: &mut Again,
+    ) -> VecDeque<Arc<Candidate>> {
+        let until = deadline.min(Instant::now() + pause);
+        tokio::time::sleep_until(until).await;
+        let decided = tokio::time::timeout_at(deadline, self.decide(query, false)).await;
+        let candidates = decided.map_or_else(|_| Vec::new(), |d| d.decision.candidates);
+        candidates
+            .into_iter()
+            .filter(|c| again.may_ask(c))
+            .map(Arc::new)
+            .collect()
+    }
+
     fn most_tokens(&self, query: &Query, candidate: &Candidate) -> usize {
         let index = self.node.index();
         let by_card = index
@@ -228,8 +290,12 @@ impl Asked {
         asked.unwrap_or(by_card)
     }
 
-    /// One call, of which the router learns however it ends, cancellation included.
-    async fn attempt(&self, attempt: &Try<'_>, progress: &mut Progress) -> Result<(), Failure> {
+    /// Opens one call, of which the router learns however it ends, cancellation included.
+    pub(super) async fn begin<'d>(
+        &'d self,
+        attempt: &Try<'d, '_>,
+        progress: &Progress,
+    ) -> Result<(Opened, Report<'d>), Failure> {
         let Candidate { expert, peer, .. } = *attempt.candidate;
         self.node
             .router()
@@ -239,35 +305,104 @@ impl Asked {
             candidate: attempt.candidate,
             result: Err(ErrorKind::Cancelled),
         };
-        match self.call(attempt, progress).await {
+        match self.open(attempt, progress).await {
+            Ok(opened) => Ok((opened, report)),
+            Err(failure) => {
+                report.failed(attempt, &failure);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Passes on what an opened call brings, to its end.
+    async fn pass_on(
+        &self,
+        attempt: &Try<'_, '_>,
+        opened: Opened,
+        mut report: Report<'_>,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
+        match self.answer(opened, attempt, progress).await {
             Ok(served) => {
                 report.result = Ok(served);
-                self.node.inner.misses.met(peer);
+                self.node.inner.misses.met(attempt.candidate.peer);
                 Ok(())
             }
             Err(failure) => {
-                if let Some(reason) = misses::of_call(failure.kind) {
-                    let misses = &self.node.inner.misses;
-                    misses.failed(peer, reason, &failure.message);
-                }
-                // A caller who gave little time says nothing of the peer.
-                let in_time = Instant::now() < attempt.deadline;
-                report.result = Err(if in_time {
-                    failure.kind
-                } else {
-                    ErrorKind::Cancelled
-                });
+                report.failed(attempt, &failure);
                 Err(failure)
             }
         }
     }
 }
 
+/// When nobody is left to be asked: how often, and after which pauses, candidates are sought anew.
+#[derive(Default)]
+struct Again {
+    rounds: usize,
+    failed: HashMap<(ExpertId, PeerId), ErrorKind>,
+}
+
+impl Again {
+    /// A question that nobody has begun to answer is tried with those who are there now. One that was being
+    /// answered is worth some waiting: peers that were updated or restarted are back within seconds.
+    const PAUSES: [Duration; 6] = [
+        Duration::ZERO,
+        Duration::from_millis(250),
+        Duration::from_millis(750),
+        Duration::from_secs(1),
+        Duration::from_secs(3),
+        Duration::from_secs(5),
+    ];
+
+    fn pause(&mut self, begun: bool) -> Option<Duration> {
+        // Without a failure the list was all there is.
+        let most = match (self.failed.is_empty(), begun) {
+            (true, _) => 0,
+            (false, false) => 1,
+            (false, true) => Self::PAUSES.len(),
+        };
+        let pause = Self::PAUSES[..most].get(self.rounds).copied();
+        self.rounds += 1;
+        pause
+    }
+
+    fn failed(&mut self, candidate: &Candidate, kind: ErrorKind) {
+        self.failed.insert((candidate.expert, candidate.peer), kind);
+    }
+
+    /// Whoever went away may come back, which the router's breakers pace; other failures stay what they are.
+    fn may_ask(&self, candidate: &Candidate) -> bool {
+        let failed = self.failed.get(&(candidate.expert, candidate.peer));
+        failed.is_none_or(|kind| *kind == ErrorKind::Unavailable)
+    }
+}
+
+fn is_same(a: &Candidate, b: &Candidate) -> bool {
+    (a.expert, a.peer) == (b.expert, b.peer)
+}
+
 /// Tells the router how a call ended, whichever way it ended.
-struct Report<'a> {
+pub(super) struct Report<'a> {
     node: &'a Node,
     candidate: &'a Candidate,
     result: Result<Served, ErrorKind>,
+}
+
+impl Report<'_> {
+    fn failed(&mut self, attempt: &Try<'_, '_>, failure: &Failure) {
+        if let Some(reason) = misses::of_call(failure.kind) {
+            let misses = &self.node.inner.misses;
+            misses.failed(self.candidate.peer, reason, &failure.message);
+        }
+        // A caller who gave little time says nothing of the peer.
+        let in_time = Instant::now() < attempt.deadline;
+        self.result = Err(if in_time {
+            failure.kind
+        } else {
+            ErrorKind::Cancelled
+        });
+    }
 }
 
 impl Drop for Report<'_> {

@@ -1,5 +1,5 @@
 //! One call: how its peer is reached, how long its silence is borne, and what of its answer is passed
-//! on.
+//! on. It is opened first, to its first token; only then is anything of it passed on.
 
 use std::time::Duration;
 
@@ -39,22 +39,25 @@ const FAR: Duration = Duration::from_millis(5);
 type Client = v1::expert_client::ExpertClient<rpc::Channel>;
 
 /// One call to be made.
-pub(super) struct Try<'a> {
-    pub(super) query: &'a Query,
-    pub(super) candidate: &'a Candidate,
+#[derive(Clone, Copy)]
+pub(super) struct Try<'d, 't> {
+    pub(super) query: &'d Query,
+    pub(super) candidate: &'d Candidate,
     /// From 1.
     pub(super) number: usize,
     /// Why the one before failed.
-    pub(super) previous: Option<&'a Failure>,
+    pub(super) previous: Option<&'t Failure>,
     /// Who could still be asked.
-    pub(super) rest: &'a [Candidate],
+    pub(super) rest: &'t [&'d Candidate],
+    /// It is made beside another one that has brought nothing yet.
+    pub(super) hedge: bool,
     /// Most tokens of the whole answer.
     pub(super) most_tokens: usize,
     pub(super) deadline: Instant,
     pub(super) began: Instant,
 }
 
-impl Try<'_> {
+impl Try<'_, '_> {
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
@@ -156,12 +159,33 @@ impl Pace {
     }
 }
 
+/// What a call brought first.
+enum Begun {
+    /// What was said of the answer, if it was, and its first step of substance.
+    Answer {
+        events: Events,
+        started: Option<v1::Started>,
+        step: Step,
+    },
+    Vectors(v1::EmbedResponse),
+    Labels(v1::ClassifyResponse),
+}
+
+/// A call that has brought its first token, or for vectors and labels its answer. Nothing of it was passed
+/// on yet, so that it may still be dropped for another one.
+pub(super) struct Opened {
+    begun: Begun,
+    route: (String, String),
+    pace: Pace,
+}
+
 impl Asked {
-    pub(super) async fn call(
+    /// Makes a call and waits for what it brings first.
+    pub(super) async fn open(
         &self,
-        attempt: &Try<'_>,
-        progress: &mut Progress,
-    ) -> Result<Served, Failure> {
+        attempt: &Try<'_, '_>,
+        progress: &Progress,
+    ) -> Result<Opened, Failure> {
         let service = &self.node.inner.service;
         let mut pace = Pace {
             began: attempt.began,
@@ -169,31 +193,26 @@ impl Asked {
             last: None,
             tokens: 0,
         };
-        let candidate = attempt.candidate;
-        let route = self.route(attempt, progress).await?;
-        let (path, transport) = (route.path.to_string(), route.transport.to_string());
-        self.send(Event::Attempt(v1::Attempt {
-            number: u32::try_from(attempt.number).unwrap_or(u32::MAX),
-            expert_id: candidate.expert.to_string(),
-            expert: candidate.name.clone(),
-            peer: candidate.peer.to_string(),
-            path: path.clone(),
-            transport: transport.clone(),
-            previous_failure: attempt
-                .previous
-                .map(|f| f.message.clone())
-                .unwrap_or_default(),
-        }))
-        .await;
+        let Route {
+            client,
+            path,
+            transport,
+        } = self.route(attempt, progress).await?;
+        let route = (path.to_string(), transport.to_string());
+        // A second call is told of when it is the one that answers.
+        if !attempt.hedge {
+            self.announce(attempt, &route).await;
+        }
         let (version, expert) = (
             Format::Wire.current(),
-            candidate.expert.as_bytes().to_vec().into(),
+            attempt.candidate.expert.as_bytes().to_vec().into(),
         );
         let (request_id, budget_ms) = (attempt.query.id.to_string(), attempt.budget_ms());
-        let finished = match attempt.query.kind {
+        let texts = || attempt.texts();
+        let begun = match attempt.query.kind {
             ExpertKind::Generate => {
                 let request = generate_request(attempt, progress);
-                let events: Events = match route.client {
+                let events: Events = match client {
                     None => service.generate(Caller::Own, request, attempt.left())?,
                     Some(mut client) => within(
                         attempt.patience_to_be_taken_on(progress),
@@ -203,17 +222,17 @@ impl Asked {
                     .map(|e| e.map_err(|s| rpc::failure(&s)))
                     .boxed(),
                 };
-                self.relay(events, attempt, progress, &mut pace).await?
+                first_step(events, attempt, progress).await?
             }
             ExpertKind::Embed => {
                 let request = v1::EmbedRequest {
                     version,
                     expert,
                     request_id,
-                    texts: attempt.texts(),
+                    texts: texts(),
                     budget_ms,
                 };
-                let response = match route.client {
+                Begun::Vectors(match client {
                     None => service.embed(Caller::Own, request, attempt.left()).await?,
                     Some(mut client) => {
                         within(
@@ -222,14 +241,7 @@ impl Asked {
                         )
                         .await?
                     }
-                };
-                progress.note();
-                pace.note(0);
-                self.send(Event::Embeddings(v1::Embeddings {
-                    vectors: response.vectors,
-                }))
-                .await;
-                complete(response.usage, response.load)
+                })
             }
             ExpertKind::Classify => {
                 let labels = attempt.query.labels.clone();
@@ -237,11 +249,11 @@ impl Asked {
                     version,
                     expert,
                     request_id,
-                    texts: attempt.texts(),
+                    texts: texts(),
                     labels,
                     budget_ms,
                 };
-                let response = match route.client {
+                Begun::Labels(match client {
                     None => {
                         service
                             .classify(Caller::Own, request, attempt.left())
@@ -254,9 +266,54 @@ impl Asked {
                         )
                         .await?
                     }
-                };
+                })
+            }
+        };
+        pace.note(0);
+        Ok(Opened { begun, route, pace })
+    }
+
+    /// Passes an opened call's answer on until it is complete.
+    pub(super) async fn answer(
+        &self,
+        opened: Opened,
+        attempt: &Try<'_, '_>,
+        progress: &mut Progress,
+    ) -> Result<Served, Failure> {
+        let Opened {
+            begun,
+            route,
+            mut pace,
+        } = opened;
+        if attempt.hedge {
+            self.announce(attempt, &route).await;
+        }
+        let finished = match begun {
+            Begun::Answer {
+                events,
+                started,
+                step,
+            } => {
+                // An answer that is carried on has started already.
+                if let (Some(started), true) = (started, progress.ids.is_empty()) {
+                    progress.expert = Some(attempt.candidate.expert);
+                    progress.seed = Some(started.seed);
+                    progress.fingerprint.clone_from(&started.engine_fingerprint);
+                    self.send(Event::Started(started)).await;
+                }
+                self.relay(step, events, attempt, progress, &mut pace)
+                    .await?
+            }
+            Begun::Vectors(response) => {
                 progress.note();
-                pace.note(0);
+                self.send(Event::Embeddings(v1::Embeddings {
+                    vectors: response.vectors,
+                }))
+                .await;
+                complete(response.usage, response.load)
+            }
+            Begun::Labels(response) => {
+                progress.note();
                 let classifications = response.classifications;
                 self.send(Event::Classifications(v1::Classifications {
                     classifications,
@@ -267,18 +324,36 @@ impl Asked {
         };
         if let Some(load) = rpc::load_from_proto(finished.load) {
             let loads = &self.node.inner.loads;
-            loads.heard(Instant::now(), candidate.peer, load);
+            loads.heard(Instant::now(), attempt.candidate.peer, load);
         }
         progress.finished = match finished.reason() {
             v1::finished::Reason::Length => "length",
             _ => "stop",
         };
-        self.finish(attempt, path, transport, finished, progress)
-            .await;
+        self.finish(attempt, route, finished, progress).await;
         Ok(pace.served())
     }
 
-    async fn route(&self, attempt: &Try<'_>, progress: &Progress) -> Result<Route, Failure> {
+    /// Tells the one who asked whom it is that answers.
+    async fn announce(&self, attempt: &Try<'_, '_>, (path, transport): &(String, String)) {
+        let candidate = attempt.candidate;
+        self.send(Event::Attempt(v1::Attempt {
+            number: u32::try_from(attempt.number).unwrap_or(u32::MAX),
+            expert_id: candidate.expert.to_string(),
+            expert: candidate.name.clone(),
+            peer: candidate.peer.to_string(),
+            path: path.clone(),
+            transport: transport.clone(),
+            previous_failure: attempt
+                .previous
+                .map(|f| f.message.clone())
+                .unwrap_or_default(),
+            hedge: attempt.hedge,
+        }))
+        .await;
+    }
+
+    async fn route(&self, attempt: &Try<'_, '_>, progress: &Progress) -> Result<Route, Failure> {
         let inner = &self.node.inner;
         let peer = attempt.candidate.peer;
         if peer == inner.net.local_peer() {
@@ -316,54 +391,34 @@ impl Asked {
         })
     }
 
-    /// Passes an answer's events on until it is complete.
+    /// Passes an answer's events on, from its first step to its end.
     async fn relay(
         &self,
+        mut step: Step,
         mut events: Events,
-        attempt: &Try<'_>,
+        attempt: &Try<'_, '_>,
         progress: &mut Progress,
         pace: &mut Pace,
     ) -> Result<v1::Finished, Failure> {
         loop {
-            let patience = attempt.patience(progress);
-            let next = tokio::time::timeout(patience, events.next())
-                .await
-                .map_err(|_| {
-                    Failure::new(
-                        ErrorKind::DeadlineExceeded,
-                        format!("the peer fell silent for {patience:?}"),
-                    )
-                })?;
-            let next = next.ok_or_else(|| {
-                Failure::new(
-                    ErrorKind::Unavailable,
-                    "the peer went away in the middle of the answer",
-                )
-            })?;
-            match next?.event {
-                Some(Step::Started(started)) if progress.ids.is_empty() => {
-                    progress.expert = Some(attempt.candidate.expert);
-                    progress.seed = Some(started.seed);
-                    progress.fingerprint.clone_from(&started.engine_fingerprint);
-                    self.send(Event::Started(started)).await;
-                }
-                Some(Step::Tokens(tokens)) => {
+            match step {
+                Step::Tokens(tokens) => {
                     progress.take(&tokens, attempt.most_tokens)?;
                     pace.note(tokens.ids.len());
                     self.send(Event::Tokens(tokens)).await;
                 }
-                Some(Step::Finished(finished)) => return Ok(finished),
-                // It is at work; and an answer that is carried on has started already.
-                Some(Step::Working(_) | Step::Started(_)) | None => {}
+                Step::Finished(finished) => return Ok(finished),
+                // It is at work; and it has started already.
+                Step::Working(_) | Step::Started(_) => {}
             }
+            step = next_step(&mut events, attempt, progress).await?;
         }
     }
 
     async fn finish(
         &self,
-        attempt: &Try<'_>,
-        path: String,
-        transport: String,
+        attempt: &Try<'_, '_>,
+        (path, transport): (String, String),
         finished: v1::Finished,
         progress: &Progress,
     ) {
@@ -396,12 +451,70 @@ impl Asked {
             attempts: u32::try_from(attempt.number).unwrap_or(u32::MAX),
             engine_fingerprint: progress.fingerprint.clone(),
             seed: progress.seed.unwrap_or_default(),
+            hedged: attempt.hedge,
         }))
         .await;
     }
 }
 
-fn generate_request(attempt: &Try<'_>, progress: &Progress) -> v1::GenerateRequest {
+/// The first step that is part of the answer, with what was said before it.
+async fn first_step(
+    mut events: Events,
+    attempt: &Try<'_, '_>,
+    progress: &Progress,
+) -> Result<Begun, Failure> {
+    let mut started = None;
+    loop {
+        match next_step(&mut events, attempt, progress).await? {
+            Step::Started(said) => started = Some(said),
+            Step::Working(_) => {}
+            step @ (Step::Tokens(_) | Step::Finished(_)) => {
+                return Ok(Begun::Answer {
+                    events,
+                    started,
+                    step,
+                });
+            }
+        }
+    }
+}
+
+/// The next step of an answer, within the patience for it and the question's deadline.
+async fn next_step(
+    events: &mut Events,
+    attempt: &Try<'_, '_>,
+    progress: &Progress,
+) -> Result<Step, Failure> {
+    loop {
+        // What has come in the meantime, but too late, is too late all the same.
+        if attempt.left().is_zero() {
+            return Err(Failure::new(
+                ErrorKind::DeadlineExceeded,
+                "the time for the answer is over",
+            ));
+        }
+        let patience = attempt.patience(progress);
+        let next = tokio::time::timeout(patience, events.next())
+            .await
+            .map_err(|_| {
+                Failure::new(
+                    ErrorKind::DeadlineExceeded,
+                    format!("the peer fell silent for {patience:?}"),
+                )
+            })?;
+        let next = next.ok_or_else(|| {
+            Failure::new(
+                ErrorKind::Unavailable,
+                "the peer went away in the middle of the answer",
+            )
+        })?;
+        if let Some(step) = next?.event {
+            return Ok(step);
+        }
+    }
+}
+
+fn generate_request(attempt: &Try<'_, '_>, progress: &Progress) -> v1::GenerateRequest {
     let query = attempt.query;
     let mut sampling = rpc::sampling_to_proto(&query.sampling);
     // A resumed answer goes on with the seed it began with.

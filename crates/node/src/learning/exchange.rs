@@ -39,6 +39,8 @@ pub(crate) async fn exchange(node: Node) {
                 tell = false;
                 told = Instant::now() + TOLD_EVERY;
                 let seen = node.router().policy().published();
+                let tells = !seen.is_empty();
+                inner.learning.telling.send_if_modified(|t| tells && !std::mem::replace(t, true));
                 inner.sync.observe(seen).await;
             }
             () = sleep_until(heard), if shares && hear => {

@@ -58,7 +58,7 @@ fn keeper(key: &NodeKey, disk: &FaultyDisk) -> Keeper {
         peers: HashMap::new(),
         room: FuturesUnordered::new(),
         unwritten: Changes::new(),
-        edited: Vec::new(),
+        waiting: Vec::new(),
         trouble: Trouble::default(),
     }
 }

@@ -876,7 +876,7 @@ pub struct Heads {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OfferHead {
-    /// PeerId
+    /// its Ed25519 key, 32 bytes
     #[prost(bytes = "bytes", tag = "1")]
     pub author: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
@@ -889,6 +889,10 @@ pub struct OfferHead {
     /// and the sender has both; whoever asks is given them.
     #[prost(bytes = "bytes", tag = "4")]
     pub mark: ::prost::bytes::Bytes,
+    /// In questions: changes in the short form could not be rebuilt from what the asker has, so it is to be given
+    /// them whole.
+    #[prost(bool, tag = "5")]
+    pub whole: bool,
 }
 /// What the sender asks for.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -900,10 +904,33 @@ pub struct Want {
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub cards: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
+/// Changes, whole or in the short form. Their order is that of author, epoch and sequence.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Offers {
     #[prost(message, repeated, tag = "1")]
     pub changes: ::prost::alloc::vec::Vec<SignedChange>,
+    #[prost(message, repeated, tag = "2")]
+    pub short: ::prost::alloc::vec::Vec<ShortChange>,
+}
+/// The same change without what whoever has the one before can derive. The signature is over the whole one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShortChange {
+    /// as in the whole one
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// its Ed25519 key, 32 bytes
+    #[prost(bytes = "bytes", tag = "2")]
+    pub author: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "4")]
+    pub sequence: u64,
+    /// Which columns there are (16 bits, little endian; catalog::short has the list), the length of each
+    /// (unsigned LEB128), and their data as it stands in the chunk.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub columns: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "6")]
+    pub signature: ::prost::bytes::Bytes,
 }
 /// One Automerge change of one author's offer document, signed by that author.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1597,6 +1624,10 @@ pub struct Attempt {
     /// why the one before failed
     #[prost(string, tag = "7")]
     pub previous_failure: ::prost::alloc::string::String,
+    /// Made beside the one before, which had brought nothing for longer than such calls take; told when it
+    /// is the one that answers.
+    #[prost(bool, tag = "8")]
+    pub hedge: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Embeddings {
@@ -1640,6 +1671,9 @@ pub struct Done {
     pub engine_fingerprint: ::prost::alloc::string::String,
     #[prost(uint64, tag = "14")]
     pub seed: u64,
+    /// answered by a second call beside a slow one
+    #[prost(bool, tag = "15")]
+    pub hedged: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Failed {

@@ -12,7 +12,7 @@ use super::{Codebook, codebook::MEMBERSHIPS, codebook::Member};
 pub const LEAST_PRIOR: f64 = 0.05;
 /// What others are taken to have expected of an expert, at least, where they asked it: they say what came
 /// of it, not what they expected, and nobody asks whom it expects little of.
-const OTHERS_EXPECTED: f64 = 0.4;
+const OTHERS_EXPECTED: f64 = 0.5;
 
 /// How many were graded, the sum of their rewards, and of what was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

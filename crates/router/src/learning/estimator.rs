@@ -10,13 +10,13 @@ use polymath_types::ExpertId;
 use super::{
     Codebook, Sparse,
     cells::{Belief, Cell, Cells, Layout, Members, Sources, descend},
-    merge::Reported,
+    exchange::Reported,
     ridge::Ridge,
 };
 use crate::Random;
 
 /// Constants of an [`Estimator`]. The defaults were chosen by cross-validation inside the training folds of
-/// `polymath route eval`; how, is said in `crates/eval/src/tuning.rs`.
+/// `polymath route eval`; how, is said in `crates/eval/src/study.rs`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EstimatorConfig {
     /// Places of the encoder's vector that are learnt from; higher ones are folded in.
@@ -87,6 +87,12 @@ pub struct Estimate {
 }
 
 impl Estimate {
+    /// The mean before it is held between 0 and 1: for ranking.
+    pub fn unbounded(&self) -> f64 {
+        let last = self.levels.last();
+        last.map_or(self.mean, |level| level + self.local)
+    }
+
     /// Standard deviation of the posterior.
     pub fn deviation(&self) -> f64 {
         (self.mean * (1.0 - self.mean) / (self.mass + 1.0))
@@ -353,7 +359,7 @@ impl Estimator {
         }
     }
 
-    /// What others measured replaces what they said before, weighed by [`merge`](super::merge::merge). Whoever
+    /// What others measured replaces what they said before, as the catalog weighed it. Whoever
     /// this node has graded itself gives way to none of whom there is hearsay alone.
     pub fn share(&mut self, cells: &[Reported]) {
         for known in self.experts.values_mut() {

@@ -5,7 +5,22 @@
 
 use polymath_types::{Cell, CodebookId, Evidence, ExpertId, Weighed};
 
-use super::{Estimator, merge::Reported};
+use super::Estimator;
+
+/// One cell of counts: of an expert in a book's cluster, or in all of them (`None`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reported {
+    /// Place of the book among the estimator's.
+    pub book: usize,
+    /// Which cluster.
+    pub cluster: Option<u16>,
+    /// Which expert.
+    pub expert: ExpertId,
+    /// How many answers were graded.
+    pub count: f32,
+    /// Sum of the grades, each 0 to 1.
+    pub reward: f32,
+}
 
 /// Names the book of one cluster that holds every query: BLAKE3 of `polymath: every query, version 1`.
 pub(crate) fn everything() -> CodebookId {
@@ -21,15 +36,15 @@ impl Estimator {
 
     /// Own counts as the catalog publishes them: whole answers, cells with at least `least` of them.
     pub fn published(&self, least: u32) -> Vec<(Cell, Evidence)> {
-        let counts = self.own_counts(least.max(1) as f32);
+        // A discounted count is at most that of the answers behind it, and so is the next whole number.
+        let counts = self.own_counts(least.max(1) as f32 - 0.5);
         let cells = counts.iter().filter_map(|told| {
             let codebook = match told.cluster {
                 None => everything(),
                 Some(_) => self.books().get(told.book)?.id(),
             };
             let cluster = told.cluster.unwrap_or(0);
-            // Discounting leaves fractions, which are not published.
-            let count = told.count.floor().min(Evidence::MOST as f32);
+            let count = told.count.round().min(Evidence::MOST as f32);
             let reward = (1000.0 * told.reward * count / told.count).round();
             let evidence = Evidence {
                 count: count as u32,

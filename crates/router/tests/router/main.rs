@@ -5,6 +5,7 @@ mod breakers;
 mod content;
 mod failures;
 mod filters;
+mod hedging;
 mod laws;
 mod learned;
 mod replicas;

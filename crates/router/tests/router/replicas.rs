@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use polymath_router::{Outcome, Reach, Served};
-use polymath_types::{ErrorKind, LoadReport, PathKind};
+use polymath_types::{ErrorKind, ExpertKind, LoadReport, Message, PathKind, Query, Role};
 
 use crate::scene::*;
 
@@ -153,6 +153,60 @@ fn equals_are_drawn_by_lot_and_equal_seeds_draw_alike() {
     for n in 1..=4 {
         assert!(first.contains(&peer(n)), "everyone gets a share");
     }
+}
+
+/// A conversation that begins with these words and has gone on for so many turns.
+fn turn(begins: &str, turns: usize) -> Query {
+    let mut query = query(ExpertKind::Generate);
+    query.messages = vec![Message::user(begins)];
+    for n in 0..turns {
+        let answer = Message {
+            role: Role::Assistant,
+            content: format!("Answer {n}"),
+        };
+        query.messages.push(answer);
+        query.messages.push(Message::user(&format!("And {n}?")));
+    }
+    query
+}
+
+#[test]
+fn a_conversations_later_turns_go_to_one_replica_and_conversations_to_all() {
+    let mut scene = Scene::new();
+    scene.host(&generator("chef"), &[1, 2, 3, 4], Some(COOKING));
+    let mut taken = std::collections::BTreeMap::new();
+    for n in 0..100 {
+        let begins = format!("Conversation {n}");
+        let first = scene.decide(&turn(&begins, 1)).candidates[0].peer;
+        for turns in 2..5 {
+            let d = scene.decide(&turn(&begins, turns));
+            assert_eq!(d.candidates[0].peer, first);
+        }
+        *taken.entry(first).or_insert(0) += 1;
+    }
+    assert!(
+        taken.len() == 4 && taken.values().all(|n| *n > 10),
+        "{taken:?}"
+    );
+}
+
+#[test]
+fn a_conversation_leaves_its_replica_where_that_is_busier_or_slower_than_a_quarter_more() {
+    let (mut scene, chef, _) = Scene::kitchen();
+    let talk = turn("Once upon a time", 1);
+    let home = scene.decide(&talk).candidates[0].peer;
+    let (home, other) = if home == peer(1) { (1, 2) } else { (2, 1) };
+    // Others' questions go in turns; the conversation comes to its place among equals.
+    scene.router.started(scene.now, chef, peer(other));
+    assert_eq!(scene.decide(&talk).candidates[0].peer, peer(home));
+    scene.router.started(scene.now, chef, peer(home));
+    scene.router.started(scene.now, chef, peer(home));
+    assert_eq!(scene.decide(&talk).candidates[0].peer, peer(other));
+    let (mut scene, chef, _) = Scene::kitchen();
+    scene.served(chef, home, 3000);
+    scene.served(chef, other, 100);
+    let d = scene.decide(&talk);
+    assert_eq!(d.candidates[0].peer, peer(other), "{}", d.reason);
 }
 
 #[test]

@@ -118,6 +118,10 @@ fn list(lookups: &mut Lookups, key: Key, id: ExpertId) {
     match lookups.get_mut(&key) {
         Some(ids) => {
             if let Err(at) = ids.binary_search(&id) {
+                // A vector that is full grows to twice its size: that would be megabytes that stay empty.
+                if ids.len() == ids.capacity() {
+                    ids.reserve_exact(ids.len() / 16 + 4);
+                }
                 ids.insert(at, id);
             }
         }
