@@ -22,11 +22,11 @@ impl Catalog {
         merge(&self.founders, |peer| self.heard(peer))
     }
 
-    /// What counts of an author's document. Of one that contradicts itself nothing does before its next
-    /// epoch: which version came first differs from node to node, and the proof goes to all.
+    /// What counts of an author's document. Of one that contradicts itself that is what it had said before:
+    /// of the two versions which came first differs from node to node, what came before them does not, and a
+    /// revocation is not to lapse since its author's disk was put back.
     pub(crate) fn heard(&self, author: &PeerId) -> Option<&Entries> {
-        let said = self.charters.said(author)?;
-        (!self.charters.documents.contradicts_itself(author)).then_some(said)
+        self.charters.said(author)
     }
 
     /// Brings the charter up to what the documents say. Those that no longer count are dropped; of
