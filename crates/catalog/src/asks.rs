@@ -3,13 +3,14 @@
 //! Claims cost nothing. So that a peer that claims much and delivers nothing keeps no one else
 //! from being asked, whoever holds most gives way when the table is full, and questions that are
 //! out to a peer that left others unanswered may be put to its betters; each time it does so again
-//! that counts twice as long. And whoever the question is about may always be asked itself.
+//! that counts twice as long. And whoever the question is about may always be asked itself. A stream that
+//! ends with open questions is no answer withheld: paths change. A few times it is passed over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use polymath_types::PeerId;
 
-use crate::limits::{ASK_TICKS, DOUBT_TICKS, DOUBTED_PEERS, LONGEST_DOUBT_TICKS};
+use crate::limits::{ASK_TICKS, DOUBT_TICKS, DOUBTED_PEERS, LONGEST_DOUBT_TICKS, PASSED_OVER};
 
 #[derive(Debug)]
 struct Open {
@@ -29,6 +30,8 @@ pub(crate) struct Asks<K> {
     /// Peers that left a question unanswered, and until which tick that counts. It outlasts the
     /// connection, else a new one would wipe it out.
     doubted: BTreeMap<PeerId, Doubt>,
+    /// Peers whose streams ended with open questions, how often, and when that was first.
+    left: BTreeMap<PeerId, (u32, u64)>,
     limit: usize,
     tick: u64,
 }
@@ -46,6 +49,7 @@ impl<K: Ord + Copy> Asks<K> {
             open: BTreeMap::new(),
             by_peer: BTreeMap::new(),
             doubted: BTreeMap::new(),
+            left: BTreeMap::new(),
             limit,
             tick: 0,
         }
@@ -119,15 +123,27 @@ impl<K: Ord + Copy> Asks<K> {
         }
     }
 
-    /// `peer` will answer nothing more.
+    /// The stream with `peer` is over: nothing more comes on it. Others are asked, and it again if it comes
+    /// back; only if that happens again and again it counts as questions left unanswered.
     pub(crate) fn disconnected(&mut self, peer: &PeerId, tick: u64) {
         self.tick = tick;
         let subjects = self.by_peer.remove(peer).unwrap_or_default();
         let open = subjects.iter().filter_map(|s| self.open.remove(s));
         let owed = open.filter(|open| open.owed).count();
-        if owed > 0 {
+        if owed > 0 && !self.is_passed_over(*peer, tick) {
             self.doubt(*peer, tick);
         }
+    }
+
+    fn is_passed_over(&mut self, peer: PeerId, tick: u64) -> bool {
+        self.left
+            .retain(|_, (_, since)| tick.saturating_sub(*since) < DOUBT_TICKS);
+        if self.left.len() >= DOUBTED_PEERS && !self.left.contains_key(&peer) {
+            return false;
+        }
+        let (times, _) = self.left.entry(peer).or_insert((0, tick));
+        *times = times.saturating_add(1);
+        *times <= PASSED_OVER
     }
 
     /// Gives up on what has waited too long.
@@ -259,13 +275,37 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_ends_for_another_path_is_no_reason_to_doubt_whoever_is_at_its_end() {
+        let [honest, other] = peers();
+        let mut asks = Asks::new(4);
+        for _ in 0..PASSED_OVER {
+            assert!(asks.ask(7, honest, false, 1));
+            asks.disconnected(&honest, 1);
+            assert!(!asks.is_doubted(&honest) && !asks.is_open(&7));
+        }
+        // Who goes on so withholds answers.
+        assert!(asks.ask(7, honest, false, 1));
+        asks.disconnected(&honest, 1);
+        assert!(asks.is_doubted(&honest));
+        assert!(asks.ask(7, honest, false, 2) && asks.ask(7, other, false, 2));
+        let later = 2 + 2 * DOUBT_TICKS;
+        asks.expire(later);
+        assert!(asks.ask(7, honest, false, later));
+        asks.disconnected(&honest, later);
+        assert!(!asks.is_doubted(&honest), "that was long ago");
+    }
+
+    #[test]
     fn doubts_are_bounded_and_pass() {
         let mut asks = Asks::new(4);
-        for (tick, peer) in peers::<{ DOUBTED_PEERS + 10 }>().into_iter().enumerate() {
-            asks.ask(7, peer, false, tick as u64);
-            asks.disconnected(&peer, tick as u64);
+        for peer in peers::<{ DOUBTED_PEERS + 10 }>() {
+            for _ in 0..=PASSED_OVER {
+                asks.ask(7, peer, false, 1);
+                asks.disconnected(&peer, 1);
+            }
         }
         assert_eq!(asks.doubted.len(), DOUBTED_PEERS);
+        assert_eq!(asks.left.len(), DOUBTED_PEERS);
         asks.expire(u64::MAX);
         assert!(asks.doubted.is_empty() && asks.by_peer.is_empty());
     }

@@ -31,9 +31,11 @@ pub(crate) type Mark = [u8; MARK];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Known {
     pub(crate) position: Position,
-    /// None once its author was seen to contradict itself in this epoch: nothing more is taken of it
-    /// then, and which of its versions is kept is a matter of chance.
-    pub(crate) mark: Option<Mark>,
+    pub(crate) mark: Mark,
+    /// Its author was seen to contradict itself in this epoch: nothing more is taken of it then, and which of its
+    /// versions is kept is a matter of chance. The sequence is the first at which two changes are known, the
+    /// mark that of the change before them, up to which there is one history.
+    pub(crate) parted: bool,
 }
 
 impl Known {
@@ -43,12 +45,14 @@ impl Known {
             return self.position > (0, 0);
         };
         let (epoch, sequence) = self.position;
-        match (epoch.cmp(&other.position.0), self.mark, other.mark) {
-            (Ordering::Less, ..) | (Ordering::Equal, _, None) => false,
-            (Ordering::Greater, ..) | (Ordering::Equal, None, Some(_)) => true,
-            (Ordering::Equal, Some(mark), Some(theirs)) => {
-                sequence > other.position.1 || sequence == other.position.1 && mark != theirs
-            }
+        let (theirs, differs) = (other.position.1, self.mark != other.mark);
+        match (epoch.cmp(&other.position.0), self.parted, other.parted) {
+            (Ordering::Less, ..) | (Ordering::Equal, false, true) => false,
+            (Ordering::Greater, ..) | (Ordering::Equal, true, false) => true,
+            (Ordering::Equal, false, false) => sequence > theirs || sequence == theirs && differs,
+            // Two pairs of changes prove it as well; but all must come to know the first, as what was said
+            // before it holds. Where what came before differs there is an earlier one.
+            (Ordering::Equal, true, true) => sequence < theirs || sequence == theirs && differs,
         }
     }
 
@@ -56,6 +60,9 @@ impl Known {
     /// too if there is another one in its place.
     pub(crate) fn question(&self, other: &Self) -> Position {
         let (epoch, sequence) = self.position;
+        if self.parted {
+            return (epoch, 0);
+        }
         let parted = self.position == other.position && self.mark != other.mark;
         (epoch, sequence.saturating_sub(u64::from(parted)))
     }
@@ -106,14 +113,15 @@ impl Leaf {
             sum("polymath catalog leaf sum v2", |hasher| {
                 for (author, known) in &self.members {
                     let (epoch, sequence) = known.position;
-                    // Of those who contradict themselves replicas hold different versions.
-                    let sequence = if known.mark.is_some() { sequence } else { 0 };
                     let author = author.to_bytes();
                     hasher.update(&[u8::try_from(author.len()).unwrap_or(u8::MAX)]);
                     hasher.update(&author);
                     hasher.update(&epoch.to_be_bytes());
                     hasher.update(&sequence.to_be_bytes());
-                    hasher.update(&known.mark.unwrap_or_default());
+                    hasher.update(&known.mark);
+                    if known.parted {
+                        hasher.update(&[1]);
+                    }
                 }
             })
         };
@@ -254,7 +262,8 @@ mod tests {
     pub(super) fn known(epoch: u64, sequence: u64) -> Known {
         Known {
             position: (epoch, sequence),
-            mark: Some([7; MARK]),
+            mark: [7; MARK],
+            parted: false,
         }
     }
 
@@ -306,7 +315,7 @@ mod tests {
         let authors: Vec<PeerId> = (0..300).map(|_| PeerId::random()).collect();
         let (mut one, mut other) = (filled(&authors), filled(&authors));
         let forked = Known {
-            mark: Some([8; MARK]),
+            mark: [8; MARK],
             ..known(1, 1)
         };
         other.set(authors[5], forked);
@@ -322,13 +331,19 @@ mod tests {
 
         let proven = |position| Known {
             position,
-            mark: None,
+            parted: true,
+            ..known(1, 1)
         };
         one.update(&authors[5], proven((1, 1)));
         assert!(proven((1, 1)).adds_to(Some(&forked)) && !forked.adds_to(Some(&proven((1, 1)))));
-        other.update(&authors[5], proven((1, 9)));
+        other.update(&authors[5], proven((1, 1)));
         assert_eq!(one.differing(&other.digest()), Some(Vec::new()));
+        // The earliest place is what all come to.
         assert!(!proven((1, 9)).adds_to(Some(&proven((1, 1)))));
+        assert!(proven((1, 1)).adds_to(Some(&proven((1, 9)))));
+        assert_eq!(proven((1, 9)).question(&proven((1, 1))), (1, 0));
+        other.update(&authors[5], proven((1, 9)));
+        assert_ne!(one.differing(&other.digest()), Some(Vec::new()));
         assert!(known(2, 1).adds_to(Some(&proven((1, 1)))));
         let stranger = PeerId::random();
         one.update(&stranger, known(1, 1));

@@ -35,6 +35,7 @@ use crate::{
         observations::ObservationKind,
         offer::OfferKind,
     },
+    limits::{NEWS_BYTES, WORK},
     record::{self, Record},
     weigh::Observers,
 };
@@ -160,6 +161,9 @@ pub struct Catalog {
     peers: BTreeSet<PeerId>,
     conducts: Conducts,
     efforts: Efforts,
+    /// What news cost, and what is passed on of them.
+    works: Efforts,
+    spread: Efforts,
     answers: Answers,
     asked_cards: Asks<ExpertId>,
     ticks: u64,
@@ -200,6 +204,8 @@ impl Catalog {
             peers: BTreeSet::new(),
             conducts: Conducts::default(),
             efforts: Efforts::default(),
+            works: Efforts::new(WORK),
+            spread: Efforts::new(NEWS_BYTES),
             answers: Answers::default(),
             asked_cards: Asks::new(limits.cards),
             ticks: 0,
@@ -234,6 +240,8 @@ impl Catalog {
         catalog.conducts.begin_tick(catalog.ticks);
         catalog.cards.begin_tick(catalog.ticks);
         catalog.efforts.begin_tick(catalog.ticks);
+        catalog.works.begin_tick(catalog.ticks);
+        catalog.spread.begin_tick(catalog.ticks);
         catalog.merged = catalog.merged_now();
         catalog.step_over_void();
         catalog.set_members();
@@ -322,6 +330,8 @@ impl Catalog {
         self.conducts.begin_tick(self.ticks);
         self.cards.begin_tick(self.ticks);
         self.efforts.begin_tick(self.ticks);
+        self.works.begin_tick(self.ticks);
+        self.spread.begin_tick(self.ticks);
         self.asked_cards.expire(self.ticks);
         let mut batch = Batch::default();
         batch.answers.extend(self.answers.begin_tick());

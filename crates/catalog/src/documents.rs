@@ -22,7 +22,7 @@ use crate::{
     envelope,
     evictions::Evictions,
     kind::{Bounds, Kind},
-    limits::HOT_DOCUMENTS,
+    limits::{APPLIED_A_TICK, EPOCH_LEAP, HOT_DOCUMENTS},
     log::{self, Log},
 };
 
@@ -35,6 +35,8 @@ pub(crate) struct Author<K: Kind> {
     head: Head,
     /// What they say.
     said: Arc<K::Said>,
+    /// What that costs in memory beside the changes, bytes.
+    weight: u32,
     /// The peer that brought it; unknown after a restart.
     introducer: Option<PeerId>,
     /// The tick in which it was last connected or changed, as far as that is known.
@@ -45,18 +47,31 @@ pub(crate) struct Author<K: Kind> {
     /// much as may be.
     writes: Option<u32>,
     counted: u64,
-    /// It signed two different changes with one sequence of the present epoch: this one, and one that is
-    /// in the log. Nothing more is taken of such an epoch, and nothing of what it says is used: which of
-    /// the two came first differs from node to node. Boxed, as hardly any author has one.
-    other: Option<Box<SignedChange>>,
+    /// Changes that were applied without a pause, as of the same tick.
+    applied: u32,
+    /// It signed two different changes with one sequence of the present epoch. Nothing more is taken of such an
+    /// epoch but what shows that they part earlier, and nothing of what it says from there on is used: which of
+    /// the two came first differs from node to node.
+    parted: Option<Box<Parted>>,
+}
+
+/// Where the histories part of one that contradicts itself: at the first sequence of which two changes are known.
+#[derive(Debug)]
+struct Parted {
+    /// One of them; the other is in the log.
+    other: SignedChange,
+    /// The hash of the change before; zeros if there is none.
+    before: [u8; 32],
 }
 
 impl<K: Kind> Author<K> {
     /// `log` is not empty; it leads to `head` and says `view`.
     pub(crate) fn new(epoch: u64, log: Log, head: Head, view: K::View) -> Self {
+        let said = Arc::new(K::said(view, (epoch, log.len())));
         Self {
             epoch,
-            said: Arc::new(K::said(view, (epoch, log.len()))),
+            weight: weight::<K>(&said),
+            said,
             log,
             head,
             introducer: None,
@@ -64,7 +79,8 @@ impl<K: Kind> Author<K> {
             noted: 0,
             writes: None,
             counted: 0,
-            other: None,
+            applied: 0,
+            parted: None,
         }
     }
 
@@ -77,15 +93,31 @@ impl<K: Kind> Author<K> {
 
     /// The same author, which also signed `other` in the place of a change of its log; what it said
     /// before that was known.
-    pub(crate) fn contradict(&mut self, other: SignedChange) -> Arc<K::Said> {
-        self.other = Some(Box::new(other));
-        let nothing = K::said(K::View::default(), self.position());
-        std::mem::replace(&mut self.said, Arc::new(nothing))
+    pub(crate) fn contradict(&mut self, author: &PeerId, other: SignedChange) -> Arc<K::Said> {
+        let below = other.sequence.saturating_sub(1);
+        let mut changes = self.log.changes();
+        let next = changes.get(usize::try_from(below).unwrap_or(usize::MAX));
+        let follows = next.and_then(|next| chunk::header(&next.change)?.follows());
+        let head = follows.unwrap_or_default();
+        changes.truncate(usize::try_from(below).unwrap_or(0));
+        let before = head.hash;
+        self.parted = Some(Box::new(Parted { other, before }));
+        let undisputed = K::undisputed(author, self.epoch, &changes, head);
+        let said = K::said(undisputed.unwrap_or_default(), self.position());
+        self.weight = weight::<K>(&said);
+        std::mem::replace(&mut self.said, Arc::new(said))
+    }
+
+    /// Changes applied without a pause, as of `tick`.
+    fn applied_at(&self, tick: u64, bounds: &Bounds) -> u32 {
+        let ticks = u32::try_from(tick.saturating_sub(self.counted)).unwrap_or(u32::MAX);
+        let most = bounds.changes_a_tick.max(APPLIED_A_TICK);
+        self.applied.saturating_sub(ticks.saturating_mul(most))
     }
 
     /// What it signed in the place of a change of its log, if it contradicts itself.
     pub(crate) fn other(&self) -> Option<&SignedChange> {
-        self.other.as_deref()
+        self.parted.as_ref().map(|parted| &parted.other)
     }
 
     /// When it was last seen; 0 is not known.
@@ -101,8 +133,19 @@ impl<K: Kind> Author<K> {
         left.saturating_add(more).min(bounds.burst)
     }
 
+    /// What it says costs in memory beside the changes, bytes.
+    pub(crate) fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// Bytes of what it signed.
+    fn signed_bytes(&self) -> usize {
+        self.log.change_bytes() + self.other().map_or(0, |other| other.change.len())
+    }
+
+    /// What is held of it, bytes: signed changes can be seven times as small as what they say.
     fn bytes(&self) -> usize {
-        self.log.change_bytes() + self.other.as_ref().map_or(0, |other| other.change.len())
+        self.signed_bytes() + self.weight as usize
     }
 
     pub(crate) fn position(&self) -> Position {
@@ -111,7 +154,7 @@ impl<K: Kind> Author<K> {
 
     /// How far it is known; of one that contradicts itself no more of this epoch is to be had.
     fn final_position(&self) -> Position {
-        match self.other {
+        match self.parted {
             Some(_) => (self.epoch, u64::MAX),
             None => self.position(),
         }
@@ -119,11 +162,15 @@ impl<K: Kind> Author<K> {
 
     /// What is known of the document.
     fn known(&self) -> Known {
+        let parted = self.parted.as_ref();
+        let hash = parted.map_or(&self.head.hash, |parted| &parted.before);
+        let sequence = parted.map_or(self.log.len(), |parted| parted.other.sequence);
         let mut mark = [0; MARK];
-        mark.copy_from_slice(&self.head.hash[..MARK]);
+        mark.copy_from_slice(&hash[..MARK]);
         Known {
-            position: self.position(),
-            mark: self.other.is_none().then_some(mark),
+            position: (self.epoch, sequence),
+            mark,
+            parted: parted.is_some(),
         }
     }
 
@@ -151,14 +198,18 @@ impl<K: Kind> Author<K> {
             std::cmp::Ordering::Greater => 0,
             std::cmp::Ordering::Equal => sequence,
         };
-        let Some(other) = &self.other else {
+        let Some(other) = self.other() else {
             return self.log.after(from);
         };
         let mut changes = self.log.after(from.min(other.sequence.saturating_sub(1)));
         changes.retain(|change| itself || change.sequence <= other.sequence);
-        changes.push(other.as_ref().clone());
+        changes.push(other.clone());
         changes
     }
+}
+
+fn weight<K: Kind>(said: &K::Said) -> u32 {
+    u32::try_from(K::weight(said)).unwrap_or(u32::MAX)
 }
 
 /// What is known of what a change follows.
@@ -287,7 +338,7 @@ impl<K: Kind> Documents<K> {
 
     /// Whether it is known that an author signed two changes with one sequence of its present epoch.
     pub(crate) fn contradicts_itself(&self, author: &PeerId) -> bool {
-        self.get(author).is_some_and(|a| a.other.is_some())
+        self.get(author).is_some_and(|a| a.parted.is_some())
     }
 
     /// Keeps a change that cannot stand beside those kept of its author, who signed both. Without room for
@@ -302,8 +353,9 @@ impl<K: Kind> Documents<K> {
         let Some(log) = self.authors.get_mut(&author) else {
             return Outcome::Moot;
         };
-        self.bytes += change.change.len();
-        let before = log.contradict(log::detached(&change));
+        self.bytes -= log.bytes();
+        let before = log.contradict(&author, log::detached(&change));
+        self.bytes += log.bytes();
         if self.bytes > K::bounds(limits).bytes {
             self.forget(&author, limits);
         } else {
@@ -408,10 +460,11 @@ impl<K: Kind> Documents<K> {
         {
             return Ok(Outcome::Repeat);
         }
-        // Of an epoch in which its author contradicts itself nothing more is taken: all replicas stay
-        // where they are until the author, which learns of it, begins the next.
+        // Of an epoch in which its author contradicts itself nothing more is taken, but where it did so first:
+        // all replicas stay where they are until the author, which learns of it, begins the next.
         let other = self.get(&author).filter(|_| same_epoch);
-        if let Some(other) = other.and_then(Author::other) {
+        let other = other.and_then(Author::other);
+        if let Some(other) = other.filter(|other| sequence >= other.sequence) {
             let repeated = other.sequence == sequence && other.change == change.change;
             return Ok(if repeated {
                 Outcome::Repeat
@@ -420,6 +473,9 @@ impl<K: Kind> Documents<K> {
             });
         }
         envelope::check_signature::<K>(&change, &author, mesh)?;
+        if epoch - known_epoch > EPOCH_LEAP {
+            return Err(Refusal::Epoch);
+        }
         if author == *me {
             return Ok(Outcome::OwnFork);
         }
@@ -440,9 +496,20 @@ impl<K: Kind> Documents<K> {
         let Some(writes) = writes.checked_sub(cost) else {
             return Err(Refusal::Rate);
         };
+        // One record is written however many changes come in one frame, but each is applied.
+        let applied = log.map_or(0, |l| l.applied_at(self.tick, &bounds)) + 1;
+        if applied as usize > bounds.changes_per_epoch.max(bounds.burst as usize) {
+            return Err(Refusal::Rate);
+        }
         let kept = log.filter(|_| same_epoch);
         let kept_epoch = kept.is_some();
-        let replaced = log.filter(|_| !same_epoch).map_or(0, Author::bytes);
+        let replaced = log.map_or(0, |l| {
+            if same_epoch {
+                l.weight as usize
+            } else {
+                l.bytes()
+            }
+        });
         // Before what is counted over the whole history: of an author that signed two, an honest peer
         // may hold the other one, in which this change is not too much.
         let expected = check_continuity::<K>(
@@ -453,7 +520,7 @@ impl<K: Kind> Documents<K> {
             kept.map(Author::head),
             limits,
         )?;
-        if kept.map_or(0, Author::bytes) + change.change.len() > bounds.document_bytes {
+        if kept.map_or(0, Author::signed_bytes) + change.change.len() > bounds.document_bytes {
             return Err(Refusal::TooMuch);
         }
         let places = self.authors.len() + 1;
@@ -470,6 +537,29 @@ impl<K: Kind> Documents<K> {
         let document = self.document(&author, epoch).map_err(|_| Refusal::Replay)?;
         match document.with_change::<K>(&change.change, expected, limits) {
             Ok((changed, view, head)) => {
+                // What it says is held too, and known only now.
+                let said = K::said(view.clone(), (epoch, sequence));
+                let weight = K::weight(&said);
+                let freed: usize = going.iter().map(|a| self.held_bytes(a)).sum();
+                let lacks = (self.bytes - replaced + change.change.len() + weight)
+                    .saturating_sub(bounds.bytes);
+                let (going, pot) = if lacks > freed {
+                    let lack = room::Lack {
+                        bytes: lacks,
+                        ..lack
+                    };
+                    match self.room_for(lack, &author, &from, me, limits) {
+                        Ok(found) => found,
+                        Err(refusal) => {
+                            if kept_epoch {
+                                self.keep_hot(author, epoch, document);
+                            }
+                            return Err(refusal);
+                        }
+                    }
+                } else {
+                    (going, pot)
+                };
                 let evicted = going
                     .iter()
                     .filter_map(|a| Some((*a, self.evict(a, from, pot, limits)?.said)))
@@ -477,6 +567,7 @@ impl<K: Kind> Documents<K> {
                 let before = self.commit(author, from, epoch, changed, change, head, view);
                 if let Some(log) = self.authors.get_mut(&author) {
                     (log.writes, log.counted) = (Some(writes), self.tick);
+                    log.applied = applied;
                 }
                 Ok(Outcome::Applied { before, evicted })
             }
@@ -506,7 +597,7 @@ impl<K: Kind> Documents<K> {
         if from.as_ref() == Some(&to) {
             return Ok(None);
         }
-        let (before, kept) = (log.map(Author::head), log.map_or(0, Author::bytes));
+        let (before, kept) = (log.map(Author::head), log.map_or(0, Author::signed_bytes));
         let document = self.document(&me, epoch)?;
         let (document, bytes, head) = document.edited::<K>(from.as_ref(), &to)?;
         check_own::<K>(&document, &bytes, &me, (epoch, sequence), before, limits)?;
@@ -568,6 +659,11 @@ impl<K: Kind> Documents<K> {
 
     /// Bytes of all changes of an author's present epoch.
     pub(crate) fn document_bytes(&self, author: &PeerId) -> usize {
+        self.get(author).map_or(0, Author::signed_bytes)
+    }
+
+    /// What is held of an author, bytes.
+    pub(super) fn held_bytes(&self, author: &PeerId) -> usize {
         self.get(author).map_or(0, Author::bytes)
     }
 
@@ -607,7 +703,7 @@ impl<K: Kind> Documents<K> {
     ) -> Arc<K::Said> {
         self.keep_hot(author, epoch, document);
         self.forgotten.remove(&author);
-        self.bytes += change.change.len();
+        let held = self.held_bytes(&author);
         let log = self
             .authors
             .entry(author)
@@ -618,15 +714,17 @@ impl<K: Kind> Documents<K> {
         log.seen = Some(self.tick);
         log.noted = self.tick;
         if log.epoch != epoch {
-            self.bytes -= log.bytes();
             log.log = Log::default();
             log.epoch = epoch;
-            log.other = None;
+            log.parted = None;
         }
         log.log.push(change);
         log.head = head;
         let position = log.position();
         self.buckets.set(author, log.known());
-        std::mem::replace(&mut log.said, Arc::new(K::said(view, position)))
+        let said = Arc::new(K::said(view, position));
+        log.weight = weight::<K>(&said);
+        self.bytes = self.bytes - held + log.bytes();
+        std::mem::replace(&mut log.said, said)
     }
 }

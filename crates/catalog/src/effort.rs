@@ -1,22 +1,38 @@
-//! What peers cost us that bring nothing new.
+//! What peers cost us.
 //!
 //! Digests, heads, questions and repeats are no faults, but whoever sends them without end would have
 //! this node compare, look up and answer without end. Each costs its sender some of what it has, and
-//! more comes with each tick; a peer that has nothing left is not listened to until then.
+//! more comes with each tick; a peer that has nothing left is not listened to until then. What is new has a
+//! purse of its own, wide enough to bring a whole mesh at once: keys cost nothing, so what each author may
+//! change bounds nothing of what one connection brings. So has what is passed on of it.
 
 use std::collections::BTreeMap;
 
 use polymath_proto::v1::sync_frame::Frame;
 use polymath_types::PeerId;
 
-use crate::limits::{CONDUCTS, EFFORT_A_TICK, EFFORT_BURST};
+use crate::limits::{APPLIED, APPLIED_BYTES, CONDUCTS, EFFORT_A_TICK, EFFORT_BURST};
 
 /// What the peers have left. It outlasts their connections, else a new one would fill it up.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Efforts {
     /// What is left, and as of which tick.
     of: BTreeMap<PeerId, (u32, u64)>,
     tick: u64,
+    burst: u32,
+    a_tick: u32,
+}
+
+impl Default for Efforts {
+    fn default() -> Self {
+        Self::new([EFFORT_BURST, EFFORT_A_TICK])
+    }
+}
+
+/// What it costs to apply a change to a document that says so much (bytes in memory), in about a microsecond
+/// each.
+pub(crate) fn applied(bytes: u32) -> u32 {
+    (bytes / APPLIED_BYTES).saturating_add(APPLIED)
 }
 
 /// What it costs to handle a frame, in about a microsecond each; `known` documents are compared.
@@ -36,11 +52,31 @@ pub(crate) fn cost(frame: &Frame, known: usize) -> u32 {
 }
 
 impl Efforts {
+    /// So much without a pause, and a tick.
+    pub(crate) fn new([burst, a_tick]: [u32; 2]) -> Self {
+        Self {
+            of: BTreeMap::new(),
+            tick: 0,
+            burst,
+            a_tick,
+        }
+    }
+
+    /// Whether `peer` has anything left.
+    pub(crate) fn has_some(&self, peer: &PeerId) -> bool {
+        self.left(peer) > 0
+    }
+
+    /// `peer` has spent nothing.
+    pub(crate) fn forgive(&mut self, peer: &PeerId) {
+        self.of.remove(peer);
+    }
+
     /// Time has passed.
     pub(crate) fn begin_tick(&mut self, tick: u64) {
         self.tick = tick;
         // Whoever would be full by now is as good as unknown.
-        let full = u64::from(EFFORT_BURST / EFFORT_A_TICK) + 1;
+        let full = u64::from(self.burst / self.a_tick) + 1;
         self.of
             .retain(|_, (_, as_of)| tick.saturating_sub(*as_of) < full);
     }
@@ -60,11 +96,11 @@ impl Efforts {
 
     fn left(&self, peer: &PeerId) -> u32 {
         let Some((left, as_of)) = self.of.get(peer) else {
-            return EFFORT_BURST;
+            return self.burst;
         };
         let ticks = u32::try_from(self.tick.saturating_sub(*as_of)).unwrap_or(u32::MAX);
-        let more = ticks.saturating_mul(EFFORT_A_TICK);
-        left.saturating_add(more).min(EFFORT_BURST)
+        let more = ticks.saturating_mul(self.a_tick);
+        left.saturating_add(more).min(self.burst)
     }
 }
 
@@ -82,6 +118,22 @@ mod tests {
         assert!(efforts.spend(busy, EFFORT_A_TICK) && !efforts.spend(busy, 1));
         efforts.begin_tick(1000);
         assert!(efforts.of.is_empty());
+    }
+
+    #[test]
+    fn a_whole_mesh_fits_a_purse_and_fifty_keys_without_end_do_not() {
+        let mut works = Efforts::new(crate::limits::WORK);
+        let (honest, hostile) = (PeerId::random(), PeerId::random());
+        assert!((0..10_000).all(|_| works.spend(honest, applied(4 * 512))));
+        let mut ticks = 0;
+        while works.has_some(&hostile) {
+            // Fifty offers of 64 experts, each changed as often as a frame holds.
+            (0..50 * 60).for_each(|_| {
+                works.spend(hostile, applied(64 * 512));
+            });
+            ticks += 1;
+        }
+        assert!(ticks < 3, "{ticks}");
     }
 
     #[test]

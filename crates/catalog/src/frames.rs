@@ -10,7 +10,7 @@ use polymath_types::{ExpertId, Format, PeerId};
 use prost::{Message as _, bytes::Bytes};
 
 use crate::{
-    buckets::{Buckets, Known, Position},
+    buckets::{Buckets, Known, MARK, Position},
     envelope,
     kind::{Category, Kind},
     limits::{FRAME_BYTES, HEADS_PAGE, WANT_ENTRIES},
@@ -22,24 +22,28 @@ const OVERHEAD: usize = 64;
 /// Tag and length before each entry.
 const PER_ENTRY: usize = 8;
 
+/// What follows the mark of a document whose author contradicts itself.
+const PARTED: [u8; 1] = [1];
+
 /// What is known of a document.
 pub(crate) fn head(author: &PeerId, known: &Known) -> OfferHead {
-    let mark = known.mark.map(|mark| Bytes::copy_from_slice(&mark));
+    let parted: &[u8] = if known.parted { &PARTED } else { &[] };
     OfferHead {
-        mark: mark.unwrap_or_default(),
+        mark: [&known.mark[..], parted].concat().into(),
         ..question(author, known.position)
     }
 }
 
 /// What a head says; `None` if it is none.
 pub(crate) fn known(head: &OfferHead) -> Option<Known> {
-    let mark = match head.mark.as_ref() {
-        [] => None,
-        mark => Some(mark.try_into().ok()?),
-    };
+    let (mark, parted) = head.mark.split_at_checked(MARK)?;
+    if !parted.is_empty() && parted != PARTED {
+        return None;
+    }
     Some(Known {
         position: (head.epoch, head.sequence),
-        mark,
+        mark: mark.try_into().ok()?,
+        parted: !parted.is_empty(),
     })
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod offer;
 use std::{fmt, sync::Arc};
 
 use automerge::{AutomergeError, transaction::Transaction};
+use polymath_proto::v1::SignedChange;
 use polymath_types::{Format, PeerId};
 
 use crate::{
@@ -85,6 +86,9 @@ pub(crate) trait Kind: fmt::Debug + Sized + 'static {
     fn said(view: Self::View, position: Position) -> Self::Said;
     fn view(said: &Self::Said) -> Self::View;
 
+    /// What a document costs in memory beside its changes, bytes, about.
+    fn weight(said: &Self::Said) -> usize;
+
     /// Makes a document that says `from` (`None`: an empty one) say `to`.
     fn write(
         tx: &mut Transaction<'_>,
@@ -100,6 +104,12 @@ pub(crate) trait Kind: fmt::Debug + Sized + 'static {
     /// What the document of a record says.
     fn kept(author: &PeerId, epoch: u64, head: Head, record: &DocumentRecord)
     -> Option<Self::View>;
+
+    /// What still counts of a document whose author contradicts itself, of all that it said before: `changes`,
+    /// which lead to `head`. Nothing unless a kind says otherwise.
+    fn undisputed(_: &PeerId, _: u64, _: &[SignedChange], _: Head) -> Option<Self::View> {
+        None
+    }
 
     fn shelf(catalog: &Catalog) -> &Shelf<Self>;
     fn shelf_mut(catalog: &mut Catalog) -> &mut Shelf<Self>;

@@ -31,6 +31,21 @@ pub(crate) const OWED_SHARES: usize = 8;
 /// and a tick in the long run.
 pub(crate) const EFFORT_BURST: u32 = 65_536;
 pub(crate) const EFFORT_A_TICK: u32 = 8192;
+/// What a peer's news may cost, in about a microsecond each: without a pause, and a tick.
+pub(crate) const WORK: [u32; 2] = [8_000_000, 600_000];
+/// What a change costs that is applied, and one more for so many bytes of what its document says: a copy of it is
+/// changed and read. Measured: 2 ms for an offer of 64 experts.
+pub(crate) const APPLIED: u32 = 100;
+pub(crate) const APPLIED_BYTES: u32 = 20;
+/// Bytes of one peer's news that are passed on, to each of a few: without a pause, and a tick. What is above them
+/// the digests bring.
+pub(crate) const NEWS_BYTES: [u32; 2] = [4 << 20, 256 * 1024];
+/// Changes of one author that are applied a tick in the long run; a whole epoch without a pause.
+pub(crate) const APPLIED_A_TICK: u32 = 8;
+/// What an expert that an offer lists costs in memory, in the document, in the index and as a card that is missed,
+/// bytes; and a cell of observations, with what is weighed of it. The bounds on bytes count them.
+pub(crate) const EXPERT_BYTES: usize = 512;
+pub(crate) const CELL_BYTES: usize = 32;
 /// Proven faults after which a peer's stream is closed, and no other one of it is listened to.
 pub(crate) const STRIKES: u32 = 32;
 /// Different changes signed by an author that no offer can contain, after which its offer is dropped.
@@ -45,6 +60,9 @@ pub(crate) const ASK_TICKS: u64 = 2;
 pub(crate) const DOUBT_TICKS: u64 = 20;
 /// The same for one that does so again and again: each time twice as long, up to this.
 pub(crate) const LONGEST_DOUBT_TICKS: u64 = 64 * DOUBT_TICKS;
+/// Times a peer's stream may end with open questions within [`DOUBT_TICKS`]: a path that becomes a better one,
+/// and once more.
+pub(crate) const PASSED_OVER: u32 = 3;
 /// Such peers remembered, connected or not.
 pub(crate) const DOUBTED_PEERS: usize = 1024;
 /// Times the record of an author may be written without a pause: a node's start changes its offer
@@ -52,6 +70,9 @@ pub(crate) const DOUBTED_PEERS: usize = 1024;
 pub(crate) const CHANGE_BURST: u32 = 32;
 /// Times the record of an author may be written a tick in the long run.
 pub(crate) const CHANGES_A_TICK: u32 = 4;
+/// How far above the known epoch of a document another may be. Each owner begins one epoch after the other, so
+/// who once had its key cannot use up the numbers: that takes as many leaps again.
+pub(crate) const EPOCH_LEAP: u64 = 1 << 32;
 /// What one peer may bring of a full table: the whole divided by this.
 pub(crate) const SHARES: u128 = 16;
 /// Authors, or cards, that give way in one tick at most, out of each pot and to what one peer brings.

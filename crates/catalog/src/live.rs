@@ -8,8 +8,10 @@
 //! cannot reach it again signs a *suspicion*; two witnesses suspend the peer in routing on every node, and
 //! any later status of its own refutes them. A suspicion names the status it is about, and counts only
 //! where that status is the latest: nobody can name one that its subject could not pass. A witness that is
-//! wrong again and again is not heard for a while ([`voices`]). Nothing shows that two peer ids are two
-//! people: whoever has two can suspend anybody, until the subject has answered, which it does at once.
+//! wrong again and again is not heard for a while ([`voices`]), nor is one nobody has heard of. Nothing shows
+//! that two peer ids are two people: whoever has two can suspend anybody, until the subject has answered, which
+//! it does at once. Each time it does so twice as many are needed, and after the third time no number of others
+//! suspends it for ten minutes.
 //! Counting networks instead of ids would not help in an open mesh, and would take the witness of those who
 //! share one away. As in Lifeguard (Dadgar et al. 2018), whoever loses most of its peers suspects itself.
 //!
@@ -27,7 +29,7 @@ mod table;
 mod voices;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -62,6 +64,13 @@ const IN_FLIGHT: Duration = Duration::from_secs(3);
 const TOGETHER: Duration = Duration::from_secs(10);
 /// Shortest pause between two answers to suspicions, or to another run.
 const ANSWERS: Duration = Duration::from_secs(1);
+/// So many answers to suspicions come as soon; by then no number of witnesses suspends this node, and there is
+/// more time for the next ones, until so long nobody accused it.
+const PROMPT: u32 = 4;
+const LATER: Duration = Duration::from_secs(10);
+const ACCUSED: Duration = Duration::from_secs(600);
+/// Those who accused this node of one status that are remembered.
+const ACCUSERS: usize = 64;
 /// How often a peer behind a relay is told that this node is there.
 const RELAYED: Duration = Duration::from_secs(60);
 /// Statuses in the first frames to a peer.
@@ -71,6 +80,8 @@ const CHECKS: [u32; 2] = [4096, 1000];
 const CHECKS_OF_ONE: [u32; 2] = [2048, 64];
 /// Authors that one peer may bring who were not known.
 const NEW_OF_ONE: [u32; 2] = [1024, 16];
+/// Suspicions that one peer may bring.
+const ACCUSATIONS: [u32; 2] = [256, 2];
 
 /// Whose fast state, of which mesh.
 #[derive(Debug, Clone)]
@@ -161,7 +172,7 @@ pub enum LiveRefusal {
     Stale,
     /// A suspicion about a status that was not seen.
     Unproven,
-    /// Its witness was wrong too often.
+    /// Its witness was wrong too often, or has not been known for long.
     Unheard,
     /// As much is held as may be.
     Full,
@@ -215,6 +226,8 @@ pub struct LiveCounters {
     pub sent: u64,
     /// Of these to peers behind relays.
     pub sent_relayed: u64,
+    /// Statuses not passed on, as too much had been.
+    pub unsaid: u64,
     refused: BTreeMap<LiveRefusal, u64>,
 }
 
@@ -238,6 +251,7 @@ struct Link {
     relayed: bool,
     checks: Allowance,
     newcomers: Allowance,
+    accusations: Allowance,
     /// When it was last told of this node, if it is behind a relay.
     told: Duration,
     /// When it was last told what is held of itself.
@@ -256,8 +270,28 @@ struct Own {
     rival: u64,
     /// Others must be told more than usual soon.
     due: bool,
+    /// Its present status was said to be its last.
+    accused: bool,
+    /// By these.
+    accusers: BTreeSet<PeerId>,
+    /// It was passed on again, since somebody accused an older one.
+    pressed: bool,
+    /// Answers to suspicions, and when the last one was.
+    answers: (u32, Duration),
     /// Another run goes on in its stead.
     ended: bool,
+}
+
+impl Own {
+    /// Answers to suspicions lately.
+    fn answers_at(&self, now: Duration) -> u32 {
+        let (answers, last) = self.answers;
+        if now.saturating_sub(last) < ACCUSED {
+            answers
+        } else {
+            0
+        }
+    }
 }
 
 /// Fast state of the mesh.
@@ -284,7 +318,7 @@ impl Live {
     pub fn new(config: LiveConfig) -> Self {
         Self {
             me: config.key.peer_id(),
-            table: Table::new(config.authors),
+            table: Table::new(config.authors, config.key.peer_id()),
             voices: Voices::default(),
             conducts: Conducts::default(),
             peers: BTreeMap::new(),
@@ -301,6 +335,10 @@ impl Live {
                 valid: Duration::ZERO,
                 rival: 0,
                 due: false,
+                accused: false,
+                accusers: BTreeSet::new(),
+                pressed: false,
+                answers: (0, Duration::ZERO),
                 ended: false,
             },
             spread: Spread::new(config.seed),
@@ -344,7 +382,7 @@ impl Live {
         }
         self.reach(now, peer, &mut actions);
         if self.own.message.is_none() && !self.own.ended {
-            self.publish(now, false, &mut actions);
+            self.publish(now, (false, true), &mut actions);
         }
         let mut messages = Vec::new();
         messages.extend(self.own.message.clone());
@@ -359,6 +397,7 @@ impl Live {
                 relayed,
                 checks: Allowance::new(CHECKS_OF_ONE[0], CHECKS_OF_ONE[1]),
                 newcomers: Allowance::new(NEW_OF_ONE[0], NEW_OF_ONE[1]),
+                accusations: Allowance::new(ACCUSATIONS[0], ACCUSATIONS[1]),
                 told: now,
                 echoed: None,
             },
@@ -460,17 +499,20 @@ impl Live {
         }
         let nodes = self.alive.0;
         let changed = pace::changed_much(&self.own.load, &load);
-        let pause = match (self.own.due, changed) {
-            (true, _) => ANSWERS,
-            (_, true) => pace::hurried(nodes),
+        let prompt = self.own.answers_at(now) < PROMPT;
+        let pause = match (self.own.due, self.own.accused, changed) {
+            (true, ..) => ANSWERS,
+            (_, true, _) if prompt => ANSWERS,
+            (.., true) => pace::hurried(nodes),
+            (_, true, _) => pace::interval(nodes).min(LATER),
             // A first status, written before the mesh was known, is good for a moment only.
             _ => pace::interval(nodes).min(self.own.valid * 3 / 4),
         };
         let speaks = !self.own.order.leaving && !self.own.ended;
         if speaks && self.own.at.is_none_or(|at| now.saturating_sub(at) >= pause) {
             self.own.load = load;
-            let urgent = self.own.due;
-            self.publish(now, urgent, &mut actions);
+            let urgent = self.own.due || self.own.accused;
+            self.publish(now, (urgent, changed), &mut actions);
         }
         self.tell_relayed(now, &mut actions);
         self.flush(now, &mut actions);
@@ -485,7 +527,7 @@ impl Live {
             return actions;
         }
         self.own.order.leaving = true;
-        self.publish(now, true, &mut actions);
+        self.publish(now, (true, true), &mut actions);
         let message = self.own.message.clone();
         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
         for peer in peers {
@@ -563,7 +605,7 @@ impl Live {
         }
         wanted?;
         let unknown = self.table.get(&author).is_none();
-        self.check(now, from, unknown && author != from)?;
+        self.check(now, from, (unknown && author != from, false))?;
         signed::verify(&message, &author, &self.config.mesh)?;
         let peers = &self.peers;
         let taken = self
@@ -578,7 +620,7 @@ impl Live {
             }
         }
         self.spread
-            .note(Key::Status(author), taken.urgent, Some(from));
+            .note_news(Key::Status(author), taken.urgent, taken.news, Some(from));
         self.tell_view(now, author, actions);
         if let Some(at) = self.lost.get(&author)
             && now.saturating_sub(*at) < IN_FLIGHT
@@ -624,15 +666,12 @@ impl Live {
     ) -> Result<(), LiveRefusal> {
         let subject = suspicion.subject;
         if subject == self.me {
-            self.check(now, from, false)?;
-            signed::verify(&message, &witness, &self.config.mesh)?;
-            self.own.due = true;
-            return Ok(());
+            return self.hear_accusation(now, (witness, from), &message, &suspicion.known, actions);
         }
         let pair = (&witness, &subject);
         self.table
             .may_doubt(now, pair, &suspicion.known, &self.voices)?;
-        self.check(now, from, false)?;
+        self.check(now, from, (false, true))?;
         signed::verify(&message, &witness, &self.config.mesh)?;
         self.table
             .doubt(now, (witness, subject), message, &self.voices);
@@ -640,6 +679,45 @@ impl Live {
         self.spread
             .note(Key::Doubt { subject, witness }, true, Some(from));
         self.tell_view(now, subject, actions);
+        Ok(())
+    }
+
+    /// A suspicion of this node itself. It is answered if it names the present status: whoever has that knows of
+    /// none that refutes. If it names an older one the present is passed on once more, in a hurry; to repeat it
+    /// brings nothing.
+    fn hear_accusation(
+        &mut self,
+        now: Duration,
+        (witness, from): (PeerId, PeerId),
+        message: &LiveMessage,
+        named: &Order,
+        actions: &mut Vec<LiveAction>,
+    ) -> Result<(), LiveRefusal> {
+        if !self.voices.is_heard(now, &witness) {
+            return Err(LiveRefusal::Unheard);
+        }
+        if named.is_after(&self.own.order) {
+            return Err(LiveRefusal::Unproven);
+        }
+        let present = *named == self.own.order;
+        if !present && self.own.pressed {
+            return Err(LiveRefusal::Stale);
+        }
+        if present && self.own.accusers.contains(&witness) {
+            return Err(LiveRefusal::Repeat);
+        }
+        self.check(now, from, (false, true))?;
+        signed::verify(message, &witness, &self.config.mesh)?;
+        if present {
+            self.own.accused = true;
+            if self.own.accusers.len() < ACCUSERS {
+                self.own.accusers.insert(witness);
+                self.refuted(now, witness, actions);
+            }
+        } else {
+            self.own.pressed = true;
+            self.spread.note(Key::Status(self.me), true, None);
+        }
         Ok(())
     }
 
@@ -660,7 +738,7 @@ impl Live {
         if !names_me && self.own.order.is_after(&order) {
             return Err(LiveRefusal::Stale);
         }
-        self.check(now, from, false)?;
+        self.check(now, from, (false, false))?;
         signed::verify(message, &self.me, &self.config.mesh)?;
         if names_me && (status.started, status.run) < (self.config.started, self.config.run) {
             self.own.ended = true;
@@ -678,10 +756,16 @@ impl Live {
     }
 
     /// Whether `from` may have one more signature checked.
-    fn check(&mut self, now: Duration, from: PeerId, newcomer: bool) -> Result<(), LiveRefusal> {
+    fn check(
+        &mut self,
+        now: Duration,
+        from: PeerId,
+        (newcomer, accuses): (bool, bool),
+    ) -> Result<(), LiveRefusal> {
         let link = self.peers.get_mut(&from).ok_or(LiveRefusal::Rate)?;
         let allowed = link.checks.take(now, 1)
             && (!newcomer || link.newcomers.take(now, 1))
+            && (!accuses || link.accusations.take(now, 1))
             && self.checks.take(now, 1);
         if allowed {
             Ok(())

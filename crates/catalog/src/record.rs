@@ -249,9 +249,10 @@ fn read<K: Kind>(author: &PeerId, record: DocumentRecord) -> Option<Author<K>> {
         return None;
     }
     let log = Log::new(record.changes);
+    let author_id = author;
     let mut author = Author::new(epoch, log, head, view).last_seen(record.seen);
     if let Some(other) = record.other {
-        author.contradict(other);
+        author.contradict(author_id, other);
     }
     Some(author)
 }

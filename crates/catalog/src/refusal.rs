@@ -34,6 +34,9 @@ pub enum Refusal {
     Document,
     /// The document it leads to is none of its kind.
     Schema,
+    /// Of an epoch so far above the known one that no author came there by beginning anew: it would leave no
+    /// room for the next.
+    Epoch,
     /// Its author changes its document faster than it may; a later digest brings what is left out.
     Rate,
     /// The document it leads to holds more than it may.
@@ -76,6 +79,7 @@ impl Refusal {
             Self::Replay => "replay",
             Self::Document => "document",
             Self::Schema => "schema",
+            Self::Epoch => "epoch",
             Self::Rate => "rate",
             Self::TooMuch => "too-much",
             Self::Full => "full",
@@ -124,6 +128,8 @@ impl Refusal {
                 | Self::Parted
                 | Self::Continuity
                 | Self::Replay
+                // Of one whom this node knows less far.
+                | Self::Epoch
                 | Self::Rate
                 | Self::Full
                 // The appointment may be on its way, or the removal.
@@ -156,6 +162,8 @@ pub struct Counters {
     /// Times a peer held a version of our own document that we do not know: lost or restored
     /// storage, or a second node with our key.
     pub own_forks: u64,
+    /// Changes that were taken and not passed on at once, as their bringer had brought too much.
+    pub unspread: u64,
     /// Authors that gave way to others because the table was full.
     pub evicted: u64,
     refused: BTreeMap<Refusal, u64>,

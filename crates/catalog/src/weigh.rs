@@ -19,7 +19,7 @@
 //!   the rest together, is held against own evidence by cell and by expert, or where there is none against
 //!   those of a higher rank, and counts as few outcomes as its distance leaves it (a variance between
 //!   sources is added to that of its mean). A crowd can so take away what honest observers of its rank add to
-//!   own evidence, and move it by about one standard deviation, not more.
+//!   own evidence, and move it by less than two standard deviations, not more.
 //!
 //! Proof does not depend on votes, nor votes on weights, so what comes out depends on the documents alone and
 //! not on the order they came in, once every observer was weighed again ([`Observers::tick`]). Sums are

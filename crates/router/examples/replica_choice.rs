@@ -225,7 +225,6 @@ fn index(peers: &[PeerId]) -> (Index, ExpertId) {
         languages: Vec::new(),
         capabilities: Vec::new(),
         labels: LabelSet::None,
-        capabilities: Vec::new(),
     });
     let id = card.id();
     let offer = PeerOffer {

@@ -188,7 +188,7 @@ impl Catalog {
             let position = (head.epoch, head.sequence);
             // Of one that contradicts itself both versions are owed, however long the asker's is.
             let has_more = |known: &Known| {
-                known.position > position || known.mark.is_none() && known.position.0 == head.epoch
+                known.position > position || known.parted && known.position.0 == head.epoch
             };
             if let Some((author, known)) = known
                 && has_more(&known)

@@ -92,7 +92,8 @@ impl Catalog {
         for (author, position) in ahead {
             let claimed = Known {
                 position: *position,
-                mark: Some([0; MARK]),
+                mark: [0; MARK],
+                parted: false,
             };
             questions.extend(self.question_on::<K>(peer, *author, claimed, &mut room));
         }

@@ -22,11 +22,16 @@ impl Catalog {
         merge(&self.founders, |peer| self.paper(peer))
     }
 
-    /// What may count of an author's document. Of one that contradicts itself nothing does before its next
-    /// epoch: which version came first differs from node to node, and the proof goes to all.
+    /// Whether not all that an admin said counts, as it contradicts itself.
+    pub(crate) fn contradicts_itself(&self, author: &PeerId) -> bool {
+        self.charters.documents.contradicts_itself(author)
+    }
+
+    /// What counts of an author's document. Of one that contradicts itself that is what it had said before:
+    /// of the two versions which came first differs from node to node, what came before them does not, and a
+    /// revocation is not to lapse since its author's disk was put back.
     pub(crate) fn paper(&self, author: &PeerId) -> Option<&Paper> {
-        let said = self.charters.said(author)?;
-        (!self.charters.documents.contradicts_itself(author)).then_some(said)
+        self.charters.said(author)
     }
 
     /// What does, if its author counts.

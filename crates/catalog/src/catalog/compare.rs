@@ -20,7 +20,7 @@ use crate::{
     buckets::{BRANCHES, Known, LEAVES_A_BRANCH},
     envelope, frames,
     kind::{Category, Kind},
-    limits::{CLAIMANTS, FEW_HEADS, HEADS_PAGE},
+    limits::{CLAIMANTS, EPOCH_LEAP, FEW_HEADS, HEADS_PAGE},
 };
 
 impl Catalog {
@@ -144,7 +144,9 @@ impl Catalog {
         room: &mut usize,
     ) -> bool {
         let known = K::shelf(self).documents.known(&author);
-        let adds = claimed.adds_to(known.as_ref());
+        let epoch = known.map_or(0, |known| known.position.0);
+        let adds = claimed.adds_to(known.as_ref())
+            && claimed.position.0.saturating_sub(epoch) <= EPOCH_LEAP;
         if !adds || self.conducts.is_banned(&author) || !K::admits(self, &author) {
             return false;
         }

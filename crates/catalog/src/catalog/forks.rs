@@ -8,13 +8,17 @@ use polymath_types::PeerId;
 
 use super::{Batch, Catalog, Shelf};
 use crate::{
-    Refusal, frames,
+    Refusal,
+    documents::Author,
+    frames,
     kind::{Category, Kind},
 };
 
 impl Catalog {
-    /// `peer` brought the proof that an author contradicts itself: nothing of it is used until its next
-    /// epoch, and others are to have the proof too. It costs whoever brings it no more than a repeat.
+    /// `peer` brought the proof that an author contradicts itself, a change beside one that is kept: nothing of
+    /// it is used until its next epoch, and others are to have the proof too. The author itself brings one
+    /// version, knows nothing of the other and cannot begin that epoch: it is told at once. It costs whoever
+    /// brings it no more than a repeat.
     pub(super) fn contradicted<K: Kind>(
         &mut self,
         peer: PeerId,
@@ -23,6 +27,14 @@ impl Catalog {
         batch: &mut Batch,
     ) {
         self.counters.refuse(Refusal::Equivocation);
+        if peer == author {
+            let documents = &K::shelf(self).documents;
+            let (epoch, _) = documents.position(&author);
+            let parts = documents.get(&author).and_then(Author::other);
+            let below = parts.map_or(0, |other| other.sequence.saturating_sub(1));
+            let proof = documents.after(&author, (epoch, below), &peer);
+            batch.send(peer, frames::changes(K::CATEGORY, proof));
+        }
         self.efforts.spend(peer, 1);
         let shelf = K::shelf_mut(self);
         shelf.asked.close(&author);

@@ -185,7 +185,8 @@ impl Catalog {
     ) -> Result<(), Refusal> {
         let shelf = K::shelf(self);
         let last = shelf.documents.position(&self.me).0.max(shelf.forks.epoch);
-        let next = last.checked_add(1).ok_or(Refusal::Continuity)?;
+        // Nobody takes an epoch far above the last, so none is the last.
+        let next = last.checked_add(1).ok_or(Refusal::Epoch)?;
         self.write_own::<K>(next, view, batch)
     }
 

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     FRAME_BYTES, Refusal,
     cards::Taken,
-    documents::Outcome,
+    documents::{Author, Outcome},
     effort, envelope, frames,
     kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
     limits::{ANNOUNCED, FEW_HEADS, MISSING_A_TICK, PUSHES, TOLD, WANT_ENTRIES},
@@ -100,6 +100,8 @@ impl Catalog {
     fn import_frames(&mut self, stranger: PeerId, frames: Vec<SyncFrame>) -> Vec<Action> {
         let mut actions = Vec::new();
         for frame in frames {
+            // Whoever imports a file waits for it.
+            self.works.forgive(&stranger);
             match self.receive(stranger, frame) {
                 Ok(more) => actions.extend(more),
                 Err(e) => {
@@ -208,6 +210,12 @@ impl Catalog {
                 waiting.push_back(arrived);
                 continue;
             }
+            if !self.works.has_some(&peer) {
+                let ticks = self.ticks;
+                K::shelf_mut(self).asked.rest(author, peer, ticks);
+                self.refuse(peer, Refusal::Rate);
+                continue;
+            }
             let follows = arrived.columns.is_some() && arrived.change.sequence > 1;
             let Some(change) = self.whole::<K>(peer, author, arrived, &mut ahead) else {
                 continue;
@@ -225,6 +233,9 @@ impl Catalog {
                 Ok(Outcome::Applied { before, evicted }) => {
                     self.counters.changes += 1;
                     self.counters.evicted += evicted.len() as u64;
+                    let shelf = K::shelf_mut(self);
+                    let weight = shelf.documents.get(&author).map(Author::weight);
+                    self.works.spend(peer, effort::applied(weight.unwrap_or(0)));
                     let shelf = K::shelf_mut(self);
                     shelf.asked.close(&author);
                     if solicited {
@@ -309,7 +320,13 @@ impl Catalog {
         if forks.due && !forks.rolled && !forks.waits {
             self.resolve_fork::<K>(batch);
         }
-        if let Some(first) = news.first() {
+        let bytes: usize = news.iter().map(|change| change.encoded_len()).sum();
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let pushes = self.spread.spend(peer, bytes);
+        if !pushes && !news.is_empty() {
+            self.counters.unspread += news.len() as u64;
+        }
+        if let Some(first) = news.first().filter(|_| pushes) {
             let receivers = self.some_peers(PUSHES, &BTreeSet::from([peer]), &first.signature);
             let knowing: BTreeSet<PeerId> = receivers.iter().copied().chain([peer]).collect();
             let pushed = &mut K::shelf_mut(self).pushed;

@@ -137,7 +137,7 @@ impl<K: Kind> Documents<K> {
         let pot = if itself { Pot::Itself } else { pot };
         let left = self.evictions.left(introducer, pot);
         for candidate in candidates.into_iter().take(left) {
-            freed += self.document_bytes(&candidate);
+            freed += self.held_bytes(&candidate);
             going.push(candidate);
             if going.len() >= lack.authors && freed >= lack.bytes {
                 return Ok((going, pot));

@@ -19,6 +19,7 @@ use automerge::{
     AutomergeError, ObjId, ObjType, ROOT, ReadDoc, Value,
     transaction::{Transactable, Transaction},
 };
+use polymath_proto::v1::SignedChange;
 use polymath_types::{ADMIN, Format, PeerId};
 
 use super::{Bounds, Category, Kind, offer::is_unseen};
@@ -199,6 +200,11 @@ impl Kind for CharterKind {
         Paper { epoch, entries }
     }
 
+    /// Admins are few.
+    fn weight(_: &Paper) -> usize {
+        0
+    }
+
     fn view(said: &Paper) -> Entries {
         said.entries.clone()
     }
@@ -287,6 +293,19 @@ impl Kind for CharterKind {
 
     fn kept(author: &PeerId, epoch: u64, head: Head, record: &DocumentRecord) -> Option<Entries> {
         let document = Document::replay::<Self>(author, epoch, &record.changes, head).ok()?;
+        document.view::<Self>(&CatalogLimits::default()).ok()
+    }
+
+    fn undisputed(
+        author: &PeerId,
+        epoch: u64,
+        changes: &[SignedChange],
+        head: Head,
+    ) -> Option<Entries> {
+        if changes.is_empty() {
+            return None;
+        }
+        let document = Document::replay::<Self>(author, epoch, changes, head).ok()?;
         document.view::<Self>(&CatalogLimits::default()).ok()
     }
 

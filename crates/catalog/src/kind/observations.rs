@@ -19,7 +19,7 @@ use crate::{
     buckets::Position,
     catalog::Shelf,
     document::{Head, MAP_KEYS, Reader, bounded, whole},
-    limits::{OBSERVED, OBSERVED_LEAST},
+    limits::{CELL_BYTES, OBSERVED, OBSERVED_LEAST},
     record::{DocumentRecord, SeenRecord},
 };
 
@@ -71,6 +71,10 @@ impl Kind for ObservationKind {
         } else {
             view.iter().filter(told).collect()
         }
+    }
+
+    fn weight(said: &Observations) -> usize {
+        said.len() * CELL_BYTES
     }
 
     fn view(said: &Observations) -> Observations {

@@ -21,7 +21,7 @@ use crate::{
     buckets::Position,
     catalog::Shelf,
     document::{Document, Head, MAP_KEYS, Reader, bounded, text, whole},
-    limits::{CHANGE_BURST, CHANGES_A_TICK},
+    limits::{CHANGE_BURST, CHANGES_A_TICK, EXPERT_BYTES},
     record::{DocumentRecord, TermsRecord},
 };
 
@@ -137,6 +137,10 @@ impl Kind for OfferKind {
             terms: view.terms,
             labels: view.labels,
         }
+    }
+
+    fn weight(said: &Self::Said) -> usize {
+        said.experts.len() * EXPERT_BYTES
     }
 
     fn view(said: &PeerOffer) -> View {

@@ -10,10 +10,16 @@ use polymath_types::{LoadReport, PeerId};
 
 use super::{LiveRefusal, Standing, View, order::Order, pace, voices::Voices};
 
-/// Witnesses of one loss that are kept and passed on; two are enough.
+/// Witnesses of one loss that are kept and passed on; two are enough, unless the subject has refuted.
 const WITNESSES: usize = 4;
-/// Independent ones that suspend a peer.
-const ENOUGH: usize = 2;
+/// Independent ones that suspend a peer, by how often it was suspended and lived within [`SUSPECTED`]. Who was
+/// wrongly suspended more often than that is not again on what others say, until it had so long a rest: keys
+/// cost nothing, so voices alone do not stop whoever has hundreds.
+const ENOUGH: [usize; 3] = [2, 4, 8];
+/// A witness is heard that has been known for so long, or for half as long as the subject.
+const KNOWN: Duration = Duration::from_secs(10);
+/// Authors that one peer may bring, and be counted, however few others bring.
+const COUNTED: usize = 256;
 /// A suspicion counts for so long, unless it is refuted before.
 const SUSPECTED: Duration = Duration::from_secs(600);
 /// Bounds of how long a status may say that it is good.
@@ -29,6 +35,10 @@ pub(super) struct Entry {
     load: LoadReport,
     /// When its status was first received.
     heard: Duration,
+    /// When it was first heard of.
+    since: Duration,
+    /// How often it was suspended and lived, and when that was last.
+    survived: (u32, Duration),
     fresh_until: Duration,
     /// Who brought the first status of it.
     by: PeerId,
@@ -48,8 +58,40 @@ struct Doubt {
 pub(super) struct Taken {
     /// Others would want to know at once: the author came, leaves, or refutes.
     pub(super) urgent: bool,
+    /// They would choose otherwise if they knew.
+    pub(super) news: bool,
     /// Those who were wrong about its author.
     pub(super) refuted: Vec<PeerId>,
+}
+
+impl Entry {
+    /// How often it was suspended and lived, lately.
+    fn survived_at(&self, now: Duration) -> u32 {
+        let (times, last) = self.survived;
+        if now.saturating_sub(last) < SUSPECTED {
+            times
+        } else {
+            0
+        }
+    }
+
+    /// Witnesses that suspend it; none however many they are, if nothing.
+    fn needed(&self) -> Option<usize> {
+        let times = usize::try_from(self.survived.0).unwrap_or(usize::MAX);
+        ENOUGH.get(times).copied()
+    }
+
+    /// Witnesses of its loss that are kept.
+    fn most(&self) -> usize {
+        self.needed().unwrap_or(0).max(WITNESSES)
+    }
+
+    /// Whether so many witnesses are enough. Of those who have lost it themselves two always are.
+    fn enough(&self, witnesses: usize, me: &PeerId) -> bool {
+        let lost = self.doubts.iter().any(|d| d.witness == *me);
+        let needed = if lost { Some(ENOUGH[0]) } else { self.needed() };
+        needed.is_some_and(|needed| witnesses >= needed)
+    }
 }
 
 #[derive(Debug)]
@@ -58,16 +100,18 @@ pub(super) struct Table {
     /// Authors with suspicions that have not run out.
     doubted: BTreeSet<PeerId>,
     limit: usize,
+    me: PeerId,
     /// When room was last looked for in vain.
     full: Option<Duration>,
 }
 
 impl Table {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize, me: PeerId) -> Self {
         Self {
             entries: BTreeMap::new(),
             doubted: BTreeSet::new(),
             limit,
+            me,
             full: None,
         }
     }
@@ -83,9 +127,24 @@ impl Table {
     /// Authors who speak and do not leave: as many as were heard within the time for which a status is
     /// good in a mesh of so many. Whose status is good would be another question: authors that take the mesh
     /// for small call theirs good for a short time, and whoever believed them would take it for small too.
+    /// Of what one peer brought as much counts as [`COUNTED`], or twice what half of those who bring any do: one
+    /// connection cannot make the mesh look large.
     pub(super) fn speaking(&self, now: Duration) -> usize {
-        let speakers = self.entries.values().filter(|e| !e.order.leaving);
-        let mut ages: Vec<Duration> = speakers.map(|e| now.saturating_sub(e.heard)).collect();
+        let mut brought: BTreeMap<&PeerId, Vec<Duration>> = BTreeMap::new();
+        for e in self.entries.values().filter(|e| !e.order.leaving) {
+            let ages = brought.entry(&e.by).or_default();
+            ages.push(now.saturating_sub(e.heard));
+        }
+        let mut parts: Vec<usize> = brought.values().map(Vec::len).collect();
+        parts.sort_unstable();
+        let middle = parts.get(parts.len().saturating_sub(1) / 2).copied();
+        let most = (2 * middle.unwrap_or(0)).max(COUNTED);
+        let mut ages = Vec::new();
+        for mut part in brought.into_values() {
+            part.sort_unstable();
+            part.truncate(most);
+            ages.extend(part);
+        }
         ages.sort_unstable();
         let heard = |(others, age): &(usize, &Duration)| **age <= pace::validity(others + 2);
         ages.iter()
@@ -153,20 +212,25 @@ impl Table {
             resident_experts: status.resident_experts,
         };
         let mut taken = Taken::default();
-        let mut by = by;
+        let (mut by, mut since, mut survived) = (by, now, (0, Duration::ZERO));
         match self.entries.get(&author) {
             Some(held) => {
                 let same_run = held.run == status.run;
                 let standing = held.doubts.iter().filter(|d| d.until > now);
+                survived = held.survived;
                 // Whoever was lost and came back as another process had been lost indeed.
                 if same_run && !order.leaving {
+                    if held.enough(standing.clone().count(), &self.me) {
+                        survived = (held.survived_at(now).saturating_add(1), now);
+                    }
                     taken.refuted = standing.map(|d| d.witness).collect();
                 }
                 taken.urgent = order.leaving || !same_run || !held.doubts.is_empty();
-                by = held.by;
+                taken.news = !same_run || pace::changed_much(&held.load, &load);
+                (by, since) = (held.by, held.since);
             }
             None => {
-                taken.urgent = order.leaving;
+                (taken.urgent, taken.news) = (order.leaving, true);
                 self.make_room(now, &author, kept)?;
             }
         }
@@ -179,6 +243,8 @@ impl Table {
                 run: status.run,
                 load,
                 heard: now,
+                since,
+                survived,
                 fresh_until,
                 by,
                 doubts: Vec::new(),
@@ -239,6 +305,13 @@ impl Table {
             return Err(LiveRefusal::Unheard);
         }
         let held = self.entries.get(subject).ok_or(LiveRefusal::Unproven)?;
+        if *witness != self.me {
+            let known = self.entries.get(witness);
+            let long = KNOWN.min(now.saturating_sub(held.since) / 2);
+            if known.is_none_or(|w| now.saturating_sub(w.since) < long) {
+                return Err(LiveRefusal::Unheard);
+            }
+        }
         if known.is_after(&held.order) {
             // Honest peers send the status before it. Taken at its word a witness could name one that the
             // subject can never pass.
@@ -251,7 +324,9 @@ impl Table {
             return Err(LiveRefusal::Repeat);
         }
         let spent = |d: &Doubt| d.until <= now || !voices.is_heard(now, &d.witness);
-        if held.doubts.len() >= WITNESSES && !held.doubts.iter().any(spent) {
+        // This node's own word has a place beyond those of others.
+        let most = held.most() + usize::from(*witness == self.me);
+        if held.doubts.len() >= most && !held.doubts.iter().any(spent) {
             return Err(LiveRefusal::Full);
         }
         Ok(())
@@ -268,7 +343,10 @@ impl Table {
         let Some(held) = self.entries.get_mut(&subject) else {
             return;
         };
-        if held.doubts.len() >= WITNESSES {
+        // What it survived long ago demands no more witnesses; decided when one comes, so that nothing changes
+        // between two events.
+        held.survived.0 = held.survived_at(now);
+        if held.doubts.len() >= held.most() {
             let spent = |d: &Doubt| d.until <= now || !voices.is_heard(now, &d.witness);
             if let Some(at) = held.doubts.iter().position(spent) {
                 held.doubts.remove(at);
@@ -322,7 +400,7 @@ impl Table {
         let witnesses = entry.doubts.iter().filter(counts).count();
         let standing = if entry.order.leaving {
             Standing::Leaving
-        } else if witnesses >= ENOUGH {
+        } else if entry.enough(witnesses, &self.me) {
             Standing::Suspended
         } else {
             Standing::Alive

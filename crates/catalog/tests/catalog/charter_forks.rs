@@ -13,11 +13,13 @@ use crate::{
 const NODES: usize = 4;
 /// A founder who is only heard of.
 const ABSENT: u8 = 77;
+/// Whom it has shut out.
+const OUT: u8 = 88;
 
-/// Two histories of one epoch that part after their first change, and the first change of the next epoch,
-/// which its author begins when it hears of the other.
+/// Two histories of one epoch that part after their second change, a third that parted from both before it, and
+/// the first change of the next epoch, which its author begins when it hears of the second.
 struct Forked {
-    histories: [Vec<SignedChange>; 2],
+    histories: [Vec<SignedChange>; 3],
     next: Vec<SignedChange>,
 }
 
@@ -35,22 +37,27 @@ fn forked() -> Forked {
     };
     let appoint = |n: u8| CharterEdit::Appoint(key(n).peer_id());
     let first = alias("default", "chef");
-    let (mut one, mut other) = (open(), open());
-    let edits = [first.clone(), appoint(2), alias("a", "one")];
+    let out = revoke(key(OUT).peer_id());
+    let (mut one, mut other, mut third) = (open(), open(), open());
+    let edits = [first.clone(), out.clone(), appoint(2), alias("a", "one")];
     let history = write(&mut one, &edits);
     let edits = [
-        first,
+        first.clone(),
+        out,
         revoke(key(2).peer_id()),
         appoint(3),
         alias("a", "other"),
     ];
     let version = write(&mut other, &edits);
-    assert_eq!(history[0], version[0]);
+    assert_eq!(history[..2], version[..2]);
+    let edits = [first, appoint(4), alias("a", "third"), alias("b", "third")];
+    let early = write(&mut third, &edits);
+    assert!(history[0] == early[0] && history[1] != early[1]);
     let sent = one.receive(key(250).peer_id(), charters(version.clone()));
     let next = changes(&sent);
     assert_eq!((next.len(), next[0].epoch), (1, 2));
     Forked {
-        histories: [history, version],
+        histories: [history, version, early],
         next,
     }
 }
@@ -92,7 +99,7 @@ impl Mesh {
 }
 
 #[test]
-fn nothing_counts_of_an_admin_that_contradicts_itself_until_its_next_epoch() {
+fn of_an_admin_that_contradicts_itself_what_it_said_before_counts_until_its_next_epoch() {
     let Forked { histories, next } = forked();
     let mut mesh = Mesh::of_absent();
     mesh.disconnect(1, 2);
@@ -103,7 +110,14 @@ fn nothing_counts_of_an_admin_that_contradicts_itself_until_its_next_epoch() {
     assert_eq!(mesh.nodes[2].catalog.charter().resolve("a"), "other");
     mesh.settle_all();
     let charter = mesh.charter();
-    assert!(charter.aliases.is_empty() && charter.revoked.is_empty());
+    let (out, two) = (key(OUT).peer_id(), key(2).peer_id());
+    assert!(charter.is_revoked(&out) && !charter.is_revoked(&two));
+    assert_eq!(charter.aliases.len(), 1);
+    assert_eq!(charter.resolve("default"), "chef");
+    // Nor does a restart forget it.
+    mesh.isolate(3);
+    mesh.nodes[3].restart(CatalogLimits::default());
+    assert_eq!(mesh.nodes[3].catalog.charter(), &charter);
     let admins: Vec<PeerId> = charter.admins.iter().map(|a| a.peer).collect();
     assert_eq!(admins, [key(ABSENT).peer_id(), key(1).peer_id()]);
     // The other founder goes on meanwhile.
@@ -117,6 +131,24 @@ fn nothing_counts_of_an_admin_that_contradicts_itself_until_its_next_epoch() {
         charter.is_revoked(&key(2).peer_id()),
         "both versions are joined"
     );
+}
+
+#[test]
+fn all_come_to_know_where_an_admin_contradicted_itself_first_whichever_two_versions_they_met() {
+    let Forked { histories, .. } = forked();
+    for fed in [[(0, 1), (0, 2)], [(0, 2), (1, 2)], [(1, 2), (0, 1)]] {
+        let mut mesh = Mesh::of_absent();
+        mesh.disconnect(1, 2);
+        for (half, (one, other)) in fed.into_iter().enumerate() {
+            mesh.feed(3 * half, &histories[one]);
+            mesh.feed(3 * half, &histories[other]);
+        }
+        mesh.settle();
+        mesh.settle_all();
+        let charter = mesh.charter();
+        assert_eq!(charter.resolve("default"), "chef");
+        assert!(charter.revoked.is_empty(), "they part before that");
+    }
 }
 
 #[test]
@@ -172,7 +204,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let node = || 0..NODES;
     prop_oneof![
-        4 => (node(), 0..2usize, 1..4usize).prop_map(|(n, of, to)| Step::Feed(n, of, to)),
+        4 => (node(), 0..3usize, 1..5usize).prop_map(|(n, of, to)| Step::Feed(n, of, to)),
         1 => node().prop_map(Step::Next),
         3 => (node(), 0..4u8).prop_map(|(n, name)| Step::Edit(n, name)),
         2 => (node(), 1..5u8).prop_map(|(n, peer)| Step::Appoint(n, peer)),

@@ -4,6 +4,9 @@ use polymath_catalog::{CatalogLimits, Refusal};
 
 use crate::driver::{Disk, Mesh, Node, claim, head, key, stranger, wanted};
 
+/// As far above what is known as anybody is asked for.
+const FAR: u64 = 1 << 31;
+
 /// A node, an honest peer that knows itself and one more author, and a stranger, all connected to
 /// the node; nothing was delivered yet.
 fn scene(limits: CatalogLimits) -> (Mesh, polymath_types::PeerId) {
@@ -40,11 +43,12 @@ fn invented_authors_do_not_use_up_all_questions() {
 fn whoever_claims_first_again_and_again_and_delivers_nothing_is_passed_over() {
     let (mut mesh, liar) = scene(CatalogLimits::default());
     let authors = [mesh.nodes[1].id(), mesh.nodes[2].id()];
-    let lie = || claim(authors.iter().map(|a| head(a, u64::MAX, 1)).collect());
+    let lie = || claim(authors.iter().map(|a| head(a, FAR, 1)).collect());
     assert_eq!(wanted(&mesh.nodes[0].receive(liar, lie())).len(), 2);
     mesh.connect(0, 1);
     mesh.settle();
-    for _ in 0..3 {
+    // Paths change: a stream that ends is passed over a few times.
+    for _ in 0..6 {
         for node in 0..2 {
             let actions = mesh.nodes[node].catalog.tick();
             let mut sent = mesh.nodes[node].perform(actions);
@@ -81,7 +85,7 @@ fn an_answer_of_old_changes_does_not_renew_a_claim() {
         )),
     ));
     assert_eq!(known.len(), 1);
-    let lie = claim(vec![head(&author, u64::MAX, 1)]);
+    let lie = claim(vec![head(&author, FAR, 1)]);
     assert_eq!(wanted(&mesh.nodes[0].receive(liar, lie.clone())).len(), 1);
     mesh.nodes[0].receive(liar, crate::driver::offers(known));
     assert!(wanted(&mesh.nodes[0].receive(liar, lie)).is_empty());

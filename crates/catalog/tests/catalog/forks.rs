@@ -128,6 +128,71 @@ fn of_an_epoch_in_which_its_author_contradicts_itself_nothing_more_is_taken_but_
     assert_eq!(mesh.index(0).peers(), mesh.index(1).peers());
 }
 
+#[test]
+fn an_author_whose_disk_was_put_back_learns_of_it_from_the_first_answer() {
+    let mut mesh = Mesh::of(2);
+    let author = mesh.nodes[0].id();
+    // The other one has the greater id, or the author tells it first: both ways the author brings a change.
+    mesh.offer(0, &["chef"]);
+    let backup = mesh.nodes[0].disk.clone();
+    mesh.offer(0, &["coder"]);
+    mesh.connect(0, 1);
+    mesh.settle();
+    mesh.isolate(0);
+    mesh.nodes[0].disk = backup;
+    mesh.nodes[0].restart(CatalogLimits::default());
+    // The author is heard by a stream on which nothing of what others hold was said yet.
+    let to = mesh.nodes[1].id();
+    mesh.nodes[0].connect_to(to);
+    let pushed = changes(&mesh.nodes[0].offer(&["poet"]));
+    mesh.nodes[1].connect_to(author);
+    let answer = mesh.nodes[1].receive(author, offers(pushed));
+    let told = changes(&answer);
+    assert!(
+        !told.is_empty(),
+        "it is told at once, not with the next comparison"
+    );
+    for change in told {
+        mesh.nodes[0].receive(to, offers(vec![change]));
+    }
+    assert_eq!(mesh.index(0).peers()[&author].epoch, 2);
+}
+
+#[test]
+fn nobody_uses_up_the_epochs_of_an_author_whose_key_he_once_had() {
+    let scene = crate::scene::scene();
+    let author = scene.hostile.peer_id();
+    let far = |epoch: u64| {
+        let bytes = crate::scene::crafted(crate::scene::actor(&author, epoch), |tx| {
+            crate::scene::valid_root(tx);
+        });
+        scene.sign(epoch, 1, bytes)
+    };
+    for epoch in [u64::MAX, u64::MAX - 1, 1 << 63] {
+        let mut node = scene.victim();
+        let from = key(97).peer_id();
+        node.connect_to(from);
+        for _ in 0..40 {
+            node.receive(from, offers(vec![far(epoch)]));
+        }
+        assert_eq!(node.catalog.counters().refused(Refusal::Epoch), 40);
+        assert_eq!(
+            wanted(&node.receive(from, claim(vec![head(&author, epoch, 1)]))),
+            []
+        );
+        node.receive(from, offers(vec![scene.first.clone(), far(2)]));
+        assert_eq!(node.catalog.index().peers()[&author].epoch, 2);
+    }
+    // Nor is the author itself driven there.
+    let mut owner = Node::open(scene.hostile.clone(), CatalogLimits::default(), Disk::new()).0;
+    let from = key(97).peer_id();
+    owner.connect_to(from);
+    owner.offer(&["chef"]);
+    owner.receive(from, offers(vec![far(u64::MAX)]));
+    owner.offer(&["poet"]);
+    assert!(owner.catalog.index().peers()[&author].epoch < 4);
+}
+
 /// The first changes of authors that are not there, all of whom serve `name`.
 fn serving(authors: std::ops::Range<u16>, name: &str) -> Vec<SignedChange> {
     let first = |author| {
@@ -152,7 +217,8 @@ fn however_many_authors_contradict_themselves_all_come_to_rest() {
 
 #[test]
 fn an_author_is_dropped_when_there_is_no_room_for_the_proof_and_not_asked_for_in_that_epoch() {
-    let (one, other) = (written(&["chef"], &[]), written(&["thief"], &[]));
+    // Experts count for more than the bytes that name them, but not of whom nothing is used.
+    let (one, other) = (written(&[], &[]), written(&["thief"], &[]));
     let author = key(99).peer_id();
     let name = format!("offer-{author}");
     let both = one[0].change.len() + other[0].change.len();

@@ -214,7 +214,7 @@ fn the_heads_frame_is_what_version_4_sent() {
     };
     let marks: Vec<usize> = heads.heads.iter().map(|h| h.mark.len()).collect();
     assert_eq!(marks.iter().filter(|bytes| **bytes == 16).count(), 3);
-    assert_eq!(marks.iter().filter(|bytes| **bytes == 0).count(), 1);
+    assert_eq!(marks.iter().filter(|bytes| **bytes == 17).count(), 1);
     let mut reader = Node::fresh(1);
     reader.connect_to(node.id());
     assert_eq!(wanted(&reader.receive(node.id(), frame)).len(), 4);

@@ -49,6 +49,8 @@ fn the_frame_is_what_version_1_wrote() {
     let mut live = Live::new(config(&NodeKey::generate(), 1));
     let (peer, now) = (key(9).peer_id(), Duration::from_secs(1));
     let _ = live.peer_connected(now, peer, false);
+    let known = [2, 3].map(|n| crate::scene::status(&key(n), 1, 1));
+    let _ = live.receive(now, peer, frame(known)).unwrap();
     let kept = LiveFrame::decode(kept.as_slice()).unwrap();
     let _ = live.receive(now, peer, kept).unwrap();
     let view = live.view(now, &author.peer_id()).unwrap();

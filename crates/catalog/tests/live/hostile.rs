@@ -152,6 +152,12 @@ fn a_suspicion_counts_only_about_the_status_that_is_held() {
         &mut live,
         NOW,
         peer,
+        [status(&one, 1, 1), status(&two, 1, 1)],
+    );
+    hear(
+        &mut live,
+        NOW,
+        peer,
         [suspicion(&one, id, (1, 5)), suspicion(&two, id, (1, 5))],
     );
     assert_eq!(standing(&live, &subject), None, "nobody heard of it");
@@ -188,7 +194,12 @@ fn one_witness_counts_once_and_nobody_is_witness_against_itself() {
     let (mut live, peer) = node();
     let (subject, one) = (NodeKey::generate(), NodeKey::generate());
     let id = subject.peer_id();
-    hear(&mut live, NOW, peer, [status(&subject, 1, 5)]);
+    hear(
+        &mut live,
+        NOW,
+        peer,
+        [status(&subject, 1, 5), status(&one, 1, 1)],
+    );
     hear(
         &mut live,
         NOW,
@@ -212,8 +223,14 @@ fn a_suspicion_that_ran_out_does_not_come_back() {
     );
     let id = subject.peer_id();
     let both = || [suspicion(&one, id, (1, 5)), suspicion(&two, id, (1, 5))];
-    hear(&mut live, NOW, peer, [status(&subject, 1, 5)]);
+    let statuses = [
+        status(&subject, 1, 5),
+        status(&one, 1, 1),
+        status(&two, 1, 1),
+    ];
+    hear(&mut live, NOW, peer, statuses);
     hear(&mut live, NOW, peer, both());
+    assert_eq!(standing(&live, &subject), Some(Standing::Suspended));
     let later = NOW + Duration::from_secs(601);
     let _ = live.tick(later, LoadReport::default());
     hear(&mut live, later, peer, both());

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod convergence;
+mod crowds;
 mod formats;
 mod hostile;
 mod liveness;

@@ -885,8 +885,9 @@ pub struct OfferHead {
     #[prost(uint64, tag = "3")]
     pub sequence: u64,
     /// In heads, not in questions: the first 16 bytes of the hash of the last of these changes, which tell
-    /// two histories of one length apart. Empty if the author signed two different changes of this epoch
-    /// and the sender has both; whoever asks is given them.
+    /// two histories of one length apart. If the author signed two different changes of this epoch and the
+    /// sender has both, the sequence is theirs, the mark that of the change before them (zeros if they are the
+    /// first), and a byte 1 follows it; whoever asks is given both.
     #[prost(bytes = "bytes", tag = "4")]
     pub mark: ::prost::bytes::Bytes,
     /// In questions: changes in the short form could not be rebuilt from what the asker has, so it is to be given

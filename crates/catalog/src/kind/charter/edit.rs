@@ -117,8 +117,8 @@ impl Catalog {
                 if !counts(&peer) {
                     return Err(not_found("admin", &peer.to_string(), "admin"));
                 }
-                // Nothing of it could be repeated.
-                if !void && self.charters.said(&peer).is_some() && self.paper(&peer).is_none() {
+                // What it said of two minds could not be repeated.
+                if !void && self.contradicts_itself(&peer) {
                     return Err(CharterError::Unheard { peer });
                 }
                 draft = self.removal(peer, void)?;

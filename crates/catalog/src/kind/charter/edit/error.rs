@@ -116,7 +116,7 @@ pub enum CharterError {
     },
     /// It signed two different changes under one number.
     #[error(
-        "{peer} contradicts itself, so nothing of what it laid down can be repeated here: wait until it starts its part of the charter anew (an honest node does at once), or let all of that go with `polymath mesh admin remove {peer} --void`"
+        "{peer} contradicts itself, so not all of what it laid down can be repeated here: wait until it starts its part of the charter anew (an honest node does at once), or let all of that go with `polymath mesh admin remove {peer} --void`"
     )]
     Unheard {
         /// Who.

@@ -107,8 +107,7 @@ impl Catalog {
             .iter()
             .filter(|peer| **peer != self.me)
             .collect();
-        let hidden =
-            |peer: &&PeerId| self.charters.said(peer).is_some() && self.paper(peer).is_none();
+        let hidden = |peer: &&PeerId| self.contradicts_itself(peer);
         if others.iter().any(hidden) {
             // What it says once it is heard again is not known.
             return;
