@@ -1,5 +1,5 @@
-//! The catalog at work: one task owns the sans-IO [`Catalog`], carries out its actions, and keeps
-//! one `Sync` stream to every connected peer.
+//! The catalog at work: one task, on a thread of its own, owns the sans-IO [`Catalog`], carries out its actions, and
+//! keeps one `Sync` stream to every connected peer.
 //!
 //! News go into a short queue; answers are made one by one, each when the one before is on its way.
 //! A stream that takes another's place ends the other at once, with all that waits in it.
@@ -181,7 +181,10 @@ pub(crate) fn start(
         waiting: Vec::new(),
         trouble: Arc::clone(&handle.trouble),
     };
-    tasks.spawn(keeper.run(inbox, cancel.clone()));
+    // A thread of its own: to apply strangers' changes takes milliseconds each, and the runtime's workers are for
+    // those who wait for answers.
+    let (runtime, cancel) = (tokio::runtime::Handle::current(), cancel.clone());
+    tasks.spawn_blocking(move || runtime.block_on(keeper.run(inbox, cancel)));
     handle
 }
 
