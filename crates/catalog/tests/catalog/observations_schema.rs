@@ -192,7 +192,7 @@ fn a_huge_document_is_refused_whole() {
             }
         }))
     };
-    assert_eq!((books(4), books(5)), (vec![], vec![(Refusal::TooMuch, 1)]));
+    assert_eq!((books(8), books(9)), (vec![], vec![(Refusal::TooMuch, 1)]));
     let blob = crafted(|tx, _| tx.put(ROOT, "x", "y".repeat(96 * 1024)).unwrap());
     assert_eq!(refusals(blob), [(Refusal::Size, 1)]);
     let operations = crafted(|tx, books| {
