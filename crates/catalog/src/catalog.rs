@@ -155,6 +155,8 @@ pub struct Catalog {
     /// first actions.
     leftover: Vec<PeerId>,
     pub(crate) merged: Merged,
+    /// The highest epoch up to which this node's own charter document was ever known to be void.
+    pub(crate) voided_met: u64,
     /// A charter document has changed.
     pub(crate) merge_due: bool,
     pub(crate) cards: Cards,
@@ -198,6 +200,7 @@ impl Catalog {
             untold: observed::Untold::default(),
             leftover: Vec::new(),
             merged: Merged::default(),
+            voided_met: 0,
             // Whose documents no longer count is told to the disk with the first actions.
             merge_due: true,
             cards: Cards::default(),
@@ -243,6 +246,7 @@ impl Catalog {
         catalog.works.begin_tick(catalog.ticks);
         catalog.spread.begin_tick(catalog.ticks);
         catalog.merged = catalog.merged_now();
+        catalog.voided_met = catalog.merged.voided(&catalog.me);
         catalog.step_over_void();
         catalog.set_members();
         recovered.offers = catalog.offers.documents.iter().count();

@@ -176,10 +176,13 @@ fn verified<K: Kind>(
             refusal,
         })?;
     }
-    let said = steps.last().map(|(view, ..)| view);
+    // Kinds may leave out what a document may not say to others.
+    let position = log.position();
+    let said = steps.last();
+    let said = said.map(|(view, ..)| K::view(&K::said(view.clone(), position)));
     // Of one that contradicts itself nothing is used.
     let used = log.other().is_none();
-    if used && said != Some(&log.view()) || head != Some(log.head()) {
+    if used && said != Some(log.view()) || head != Some(log.head()) {
         return Err(Damage::Said);
     }
     Ok(steps)

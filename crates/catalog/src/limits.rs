@@ -127,8 +127,8 @@ pub(crate) const CHARTER: CharterLimits = CharterLimits {
     name_bytes: 64,
     expert_bytes: 128,
     last_count: (1 << 53) - 1,
-    // Whoever is appointed again begins an epoch above it, which others take.
-    last_voided: EPOCH_LEAP - 1,
+    // Whoever is appointed again begins an epoch above it, and others after that one, which newcomers take too.
+    last_voided: EPOCH_LEAP / 2,
     document_bytes: 256 * 1024,
     change_bytes: 128 * 1024,
     operations: 4096,

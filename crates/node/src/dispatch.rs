@@ -236,6 +236,7 @@ struct Decided {
 /// Notes how a question ended, whichever way it ended.
 struct Noted<'a> {
     node: &'a Node,
+    id: &'a RequestId,
     number: Option<u64>,
     begun: Instant,
     outcome: RoutedOutcome,
@@ -243,11 +244,10 @@ struct Noted<'a> {
 
 impl Drop for Noted<'_> {
     fn drop(&mut self) {
-        if let Some(number) = self.number {
-            let mut outcome = std::mem::take(&mut self.outcome);
-            outcome.total_ms = self.begun.elapsed().as_secs_f64() * 1e3;
-            self.node.inner.learning.ended(number, outcome);
-        }
+        let mut outcome = std::mem::take(&mut self.outcome);
+        outcome.total_ms = self.begun.elapsed().as_secs_f64() * 1e3;
+        let learning = &self.node.inner.learning;
+        learning.ended(self.id.as_str(), self.number, outcome);
     }
 }
 
@@ -296,16 +296,19 @@ impl Asked {
             if let Some(by) = self.node.revoked_by() {
                 return Err(shut_out(inner.net.genesis().name(), &by));
             }
-            looked = inner
-                .discovered
-                .look_up(
-                    &inner.net,
-                    &inner.clients,
-                    query.kind,
-                    &query.constraints,
-                    LOOK_UP.min(query.constraints.timeout * 3 / 4),
-                )
-                .await;
+            // What must not leave this node is nobody else's to answer.
+            if query.constraints.privacy != Privacy::Local {
+                looked = inner
+                    .discovered
+                    .look_up(
+                        &inner.net,
+                        &inner.clients,
+                        query.kind,
+                        &query.constraints,
+                        LOOK_UP.min(query.constraints.timeout * 3 / 4),
+                    )
+                    .await;
+            }
             decided = tokio::time::timeout_at(deadline, self.decide(&query, explore))
                 .await
                 .map_err(late)?;
@@ -348,6 +351,7 @@ impl Asked {
         let number = learning.note(&query, &features, policy, &decision);
         let mut noted = Noted {
             node: &self.node,
+            id: &query.id,
             number,
             begun: self.begun,
             outcome: RoutedOutcome {

@@ -466,7 +466,7 @@ mod tests {
         .unwrap_err();
         assert_eq!(err.kind, ErrorKind::VersionMismatch);
         assert!(
-            err.message.contains("version 4") && err.message.contains("version 1"),
+            err.message.contains("version 4") && err.message.contains("version 2"),
             "{err}"
         );
         assert!(

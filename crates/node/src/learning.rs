@@ -1,5 +1,6 @@
 //! What the router learns by: each decision is noted with what came of it, a grade of the answer is told to the
-//! router's policy, and both outlast a restart. No text is kept.
+//! router's policy, and both outlast a restart. No text is kept, but hashed words, in which whoever guesses a word
+//! can find it: they stay in the home.
 //!
 //! A grade is on the disk before it is acknowledged. What the policy has counted is written every so many
 //! grades and at the end, with the number of the last grade in it: a start counts those that follow, and
@@ -21,7 +22,7 @@ pub(crate) use exchange::exchange;
 use polymath_encoder::ENCODER_ID;
 use polymath_proto::v1::{self, RoutedExpert, RoutedOutcome, RoutedQuery};
 use polymath_router::{Decision, Features, Policy, Question, learning::Sparse};
-use polymath_types::{ErrorKind, ExpertId, Failure, Query};
+use polymath_types::{ErrorKind, ExpertId, Failure, Privacy, Query};
 use prost::Message;
 use tokio::sync::{Notify, watch};
 
@@ -37,7 +38,7 @@ const MOST_GRADED: usize = 4096;
 /// Experts noted of a decision.
 const MOST_EXPERTS: usize = 8;
 /// Places of a vector: a longer text has no more.
-const MOST_PLACES: usize = 4096;
+const MOST_PLACES: usize = polymath_encoder::DIMENSIONS;
 /// Grades after which what was counted is written again.
 const COUNTED_EVERY: u64 = 32;
 const COUNTS: &str = "counts";
@@ -53,6 +54,7 @@ pub(crate) struct Learning {
     graded: Notify,
     /// Whether the catalog has heard of any: who tells what it has seen says who it is, too.
     telling: watch::Sender<bool>,
+    writing: tokio::sync::Mutex<()>,
     /// What was written last failed: told once.
     failing: AtomicBool,
 }
@@ -69,6 +71,8 @@ struct Log {
     counted: u64,
     /// Records that differ from the disk's.
     unwritten: Changes,
+    /// The request id of the latest answer, noted or not.
+    last_answer: String,
 }
 
 fn name(number: u64) -> String {
@@ -106,28 +110,23 @@ impl Log {
     /// Moves what is meant to the graded ones.
     fn grade(&mut self, id: &str, reward: f64) -> Result<RoutedQuery, Failure> {
         let answered = |r: &RoutedQuery| r.outcome.as_ref().is_some_and(|o| !o.expert.is_empty());
-        let meant = |r: &RoutedQuery| {
-            if id.is_empty() {
-                answered(r)
-            } else {
-                r.request_id == id
-            }
-        };
-        let Some(at) = self.open.iter().rposition(meant) else {
-            if let Some(before) = self.graded.iter().find(|r| r.request_id == id) {
-                let reward = before.reward.unwrap_or_default();
-                return Err(Failure::new(
-                    ErrorKind::FailedPrecondition,
-                    format!("the answer to {id} was rated {reward} before; a rating counts once"),
-                ));
-            }
-            let what = if id.is_empty() {
-                "no answer of a choice among experts is known that was not rated yet: ask something first".to_owned()
-            } else {
-                format!(
-                    "no choice among experts is known under the request id '{id}': the latest {MOST_OPEN} are kept"
-                )
-            };
+        let latest = self.last_answer.clone();
+        let id = if id.is_empty() { &latest } else { id };
+        if id.is_empty() {
+            let what = "no answer is known since this node started: ask something first, or name a request id";
+            return Err(Failure::new(ErrorKind::NotFound, what));
+        }
+        if let Some(before) = self.graded.iter().find(|r| r.request_id == *id) {
+            let reward = before.reward.unwrap_or_default();
+            return Err(Failure::new(
+                ErrorKind::FailedPrecondition,
+                format!("the answer to {id} was rated {reward} before; a rating counts once"),
+            ));
+        }
+        let Some(at) = self.open.iter().rposition(|r| r.request_id == *id) else {
+            let what = format!(
+                "nothing can be learnt from the answer to '{id}': there was no choice among experts, the question was not to leave your own nodes, or it is none of the latest {MOST_OPEN}"
+            );
             return Err(Failure::new(ErrorKind::NotFound, what));
         };
         if !answered(&self.open[at]) {
@@ -171,6 +170,7 @@ impl Learning {
             store: None,
             graded: Notify::new(),
             telling: watch::Sender::new(false),
+            writing: tokio::sync::Mutex::default(),
             failing: AtomicBool::new(false),
         }
     }
@@ -214,7 +214,9 @@ impl Learning {
                 });
             }
         }
-        if features.words.is_empty() || experts.is_empty() {
+        // What must not travel leaves no trace, not even hashed.
+        let stays = query.constraints.privacy < Privacy::Mesh;
+        if features.words.is_empty() || experts.is_empty() || stays {
             return None;
         }
         let (places, values) = features
@@ -241,9 +243,12 @@ impl Learning {
     }
 
     /// What came of it.
-    pub(crate) fn ended(&self, number: u64, outcome: RoutedOutcome) {
+    pub(crate) fn ended(&self, id: &str, number: Option<u64>, outcome: RoutedOutcome) {
         let mut log = self.log();
-        let Some(routed) = log.open_mut(number) else {
+        if !outcome.expert.is_empty() {
+            id.clone_into(&mut log.last_answer);
+        }
+        let Some(routed) = number.and_then(|n| log.open_mut(n)) else {
             return;
         };
         routed.outcome = Some(outcome);
@@ -259,11 +264,13 @@ impl Learning {
         all
     }
 
-    /// Writes what is not on the disk yet; what fails is tried again next time.
+    /// Writes what is not on the disk yet; what fails is tried again next time. Not to be broken off.
     pub(crate) async fn write(&self) -> Result<(), Failure> {
         let Some(store) = self.store.clone() else {
             return Ok(());
         };
+        // One after the other, so that what is older never comes later.
+        let _writing = self.writing.lock().await;
         let changes = std::mem::take(&mut self.log().unwritten);
         if changes.is_empty() {
             return Ok(());
@@ -378,25 +385,18 @@ impl Node {
                 format!("a rating is a number from 0 (bad) to 1 (good), not {reward}"),
             ));
         }
-        let learning = &self.inner.learning;
-        let routed = learning.log().grade(id, reward)?;
-        if let Some((words, expert, reward)) = lesson(&routed) {
-            let question = Question {
-                vector: &words,
-                cues: &routed.cues,
-            };
-            let mut router = self.router();
-            router.policy_mut().observe(question, expert, reward);
-            let uncounted = {
-                let log = learning.log();
-                log.last_grade - log.counted
-            };
-            if uncounted >= COUNTED_EVERY {
-                learning.count(router.policy());
-            }
-        }
-        learning.write().await?;
-        learning.graded.notify_one();
+        let routed = self.learn(id, reward)?;
+        self.inner.learning.graded.notify_one();
+        let node = self.clone();
+        // Whoever asked may go away meanwhile; the writing must not be broken off.
+        let written = tokio::spawn(async move { node.inner.learning.write().await });
+        let written = written.await;
+        written
+            .unwrap_or_else(|e| Err(Failure::new(ErrorKind::Internal, e.to_string())))
+            .map_err(|f| {
+                let what = format!("the rating counts, but is not on the disk yet: {f}");
+                Failure::new(f.kind, what)
+            })?;
         let outcome = routed.outcome.unwrap_or_default();
         let expert = <[u8; 32]>::try_from(outcome.expert.as_ref()).map(ExpertId::from_bytes);
         let index = self.index();
@@ -408,6 +408,29 @@ impl Node {
             expert: known.map(|e| e.card.name.clone()).unwrap_or_default(),
             peer: peer.map(|p| p.to_string()).unwrap_or_default(),
         })
+    }
+
+    /// Tells the policy of a grade.
+    fn learn(&self, id: &str, reward: f64) -> Result<RoutedQuery, Failure> {
+        let learning = &self.inner.learning;
+        // Held throughout: what is counted is never behind what is graded.
+        let mut router = self.router();
+        let routed = learning.log().grade(id, reward)?;
+        if let Some((words, expert, reward)) = lesson(&routed) {
+            let question = Question {
+                vector: &words,
+                cues: &routed.cues,
+            };
+            router.policy_mut().observe(question, expert, reward);
+            let uncounted = {
+                let log = learning.log();
+                log.last_grade - log.counted
+            };
+            if uncounted >= COUNTED_EVERY {
+                learning.count(router.policy());
+            }
+        }
+        Ok(routed)
     }
 
     /// Writes what was learnt, before the node ends.

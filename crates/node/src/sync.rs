@@ -430,6 +430,9 @@ impl Keeper {
             };
             // One transaction for all that has come meanwhile.
             for _ in 1..GROUP {
+                if cancel.is_cancelled() {
+                    break;
+                }
                 match inbox.try_recv() {
                     Ok(command) => actions.extend(self.obey(command)),
                     Err(_) => break,

@@ -167,6 +167,11 @@ impl View<'_> {
         }
         let state = (self.peers)(&peer);
         self.private(&peer, &state)?;
+        // Who was found by asking around has stated no price yet.
+        let stated = self.index.peers().get(&peer).is_some_and(|o| o.epoch > 0);
+        if constraints.max_price.is_some() && !stated && state.reach != Reach::Here {
+            return Err((Reason::Price, "its price is not known yet".into()));
+        }
         let (here, path) = match &state.reach {
             Reach::Unreachable { why } => return Err((Reason::Unreachable, why.clone().into())),
             Reach::Leaving => return Err((Reason::Leaving, "its peer leaves the mesh".into())),

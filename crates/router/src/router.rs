@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use polymath_types::{ExpertId, ExpertKind, Index, IndexedExpert, PeerId, WeightsId};
+use polymath_types::{ExpertId, ExpertKind, Index, IndexedExpert, PeerId, Preference, WeightsId};
 
 use crate::{
     Candidate, Decision, Descriptor, Expectation, Outcome, PeerState, Policy, Question, Request,
@@ -60,7 +60,8 @@ impl Ranked<'_> {
 
     fn learn(&mut self, estimate: &Estimate) {
         let more = estimate.mean - self.prior;
-        if more.is_finite() && more != 0.0 {
+        // What rounding leaves is nothing learnt.
+        if more.is_finite() && more.abs() > 1e-6 {
             self.learned = Some((more, estimate.mass));
             self.content = self.subject + more;
         }
@@ -132,6 +133,7 @@ impl Router {
         let mut tally = Tally::new(config.max_excluded);
         let mut filtered = filter::experts(request, index, &mut tally);
         let shortlisted = self.shortlist(request, &mut filtered.fitting, descriptors);
+        let elsewhere = self.closest_of_all(request, index, descriptors);
         let mut view = View {
             probing: false,
             now,
@@ -144,15 +146,23 @@ impl Router {
         };
 
         let (near, far) = filtered.fitting.split_at(shortlisted);
-        let mut groups = self.groups(&view, self.rank(request, near, descriptors), &mut tally);
+        let mut groups = self.groups(
+            &view,
+            self.rank(request, near, descriptors, elsewhere),
+            &mut tally,
+        );
         if groups.is_empty() && !far.is_empty() {
-            groups = self.groups(&view, self.rank(request, far, descriptors), &mut tally);
+            groups = self.groups(
+                &view,
+                self.rank(request, far, descriptors, elsewhere),
+                &mut tally,
+            );
         }
         // Those who are thought dead are tried before the caller is told that nobody answers.
         if groups.is_empty() && tally.count(Reason::Suspended) > 0 {
             view.probing = true;
             let mut again = Tally::new(0);
-            let all = self.rank(request, &filtered.fitting, descriptors);
+            let all = self.rank(request, &filtered.fitting, descriptors, elsewhere);
             groups = self.groups(&view, all, &mut again);
         }
         let failure = groups
@@ -241,12 +251,33 @@ impl Router {
         wanted
     }
 
+    /// How close the closest expert is where the caller left no choice: one that was named is not thought
+    /// fit for all it is asked.
+    fn closest_of_all(
+        &self,
+        request: &Request<'_>,
+        index: &Index,
+        descriptors: Descriptors<'_>,
+    ) -> f64 {
+        let constraints = &request.query.constraints;
+        if constraints.model.is_none() && constraints.peer.is_none() {
+            return f64::NEG_INFINITY;
+        }
+        let all = index.of_kind(request.query.kind);
+        let vector = &request.features.vector;
+        all.take(self.config.shortlist)
+            .filter_map(|e| descriptors(&e.id)?.quality(vector, self.config.blend))
+            .map(f64::from)
+            .fold(f64::NEG_INFINITY, f64::max)
+    }
+
     /// Best content first; equal content by id, so that the order never depends on the index's.
     fn rank<'a>(
         &self,
         request: &Request<'_>,
         experts: &[&'a IndexedExpert],
         descriptors: Descriptors<'_>,
+        elsewhere: f64,
     ) -> Vec<Ranked<'a>> {
         let features = request.features;
         let mut ranked: Vec<Ranked<'a>> = experts
@@ -283,7 +314,7 @@ impl Router {
         ranked.sort_unstable_by(best_first);
         // Cosines of different encoders and queries lie anywhere: what counts is how far behind the closest
         // an expert is.
-        let closest = ranked.first().map_or(0.0, |r| r.subject);
+        let closest = ranked.first().map_or(0.0, |r| r.subject).max(elsewhere);
         for ranked in &mut ranked {
             let behind = closest - ranked.subject;
             ranked.prior = (CLOSEST_PRIOR - behind).clamp(LEAST_PRIOR, 1.0);
@@ -308,11 +339,20 @@ impl Router {
     /// Lets the policy try another than the expected best, where none is asked for by name. Says whether it did.
     fn explore(&mut self, request: &Request<'_>, groups: &mut [Group<'_>]) -> bool {
         let constraints = &request.query.constraints;
-        let free = request.query.kind == ExpertKind::Generate && constraints.model.is_none();
+        // Whoever prefers something has no use for an experiment.
+        let free = request.query.kind == ExpertKind::Generate
+            && constraints.model.is_none()
+            && constraints.prefer == Preference::Balanced;
         let foreign = groups.first().is_none_or(|g| g.ranked.foreign);
         let tried = groups.iter().take_while(|g| g.ranked.foreign == foreign);
         let priors = priors(tried.take(MOST_TRIED).map(|g| &g.ranked));
         if !request.explore || !free || priors.len() < 2 || !self.policy.knows() {
+            return false;
+        }
+        // Where speed or price has put another first than the one expected to do best, the policy's chances
+        // would not be those of the decision.
+        let means = groups[..priors.len()].iter().map(|g| g.ranked.expected());
+        if means.fold(f64::NEG_INFINITY, f64::max) > groups[0].ranked.expected() {
             return false;
         }
         let Some(choice) = self.policy.choose(question(request), &priors) else {
@@ -324,20 +364,10 @@ impl Router {
         for (group, propensity) in tried.iter_mut().zip(choice.propensities) {
             group.propensity = propensity;
         }
-        let by_quality = |a: &&Group<'_>, b: &&Group<'_>| {
-            let (a, b) = (a.ranked.expected(), b.ranked.expected());
-            a.total_cmp(&b)
-        };
-        let best = tried.iter().max_by(by_quality).map(|g| g.ranked.expert.id);
-        let Some(rest) = tried.get_mut(..=choice.chosen) else {
-            return false;
-        };
-        // The policy's own best gives way to what else is weighed here: speed, price.
-        let experiment = rest.last().map(|g| g.ranked.expert.id) != best && choice.chosen > 0;
-        if experiment {
+        if let Some(rest) = tried.get_mut(..=choice.chosen) {
             rest.rotate_right(1);
         }
-        experiment
+        choice.chosen > 0
     }
 
     /// Walks down the ranking until there are candidates enough and speed can change nothing.

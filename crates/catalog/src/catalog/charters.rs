@@ -55,8 +55,11 @@ impl Catalog {
 
     /// Lets go what this node said before it heard that it was removed and appointed again, though it was
     /// in an epoch of which whoever removed it had not heard.
-    fn forget_void(&mut self, before: &Merged, batch: &mut Batch) {
-        let news = self.merged.voided(&self.me) > before.voided(&self.me);
+    fn forget_void(&mut self, batch: &mut Batch) {
+        // While this node is no admin nothing is known to be void: what was met before is no news then.
+        let voided = self.merged.voided(&self.me);
+        let news = voided > self.voided_met;
+        self.voided_met = self.voided_met.max(voided);
         if news
             && self
                 .heard(&self.me)
@@ -76,7 +79,7 @@ impl Catalog {
         let merged = self.merged_now();
         let before = std::mem::replace(&mut self.merged, merged);
         self.step_over_void();
-        self.forget_void(&before, batch);
+        self.forget_void(batch);
         let me = self.me;
         let kept: BTreeSet<PeerId> = self.merged.counted.iter().copied().collect();
         let gone: Vec<PeerId> = self

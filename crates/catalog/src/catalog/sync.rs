@@ -210,9 +210,14 @@ impl Catalog {
                 waiting.push_back(arrived);
                 continue;
             }
-            if !self.works.has_some(&peer) {
+            // Admins are few and bounded by themselves, and what they lay down must not wait behind others' news.
+            if K::CATEGORY != Category::Charter && !self.works.has_some(&peer) {
                 let ticks = self.ticks;
-                K::shelf_mut(self).asked.rest(author, peer, ticks);
+                let asked = &mut K::shelf_mut(self).asked;
+                // Its name is not proven yet: only who was asked about it makes it rest.
+                if asked.is_asked(&author, &peer) {
+                    asked.rest(author, peer, ticks);
+                }
                 self.refuse(peer, Refusal::Rate);
                 continue;
             }

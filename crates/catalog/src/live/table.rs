@@ -159,10 +159,18 @@ impl Table {
         let urgent = |id: &PeerId, e: &Entry| e.order.leaving || self.doubted.contains(id);
         let mut messages = Vec::new();
         let fresh = || self.entries.iter().filter(|(_, e)| e.fresh_until > now);
+        let mut introduced = BTreeSet::new();
         for (_, e) in fresh().filter(|(id, e)| urgent(id, e)).take(most) {
             messages.push(e.message.clone());
-            let doubts = e.doubts.iter().filter(|d| d.until > now);
-            messages.extend(doubts.map(|d| d.message.clone()));
+            for doubt in e.doubts.iter().filter(|d| d.until > now) {
+                // Nobody hears a witness it does not know.
+                if introduced.insert(doubt.witness)
+                    && let Some(witness) = self.entries.get(&doubt.witness)
+                {
+                    messages.push(witness.message.clone());
+                }
+                messages.push(doubt.message.clone());
+            }
         }
         let calm = fresh().filter(|(id, e)| !urgent(id, e)).take(most);
         messages.extend(calm.map(|(_, e)| e.message.clone()));

@@ -169,7 +169,7 @@ fn whatever_a_junior_says_of_its_epochs_nobody_is_silenced() {
     mesh.edit(1, alias("kept", "yes")).unwrap();
     mesh.edit(0, CharterEdit::Appoint(hostile)).unwrap();
     mesh.settle();
-    let last = (1u64 << 32) - 1;
+    let last = 1u64 << 31;
     let told = crafted_by(9, |tx, maps| {
         for peer in [second, mesh.id(3)] {
             let entry = entry(tx, &maps[0], &peer.to_string(), 90, &[]);

@@ -1,39 +1,40 @@
 //! Constraints inside a question, after Tryage (Hari and Thomson 2023): `[route: fast, local] How do I …?`. For
 //! clients that can send a text and nothing else.
 //!
-//! The words are taken off before anybody reads the question. What the request itself says goes before them.
+//! The words are taken off every user turn before anybody reads it. A text may be somebody else's, so flags only
+//! narrow: of two circles the narrower one holds, in whichever turn it was drawn, and of two prices the lower.
 
 use polymath_types::{
     Constraints, ErrorKind, ExpertKind, Failure, Preference, Privacy, Query, Role, Terms,
 };
 
 const BEGIN: &str = "[route:";
-const HELP: &str =
-    "fast, cheap, best, local, own, mesh, any, model=NAME, max-price=CREDITS or label:KEY=VALUE";
+const HELP: &str = "fast, cheap, best, local, own, mesh, any or max-price=CREDITS";
 
-/// Heeds the constraints at the beginning of the last user turn, and takes them off it.
+/// Heeds the constraints at the beginning of each user turn, and takes them off it.
 pub(super) fn heed(query: &mut Query) -> Result<(), Failure> {
     // What is to be embedded or classified is data, not a question.
     if query.kind != ExpertKind::Generate {
         return Ok(());
     }
-    let mut turns = query.messages.iter_mut().rev();
-    let Some(turn) = turns.find(|m| m.role == Role::User) else {
-        return Ok(());
-    };
-    let Some(rest) = turn.content.trim_start().strip_prefix(BEGIN) else {
-        return Ok(());
-    };
-    let Some((flags, question)) = rest.split_once(']') else {
-        return Err(wrong("it lacks its closing bracket"));
-    };
-    for flag in flags.split(',').map(str::trim).filter(|f| !f.is_empty()) {
-        apply(flag, &mut query.constraints)?;
+    let turns = query.messages.iter_mut().rev();
+    for (age, turn) in turns.filter(|m| m.role == Role::User).enumerate() {
+        let text = turn.content.trim_start();
+        let head = text.get(..BEGIN.len()).unwrap_or_default();
+        if !head.eq_ignore_ascii_case(BEGIN) {
+            continue;
+        }
+        let Some((flags, question)) = text[BEGIN.len()..].split_once(']') else {
+            return Err(wrong("it lacks its closing bracket"));
+        };
+        for flag in flags.split(',').map(str::trim).filter(|f| !f.is_empty()) {
+            apply(&flag.to_ascii_lowercase(), age == 0, &mut query.constraints)?;
+        }
+        if question.trim().is_empty() {
+            return Err(wrong("there is no question behind it"));
+        }
+        turn.content = question.trim_start().to_owned();
     }
-    if question.trim().is_empty() {
-        return Err(wrong("there is no question behind it"));
-    }
-    turn.content = question.trim_start().to_owned();
     Ok(())
 }
 
@@ -42,17 +43,14 @@ fn wrong(what: &str) -> Failure {
     Failure::new(ErrorKind::InvalidInput, help)
 }
 
-fn apply(flag: &str, constraints: &mut Constraints) -> Result<(), Failure> {
-    let usual = Constraints::default();
+/// `latest`: what is preferred is so for one question; what must not travel must not in later turns either.
+fn apply(flag: &str, latest: bool, constraints: &mut Constraints) -> Result<(), Failure> {
     if let Some(prefer) = Preference::from_name(flag) {
-        if constraints.prefer == usual.prefer {
+        if latest && constraints.prefer == Preference::default() {
             constraints.prefer = prefer;
         }
     } else if let Some(privacy) = Privacy::from_name(flag) {
-        // Of two circles the narrower one: neither was drawn in vain.
         constraints.privacy = constraints.privacy.min(privacy);
-    } else if let Some(model) = flag.strip_prefix("model=") {
-        constraints.model.get_or_insert_with(|| model.to_owned());
     } else if let Some(credits) = flag.strip_prefix("max-price=") {
         let credits: f64 = credits
             .parse()
@@ -63,12 +61,6 @@ fn apply(flag: &str, constraints: &mut Constraints) -> Result<(), Failure> {
         }
         let most = millionths.round() as u64;
         constraints.max_price = Some(constraints.max_price.map_or(most, |p| p.min(most)));
-    } else if let Some((key, value)) = flag
-        .strip_prefix("label:")
-        .and_then(|label| label.split_once('='))
-    {
-        let labels = &mut constraints.peer_labels;
-        labels.entry(key.to_owned()).or_insert(value.to_owned());
     } else {
         return Err(wrong(&format!("'{flag}' is not known")));
     }
@@ -95,27 +87,36 @@ mod tests {
 
     #[test]
     fn what_a_question_begins_with_is_heeded_and_taken_off() {
-        let mut q =
-            query("[route: cheap, own, model=chef, max-price=0.5, label:office=berlin] How long?");
+        let mut q = query("[Route: cheap, own, max-price=0.5] How long?");
         heed(&mut q).unwrap();
         assert_eq!(q.messages[0].content, "How long?");
         let c = &q.constraints;
         assert_eq!((c.prefer, c.privacy), (Preference::Cheap, Privacy::Own));
-        assert_eq!(c.model.as_deref(), Some("chef"));
         assert_eq!(c.max_price, Some(500_000));
-        assert_eq!(c.peer_labels["office"], "berlin");
+    }
+
+    #[test]
+    fn what_must_not_travel_must_not_in_later_turns_either() {
+        let mut q = query("And then?");
+        q.messages
+            .insert(0, Message::user("[route: local, fast] A secret."));
+        heed(&mut q).unwrap();
+        assert_eq!(q.messages[0].content, "A secret.");
+        let c = &q.constraints;
+        assert_eq!(
+            (c.prefer, c.privacy),
+            (Preference::Balanced, Privacy::Local)
+        );
     }
 
     #[test]
     fn what_the_request_says_goes_before_and_the_narrower_circle_holds() {
-        let mut q = query("[route: fast, any, model=chef] How long?");
+        let mut q = query("[route: fast, any] How long?");
         q.constraints.prefer = Preference::Best;
         q.constraints.privacy = Privacy::Local;
-        q.constraints.model = Some("coder".into());
         heed(&mut q).unwrap();
         let c = &q.constraints;
         assert_eq!((c.prefer, c.privacy), (Preference::Best, Privacy::Local));
-        assert_eq!(c.model.as_deref(), Some("coder"));
     }
 
     #[test]
@@ -129,7 +130,7 @@ mod tests {
         data.kind = ExpertKind::Embed;
         heed(&mut data).unwrap();
         for text in [
-            "[route: quick] x",
+            "[route: model=x] x",
             "[route: fast",
             "[route: max-price=-1] x",
             "[route: fast] ",

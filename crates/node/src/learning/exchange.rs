@@ -1,6 +1,6 @@
 //! What was learnt, between nodes: own counts go to the catalog, and those of others come from its index.
 
-use std::{sync::Arc, time::Duration};
+use std::{cmp::Reverse, time::Duration};
 
 use polymath_types::{Cell, Index, Weighed};
 use tokio::time::{Instant, sleep_until};
@@ -11,6 +11,8 @@ use crate::Node;
 const TOLD_EVERY: Duration = Duration::from_secs(30);
 /// How soon after the index changed others' counts are read again.
 const HEARD_EVERY: Duration = Duration::from_secs(1);
+/// Experts of whom others' word is taken: as many as a policy keeps.
+const MOST_HEARD_OF: usize = 256;
 /// How often decisions go to the disk that nobody waits for.
 const WRITTEN_EVERY: Duration = Duration::from_secs(10);
 
@@ -46,26 +48,35 @@ pub(crate) async fn exchange(node: Node) {
             () = sleep_until(heard), if shares && hear => {
                 hear = false;
                 heard = Instant::now() + HEARD_EVERY;
-                let index = inner.index.load_full();
-                node.router().policy_mut().share(&mut observed(&index));
+                let seen = observed(&inner.index.load_full());
+                node.router().policy_mut().share(&mut seen.into_iter());
             }
         }
     }
 }
 
-/// What others have seen of the experts that are offered.
-fn observed(index: &Arc<Index>) -> impl Iterator<Item = (Cell, Weighed)> + '_ {
-    index.experts().flat_map(|expert| {
-        let books = index.observed_of(&expert.id).into_iter().flatten();
-        books.flat_map(|(codebook, cells)| {
-            cells.iter().map(|(cluster, weighed)| {
+/// What others have seen of the experts that are offered, of those of whom they have seen most.
+fn observed(index: &Index) -> Vec<(Cell, Weighed)> {
+    let seen = index.experts().filter_map(|expert| {
+        let books = index.observed_of(&expert.id)?;
+        let cells = books.iter().flat_map(|(_, cells)| cells);
+        let mass: u64 = cells.map(|(_, weighed)| u64::from(weighed.mass)).sum();
+        (mass > 0).then_some((mass, expert.id, books))
+    });
+    let mut seen: Vec<_> = seen.collect();
+    seen.sort_unstable_by_key(|(mass, id, _)| (Reverse(*mass), *id));
+    seen.truncate(MOST_HEARD_OF);
+    let cells = seen.into_iter().flat_map(|(_, expert, books)| {
+        books.iter().flat_map(move |(codebook, cells)| {
+            cells.iter().map(move |(cluster, weighed)| {
                 let cell = Cell {
                     codebook: *codebook,
-                    expert: expert.id,
+                    expert,
                     cluster: *cluster,
                 };
                 (cell, *weighed)
             })
         })
-    })
+    });
+    cells.collect()
 }

@@ -74,7 +74,7 @@ async fn what_was_graded_outlasts_a_restart_counted_or_not() {
     for n in 0..40 {
         let request = format!("r{n}");
         let number = learning.log().add(decided(&request));
-        learning.ended(number, answered(EXPERTS[n % 2]));
+        learning.ended(&request, Some(number), answered(EXPERTS[n % 2]));
         grade(
             &learning,
             &mut policy,
@@ -123,17 +123,27 @@ fn an_answer_is_rated_once_and_only_if_there_is_one() {
     assert_eq!(failure("nobody").kind, ErrorKind::NotFound);
     let number = learning.log().add(decided("a"));
     assert_eq!(failure("a").kind, ErrorKind::FailedPrecondition);
-    learning.ended(number, RoutedOutcome::default());
+    learning.ended("a", Some(number), RoutedOutcome::default());
     assert_eq!(
         failure("a").kind,
         ErrorKind::FailedPrecondition,
         "nobody answered"
     );
     let number = learning.log().add(decided("b"));
-    learning.ended(number, answered(1));
+    learning.ended("b", Some(number), answered(1));
     assert_eq!(learning.log().grade("", 0.5).unwrap().request_id, "b");
     assert_eq!(failure("b").kind, ErrorKind::FailedPrecondition);
-    assert_eq!(failure("").kind, ErrorKind::NotFound);
+    // Not the one before it, though that is not rated.
+    assert_eq!(failure("").kind, ErrorKind::FailedPrecondition);
+    let number = learning.log().add(decided("c"));
+    learning.ended("c", Some(number), answered(1));
+    learning.ended("d", None, answered(1));
+    assert_eq!(
+        failure("").kind,
+        ErrorKind::NotFound,
+        "the latest was no choice"
+    );
+    assert_eq!(learning.log().grade("c", 0.5).unwrap().request_id, "c");
 }
 
 #[test]
@@ -142,7 +152,7 @@ fn what_is_kept_is_bounded() {
     for n in 0..MOST_OPEN + MOST_GRADED + 100 {
         let request = format!("r{n}");
         let number = learning.log().add(decided(&request));
-        learning.ended(number, answered(1));
+        learning.ended(&request, Some(number), answered(1));
         if n >= MOST_OPEN {
             learning.log().grade(&request, 1.0).unwrap();
         }

@@ -1,7 +1,7 @@
 //! Counts by cluster, and how levels of them shrink into one another.
 //!
 //! What a level knows is how an expert did beside what was expected of it: `ρ = (Σreward + m·p̄·ρ above) /
-//! (Σprior + m·p̄)`, p̄ being the mean prior there. The belief about a query is its own prior times ρ, so who
+//! (Σprior + m·p̄)`, p̄ being the mean prior there, or a half if that is more. The belief about a query is its own prior times ρ, so who
 //! did well on its own subject is not thought good at another. Where all priors are equal that is the Beta
 //! posterior `(Σreward + m·above) / (n + m)`, the level above as its prior.
 //! A query reads a book's cells by its soft membership; books of one size are averaged (bagging).
@@ -10,6 +10,9 @@ use super::{Codebook, codebook::MEMBERSHIPS, codebook::Member};
 
 /// No prior is lower: what was never expected of an expert could not be learnt of it either.
 pub const LEAST_PRIOR: f64 = 0.05;
+/// The prior mass pulls at least as if so much had been expected: else one good answer of an expert of which
+/// hardly anything was would make it the best at everything.
+const LEAST_PULL: f64 = 0.5;
 /// What others are taken to have expected of an expert, at least, where they asked it: they say what came
 /// of it, not what they expected, and nobody asks whom it expects little of.
 const OTHERS_EXPECTED: f64 = 0.5;
@@ -117,7 +120,7 @@ impl Level {
     fn under(self, sums: Sums, mass: f64) -> Self {
         let prior = self.mass.min(mass);
         let expected = if sums.count > 0.0 {
-            sums.expected / sums.count
+            (sums.expected / sums.count).max(LEAST_PULL)
         } else {
             1.0
         };
@@ -292,6 +295,17 @@ mod tests {
             believed(&own, 0.1) < 0.3,
             "little is expected, and little more is"
         );
+    }
+
+    #[test]
+    fn one_good_answer_where_little_was_expected_makes_nobody_the_best_at_everything() {
+        let layout = Layout::new(&[]);
+        for prior in [0.05, 0.1, 0.2] {
+            let mut own = Cells::new(&layout);
+            own.observe(&layout, &Members::default(), prior, 1.0);
+            let at_home = believed(&own, 0.6);
+            assert!(at_home < 0.9, "{prior}: {at_home}");
+        }
     }
 
     #[test]
