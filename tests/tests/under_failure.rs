@@ -4,7 +4,7 @@
 //! large ones print what they measured; `POLYMATH_FAILURES` says how many questions are asked:
 //!
 //! ```text
-//! POLYMATH_FAILURES=10000 cargo nextest run --release -p polymath-tests --run-ignored only \
+//! POLYMATH_FAILURES=10000 cargo nextest run --release --workspace --run-ignored only \
 //!     --no-capture -E 'test(in_full)'
 //! ```
 

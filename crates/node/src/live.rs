@@ -224,13 +224,16 @@ impl LiveHandle {
         }
     }
 
-    /// Peers that left or were lost, while what they last said is good.
+    /// Peers that were lost, as long as that is held against them, and that left, while what they last said is
+    /// good.
     pub(crate) fn gone(&self) -> Vec<PeerId> {
         let now = self.shared.begun.elapsed();
         let views = self.shared.views();
-        let gone = views
-            .iter()
-            .filter(|(_, v)| v.standing != Standing::Alive && v.fresh_until > now);
+        let gone = views.iter().filter(|(_, v)| match v.standing {
+            Standing::Suspended => true,
+            Standing::Leaving => v.fresh_until > now,
+            Standing::Alive => false,
+        });
         gone.map(|(peer, _)| *peer).collect()
     }
 

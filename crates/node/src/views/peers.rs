@@ -48,9 +48,6 @@ impl Node {
             peers.entry(id).or_insert_with(|| absent(&id));
             known.entry(id).or_insert_with(|| unknown(None));
         }
-        for (id, known) in &mut known {
-            known.doubt = inner.live.doubt(id);
-        }
         for (target, miss) in &misses {
             let Ok(id) = target.parse::<PeerId>() else {
                 continue;
@@ -59,6 +56,10 @@ impl Node {
                 peers.entry(id).or_insert_with(|| absent(&id));
                 known.entry(id).or_insert_with(|| unknown(None)).miss = Some(miss);
             }
+        }
+        // Of whoever is known here by whatever way.
+        for (id, known) in &mut known {
+            known.doubt = inner.live.doubt(id);
         }
         let charter = self.charter();
         let mut peers: Vec<v1::Peer> = peers
