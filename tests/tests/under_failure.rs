@@ -308,7 +308,6 @@ impl Kills {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "failed until candidates were sought anew, and was not run since"]
 async fn questions_on_peers_that_are_killed_are_answered_by_others_no_token_lost_or_doubled() {
     Kills {
         load: Load {
