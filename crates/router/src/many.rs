@@ -21,4 +21,4 @@ pub use gate::{Gate, Standing, Way, entropy};
 pub use partial::{Beginning, beginning, declines, goes_in_circles};
 pub use plan::{Plan, PlanBounds, Step, integration, planning};
 pub use purse::{Grant, Purse, PurseLimits, Spent};
-pub use vote::{Escalation, Tally, settled, tally};
+pub use vote::{Escalation, Tally, settled, tally, usual_sharpness};

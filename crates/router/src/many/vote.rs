@@ -3,6 +3,12 @@
 /// Least that an expert's vote is expected to be worth: nobody's counts nothing, whatever the sharpness.
 const LEAST_EXPECTED: f64 = 0.02;
 
+/// How sharply votes are weighed where expectations were learnt: what training folds of MMLU-Pro chose, each of
+/// them. Likenesses of cards are no such expectations: then all votes are equal.
+pub fn usual_sharpness(learnt: bool) -> f64 {
+    if learnt { 4.0 } else { 0.0 }
+}
+
 /// What a vote says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tally<K> {
