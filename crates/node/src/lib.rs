@@ -222,6 +222,7 @@ impl Node {
         let record_store = record_store.marking(&catalog_dir, &key.peer_id(), &records);
         let (mut catalog, recovered) = Catalog::open(
             CatalogConfig {
+                unix: unix_now(),
                 key: key.clone(),
                 mesh: membership.genesis.id(),
                 founders: membership.genesis.admins(),

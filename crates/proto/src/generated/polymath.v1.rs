@@ -1456,6 +1456,9 @@ pub struct EditCharterResponse {
     /// as it is now
     #[prost(message, optional, tag = "2")]
     pub charter: ::core::option::Option<CharterView>,
+    /// named experts that nobody is known to offer
+    #[prost(string, repeated, tag = "3")]
+    pub unknown: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AskRequest {
