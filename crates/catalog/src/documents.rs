@@ -22,7 +22,7 @@ use crate::{
     envelope,
     evictions::Evictions,
     kind::{Bounds, Kind},
-    limits::{APPLIED_A_TICK, EPOCH_LEAP, HOT_DOCUMENTS},
+    limits::{APPLIED_A_TICK, HOT_DOCUMENTS, latest_epoch},
     log::{self, Log},
 };
 
@@ -283,6 +283,8 @@ pub(crate) struct Documents<K: Kind> {
     hot: Vec<(PeerId, u64, Document)>,
     connected: BTreeSet<PeerId>,
     tick: u64,
+    /// The highest epoch there can be now.
+    latest_epoch: u64,
     /// How many gave way in this tick, to whom.
     evictions: Evictions,
     forgotten: BTreeMap<PeerId, room::Forgotten>,
@@ -299,6 +301,7 @@ impl<K: Kind> Default for Documents<K> {
             hot: Vec::new(),
             connected: BTreeSet::new(),
             tick: 0,
+            latest_epoch: latest_epoch(0),
             evictions: Evictions::default(),
             forgotten: BTreeMap::new(),
             members: Arc::default(),
@@ -307,6 +310,16 @@ impl<K: Kind> Default for Documents<K> {
 }
 
 impl<K: Kind> Documents<K> {
+    /// Says which epoch is the highest there can be.
+    pub(crate) fn set_latest_epoch(&mut self, epoch: u64) {
+        self.latest_epoch = epoch;
+    }
+
+    /// Whether an author can have begun so high an epoch.
+    pub(crate) fn is_begun(&self, epoch: u64) -> bool {
+        epoch <= self.latest_epoch
+    }
+
     pub(crate) fn get(&self, author: &PeerId) -> Option<&Author<K>> {
         self.authors.get(author)
     }
@@ -473,7 +486,7 @@ impl<K: Kind> Documents<K> {
             });
         }
         envelope::check_signature::<K>(&change, &author, mesh)?;
-        if epoch - known_epoch > EPOCH_LEAP {
+        if !self.is_begun(epoch) {
             return Err(Refusal::Epoch);
         }
         if author == *me {

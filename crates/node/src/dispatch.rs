@@ -18,7 +18,7 @@ use std::{
 };
 
 use polymath_net::PeerInfo;
-use polymath_proto::v1::{self, RoutedOutcome, ask_event::Event};
+use polymath_proto::v1::{self, Learned, RoutedOutcome, ask_event::Event};
 use polymath_router::{Candidate, Decision, Features, PeerState, Reach, Request};
 use polymath_rpc as rpc;
 use polymath_types::{
@@ -254,7 +254,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 struct Decided {
     decision: Decision,
     features: Features,
-    policy: &'static str,
+    /// Which policy decided, and what it had heard.
+    policy: (&'static str, Learned),
 }
 
 /// Notes how a question ended, whichever way it ended.
@@ -496,7 +497,8 @@ impl Asked {
             &|id| descriptors.get(id).cloned(),
             &peers,
         );
-        let policy = router.policy().name();
+        // Under the router's lock, so that no grade comes between.
+        let policy = (router.policy().name(), inner.learning.learned());
         Decided {
             decision,
             features,

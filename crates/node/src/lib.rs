@@ -222,6 +222,7 @@ impl Node {
         let record_store = record_store.marking(&catalog_dir, &key.peer_id(), &records);
         let (mut catalog, recovered) = Catalog::open(
             CatalogConfig {
+                unix: unix_now(),
                 key: key.clone(),
                 mesh: membership.genesis.id(),
                 founders: membership.genesis.admins(),
@@ -233,15 +234,13 @@ impl Node {
         for (record, problem) in &recovered.problems {
             tracing::warn!("catalog record {record} was skipped: {problem}");
         }
-        let mut router = Router::with_policy(
-            RouterConfig::default(),
-            u64::from_be_bytes(random()),
-            config.router.policy()?,
-        );
+        let seed = u64::from_be_bytes(random());
+        let policy = config.router.policy(seed)?;
+        let mut router = Router::with_policy(RouterConfig::default(), seed, policy);
         let learning = if passing {
             learning::Learning::passing()
         } else {
-            learning::Learning::open(&mesh_dir.join("router"), router.policy_mut())?
+            learning::Learning::open(&mesh_dir.join("router"), router.policy_mut(), seed)?
         };
         let _ = catalog.use_codebooks(router.policy().codebooks());
         let door = door(&membership, Some(&invites));

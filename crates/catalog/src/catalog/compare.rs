@@ -20,7 +20,7 @@ use crate::{
     buckets::{BRANCHES, Known, LEAVES_A_BRANCH},
     envelope, frames,
     kind::{Category, Kind},
-    limits::{CLAIMANTS, EPOCH_LEAP, FEW_HEADS, HEADS_PAGE},
+    limits::{CLAIMANTS, FEW_HEADS, HEADS_PAGE},
 };
 
 impl Catalog {
@@ -143,10 +143,9 @@ impl Catalog {
         claimed: Known,
         room: &mut usize,
     ) -> bool {
-        let known = K::shelf(self).documents.known(&author);
-        let epoch = known.map_or(0, |known| known.position.0);
-        let adds = claimed.adds_to(known.as_ref())
-            && claimed.position.0.saturating_sub(epoch) <= EPOCH_LEAP;
+        let documents = &K::shelf(self).documents;
+        let known = documents.known(&author);
+        let adds = claimed.adds_to(known.as_ref()) && documents.is_begun(claimed.position.0);
         if !adds || self.conducts.is_banned(&author) || !K::admits(self, &author) {
             return false;
         }

@@ -22,7 +22,7 @@ use crate::{
     documents::{Author, Outcome},
     effort, envelope, frames,
     kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
-    limits::{ANNOUNCED, FEW_HEADS, MISSING_A_TICK, PUSHES, TOLD, WANT_ENTRIES},
+    limits::{ANNOUNCED, FEW_HEADS, MISSING_A_TICK, PUSHES, SAID_OF_CHANGE, TOLD, WANT_ENTRIES},
     record,
     short::Arrived,
 };
@@ -306,6 +306,12 @@ impl Catalog {
                     }
                     self.refuse(peer, refusal);
                     self.efforts.spend(peer, REFUSED);
+                    if refusal.is_late() {
+                        // A document says at most so many times what its change takes.
+                        let said = change.change.len().saturating_mul(SAID_OF_CHANGE);
+                        let said = u32::try_from(said).unwrap_or(u32::MAX);
+                        self.works.spend(peer, effort::applied(said));
+                    }
                     if refusal == Refusal::Replay {
                         tracing::warn!(%author, "what is kept of this author cannot be replayed; it is fetched anew");
                         self.forget::<K>(author, batch);

@@ -273,8 +273,6 @@ impl Kind for CharterKind {
                     Ok(Some((voided, _))) if section == Section::Roles => whole(&voided),
                     _ => Some(0),
                 };
-                // An author whose epochs are all void could never speak again.
-                let voided = voided.filter(|epoch| *epoch <= CHARTER.last_voided);
                 let entry = Entry {
                     at: at.ok_or(Refusal::Schema)?,
                     says: document.texts(&list, most, bytes)?,

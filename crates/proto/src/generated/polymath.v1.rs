@@ -1456,6 +1456,9 @@ pub struct EditCharterResponse {
     /// as it is now
     #[prost(message, optional, tag = "2")]
     pub charter: ::core::option::Option<CharterView>,
+    /// named experts that nobody is known to offer
+    #[prost(string, repeated, tag = "3")]
+    pub unknown: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AskRequest {
@@ -1873,6 +1876,28 @@ pub struct RoutedQuery {
     /// from 1, in the order of the grades; 0: none
     #[prost(uint64, tag = "15")]
     pub grade: u64,
+    /// when it was decided
+    #[prost(message, optional, tag = "16")]
+    pub learned: ::core::option::Option<Learned>,
+    /// when it was graded, without that grade
+    #[prost(message, optional, tag = "17")]
+    pub graded_at: ::core::option::Option<Learned>,
+}
+/// What the policy had heard: enough to bring another one there, grade by grade.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Learned {
+    /// of this run's policy
+    #[prost(fixed64, tag = "1")]
+    pub seed: u64,
+    /// grades in what this run began with
+    #[prost(uint64, tag = "2")]
+    pub counted: u64,
+    /// grades in all
+    #[prost(uint64, tag = "3")]
+    pub grades: u64,
+    /// how often others' word has changed in this run
+    #[prost(uint64, tag = "4")]
+    pub others: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RoutedExpert {
