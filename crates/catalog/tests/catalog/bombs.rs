@@ -1,7 +1,7 @@
 //! A few bytes that stand for much: run lengths, numbers of leaves, names of cards.
 
 use automerge::{
-    ActorId, Automerge, ObjType, ROOT, ScalarValue,
+    ActorId, Automerge, ObjType, ROOT, ReadDoc as _, ScalarValue,
     transaction::{CommitOptions, Transactable as _},
 };
 use polymath_catalog::{CatalogLimits, Refusal};
