@@ -233,6 +233,22 @@ pub(crate) struct Ask {
     /// What matters more than usual: fast, cheap or best
     #[arg(long, value_name = "WHAT", value_parser = ["balanced", "fast", "cheap", "best"])]
     pub(crate) prefer: Option<String>,
+    /// How many experts answer: one, vote (several at once), cascade (cheap ones, and the strongest where they
+    /// disagree), plan (in steps), or auto (as sure as the router is) [default: one]
+    #[arg(long, value_name = "HOW", value_parser = ["one", "vote", "cascade", "plan", "auto"])]
+    pub(crate) how: Option<String>,
+    /// The same as --how plan
+    #[arg(long, conflicts_with = "how")]
+    pub(crate) plan: bool,
+    /// Most experts asked for this question, up to 16 [default: 3; 5 for auto, 8 for a plan]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(crate) max_calls: Option<u32>,
+    /// Most tokens of all prompts and answers for this question
+    #[arg(long, value_name = "N")]
+    pub(crate) max_total_tokens: Option<u64>,
+    /// Most credits that all calls for this question may cost
+    #[arg(long, value_name = "CREDITS", allow_negative_numbers = true)]
+    pub(crate) max_cost: Option<f64>,
     /// Instructions that replace the expert's own
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,

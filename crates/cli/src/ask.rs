@@ -8,7 +8,7 @@ use std::{
 
 use polymath_node::{Control, Node, Options};
 use polymath_proto::v1::{self, ask_event::Event};
-use polymath_types::{ErrorKind, Failure, Format, Terms};
+use polymath_types::{ErrorKind, Failure, Format, How, Terms};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 use toml::Table;
@@ -23,6 +23,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 const GRACE: Duration = Duration::from_secs(10);
 /// Longest `--timeout`, seconds.
 const LONGEST: f64 = 3600.0;
+/// Characters of what one of several experts said.
+const LONGEST_TOLD: usize = 200;
 /// Time a passing client gives itself to meet the mesh.
 const MEET: Duration = Duration::from_secs(5);
 
@@ -179,8 +181,16 @@ fn request(ask: args::Ask, question: String) -> Result<v1::AskRequest, Failure> 
         exclude: ask.exclude,
         privacy: ask.privacy.unwrap_or_default(),
         peer_labels: peer_labels(&ask.peer_labels)?,
-        max_price: ask.max_price.map(price).transpose()?,
+        max_price: ask.max_price.map(|c| price("--max-price", c)).transpose()?,
         prefer: ask.prefer.unwrap_or_default(),
+        how: match ask.plan {
+            true => How::Plan.as_str().to_owned(),
+            false => ask.how.unwrap_or_default(),
+        },
+        max_calls: ask.max_calls.unwrap_or_default(),
+        max_total_tokens: ask.max_total_tokens,
+        max_cost: ask.max_cost.map(|c| price("--max-cost", c)).transpose()?,
+        restarts: true,
         timeout_ms: timeout_ms.max(1),
         dry_run: ask.dry_run,
         request_id: String::new(),
@@ -202,14 +212,14 @@ fn peer_labels(labels: &[String]) -> Result<HashMap<String, String>, Failure> {
 }
 
 /// Credits as millionths.
-fn price(credits: f64) -> Result<u64, Failure> {
+fn price(flag: &str, credits: f64) -> Result<u64, Failure> {
     let millionths = credits * Terms::CREDIT as f64;
     if (0.0..=Terms::HIGHEST_PRICE as f64).contains(&millionths) {
         Ok(millionths.round() as u64)
     } else {
         Err(Failure::new(
             ErrorKind::InvalidInput,
-            "--max-price takes credits from 0 up to a million",
+            format!("{flag} takes credits from 0 up to a million"),
         ))
     }
 }
@@ -265,6 +275,20 @@ impl Show {
                         collected.text_begun |= !tokens.text.is_empty();
                     }
                     collected.text.push_str(&tokens.text);
+                }
+                Event::Part(part) => {
+                    if self.verbose && !self.json {
+                        output::note(&output::dim(&told(&part)));
+                    }
+                    collected.parts.push(part);
+                }
+                Event::Restarted(restarted) => {
+                    if collected.text_begun {
+                        say("", true)?;
+                    }
+                    output::note(&output::dim(&restarted.why));
+                    collected.text.clear();
+                    collected.text_begun = false;
                 }
                 Event::Embeddings(embeddings) => collected.vectors = embeddings.vectors,
                 Event::Classifications(c) => collected.classes = c.classifications,
@@ -326,6 +350,22 @@ impl Show {
                 usage.completion_tokens,
                 done.total_ms
             )));
+            if done.calls_made > 1 {
+                let total = done.total.unwrap_or_default();
+                output::note(&output::dim(&format!(
+                    "{}: {} calls · {} + {} tokens · {} credits{}",
+                    done.how,
+                    done.calls_made,
+                    total.prompt_tokens,
+                    total.completion_tokens,
+                    credits(done.cost),
+                    if done.agreement > 0.0 {
+                        format!(" · {:.0} % of the votes", 100.0 * done.agreement)
+                    } else {
+                        String::new()
+                    }
+                )));
+            }
         }
         Ok(())
     }
@@ -338,6 +378,7 @@ struct Collected {
     text_begun: bool,
     vectors: Vec<v1::Vector>,
     classes: Vec<v1::Classification>,
+    parts: Vec<v1::Part>,
 }
 
 impl Collected {
@@ -351,7 +392,27 @@ impl Collected {
             "usage": { "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens,
                 "estimated": usage.estimated },
             "engine_fingerprint": done.engine_fingerprint, "seed": done.seed, "hedged": done.hedged,
+            "how": done.how, "calls_made": done.calls_made, "cost": credits(done.cost),
+            "total_usage": done.total.map(|t| json!({
+                "prompt_tokens": t.prompt_tokens, "completion_tokens": t.completion_tokens,
+            })),
+            "calls": done.calls.iter().map(|c| json!({
+                "role": c.role, "expert": c.expert, "expert_id": c.expert_id, "peer": c.peer,
+                "outcome": c.outcome, "prompt_tokens": c.prompt_tokens,
+                "completion_tokens": c.completion_tokens, "cost": credits(c.cost),
+            })).collect::<Vec<_>>(),
         });
+        if !self.parts.is_empty() {
+            let part = |p: &v1::Part| {
+                json!({
+                    "role": p.role, "expert": p.expert, "peer": p.peer, "asked": p.asked,
+                    "answer": p.failure.is_empty().then_some(&p.answer),
+                    "failure": (!p.failure.is_empty()).then_some(&p.failure),
+                })
+            };
+            value["parts"] = self.parts.iter().map(part).collect();
+            value["agreement"] = done.agreement.into();
+        }
         if !self.vectors.is_empty() {
             value["embeddings"] = self.vectors.iter().map(|v| json!(v.values)).collect();
         } else if !self.classes.is_empty() {
@@ -379,6 +440,31 @@ impl Collected {
     }
 }
 
+/// Millionths as credits.
+fn credits(millionths: u64) -> f64 {
+    millionths as f64 / Terms::CREDIT as f64
+}
+
+/// What one of several experts said, in a line.
+fn told(part: &v1::Part) -> String {
+    let said = match part.failure.as_str() {
+        "" => part.answer.trim(),
+        failure => failure,
+    };
+    let mut line: String = said.chars().take(LONGEST_TOLD).collect();
+    line = line.replace('\n', " ");
+    let more = if said.chars().nth(LONGEST_TOLD).is_some() {
+        "…"
+    } else {
+        ""
+    };
+    let asked = match part.asked.as_str() {
+        "" => String::new(),
+        asked => format!(", asked \"{asked}\""),
+    };
+    format!("{} {}{asked}: {line}{more}", part.role, part.expert)
+}
+
 /// Writes to stdout at once; a reader that went away ends the question.
 fn say(text: &str, newline: bool) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
@@ -391,7 +477,7 @@ fn say(text: &str, newline: bool) -> Result<(), Failure> {
 pub(crate) fn decision_json(d: &v1::Decision) -> Value {
     json!({
         "request_id": d.request_id, "encoder": d.encoder, "reason": d.reason,
-        "explored": d.explored,
+        "explored": d.explored, "how": d.how, "chosen": d.chosen, "doubt": d.doubt,
         "candidates": d.candidates.iter().map(|c| json!({
             "expert": c.expert, "expert_id": c.expert_id, "model": c.model, "peer": c.peer, "score": c.score,
             "expected": c.expected.map(|e| json!({
@@ -439,6 +525,10 @@ fn explain(d: &v1::Decision) -> String {
             "\nnot {}{peer}: {} ({})",
             e.expert, e.reason, e.detail
         ));
+    }
+    if d.chosen.len() > 1 || d.how != How::One.as_str() {
+        let names = d.chosen.join(", ");
+        text.push_str(&format!("\n{} ({names}), doubt {:.2}", d.how, d.doubt));
     }
     text.push_str(&format!("\nencoder {}", d.encoder));
     text

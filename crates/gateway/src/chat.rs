@@ -4,6 +4,7 @@ mod request;
 
 use std::{
     collections::VecDeque,
+    str::FromStr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -11,12 +12,12 @@ use axum::{
     Json,
     body::Body,
     extract::{FromRequest, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use polymath_node::{Answer, Node};
 use polymath_proto::v1::{self, ask_event::Event};
-use polymath_types::{ErrorKind, RequestId};
+use polymath_types::{ErrorKind, RequestId, Terms};
 use request::ChatRequest;
 use serde_json::{Value, json};
 
@@ -27,6 +28,10 @@ const EXPERT: HeaderName = HeaderName::from_static("x-polymath-expert");
 const EXPERT_ID: HeaderName = HeaderName::from_static("x-polymath-expert-id");
 const PEER: HeaderName = HeaderName::from_static("x-polymath-peer");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-polymath-attempts");
+const HOW: HeaderName = HeaderName::from_static("x-polymath-how");
+const MAX_CALLS: HeaderName = HeaderName::from_static("x-polymath-max-calls");
+const MAX_TOTAL_TOKENS: HeaderName = HeaderName::from_static("x-polymath-max-total-tokens");
+const MAX_COST: HeaderName = HeaderName::from_static("x-polymath-max-cost");
 /// Time a client gets to send its request.
 const UPLOAD: Duration = Duration::from_secs(30);
 /// Tells reverse proxies not to hold the stream back.
@@ -48,14 +53,77 @@ pub(crate) async fn completions(State(node): State<Node>, request: Request) -> R
     response
 }
 
+/// What the request's headers say of how many experts are asked, and what they may cost.
+#[derive(Default)]
+struct Bounds {
+    how: Option<String>,
+    max_calls: u32,
+    max_total_tokens: Option<u64>,
+    max_cost: Option<u64>,
+}
+
+impl Bounds {
+    fn read(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let how = text(headers, &HOW)?.map(str::to_owned);
+        let cost: Option<f64> = number(headers, &MAX_COST)?;
+        let millionths = |credits: f64| {
+            let millionths = credits * Terms::CREDIT as f64;
+            if (0.0..=Terms::HIGHEST_PRICE as f64).contains(&millionths) {
+                Ok(millionths.round() as u64)
+            } else {
+                let what = format!("{MAX_COST} takes credits from 0 up to a million");
+                Err(Refusal::invalid(what))
+            }
+        };
+        Ok(Self {
+            how,
+            max_calls: number(headers, &MAX_CALLS)?.unwrap_or_default(),
+            max_total_tokens: number(headers, &MAX_TOTAL_TOKENS)?,
+            max_cost: cost.map(millionths).transpose()?,
+        })
+    }
+
+    fn apply(self, ask: &mut v1::AskRequest) {
+        if let Some(how) = self.how {
+            ask.how = how;
+        }
+        ask.max_calls = self.max_calls;
+        ask.max_total_tokens = self.max_total_tokens;
+        ask.max_cost = self.max_cost;
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
+    let Some(value) = headers.get(name) else {
+        return Ok(None);
+    };
+    let text = value.to_str();
+    text.map(|t| Some(t.trim()))
+        .map_err(|_| Refusal::invalid(format!("the header {name} is not readable")))
+}
+
+fn number<T: FromStr>(headers: &HeaderMap, name: &HeaderName) -> Result<Option<T>, Refusal> {
+    let Some(text) = text(headers, name)? else {
+        return Ok(None);
+    };
+    let number = text.parse();
+    number.map(Some).map_err(|_| {
+        let text: String = text.chars().take(40).collect();
+        Refusal::invalid(format!("the header {name} takes a number, not '{text}'"))
+    })
+}
+
 async fn answer(node: &Node, request: Request, id: &RequestId) -> Result<Response, Refusal> {
+    let bounds = Bounds::read(request.headers())?;
     let body = tokio::time::timeout(UPLOAD, Json::<ChatRequest>::from_request(request, &()));
     let Json(request) = body.await.map_err(|_| {
         Refusal::invalid(format!("the request was not complete within {UPLOAD:?}"))
             .with_status(StatusCode::REQUEST_TIMEOUT)
     })??;
     let (streams, usage) = (request.streams(), request.wants_usage());
-    let begun = Begun::wait(node.ask(request.ask(id)?), id).await?;
+    let mut ask = request.ask(id)?;
+    bounds.apply(&mut ask);
+    let begun = Begun::wait(node.ask(ask), id).await?;
     if streams {
         Ok(begun.streamed(usage))
     } else {
@@ -125,6 +193,7 @@ impl Begun {
         loop {
             match self.next().await {
                 Some(Event::Tokens(tokens)) => text.push_str(&tokens.text),
+                Some(Event::Restarted(_)) => text.clear(),
                 Some(Event::Failed(failed)) => return Err(failed.into()),
                 Some(Event::Done(done)) => {
                     let body = json!({
@@ -140,6 +209,7 @@ impl Begun {
                             "finish_reason": finish_reason(&done),
                         }],
                         "usage": usage(&done),
+                        "polymath": account(&done),
                     });
                     (self.expert, self.expert_id) = (done.expert, done.expert_id);
                     (self.peer, self.attempts) = (done.peer, done.attempts);
@@ -185,6 +255,7 @@ impl Begun {
                             null_usage(&mut lines);
                             let mut last = begun.frame(json!([]));
                             last["usage"] = usage(&done);
+                            last["polymath"] = account(&done);
                             lines.push_back(last);
                         }
                         let mut end: String =
@@ -256,6 +327,24 @@ fn usage(done: &v1::Done) -> Value {
         "prompt_tokens": u.prompt_tokens,
         "completion_tokens": u.completion_tokens,
         "total_tokens": u64::from(u.prompt_tokens) + u64::from(u.completion_tokens),
+    })
+}
+
+/// What all calls for the question came to; its `usage` is the answer's alone.
+fn account(done: &v1::Done) -> Value {
+    let total = done.total.unwrap_or_default();
+    json!({
+        "how": done.how,
+        "agreement": (done.agreement > 0.0).then_some(done.agreement),
+        "calls_made": done.calls_made,
+        "prompt_tokens": total.prompt_tokens,
+        "completion_tokens": total.completion_tokens,
+        "cost": done.cost as f64 / Terms::CREDIT as f64,
+        "calls": done.calls.iter().map(|c| json!({
+            "role": c.role, "expert": c.expert, "expert_id": c.expert_id, "peer": c.peer,
+            "outcome": c.outcome, "prompt_tokens": c.prompt_tokens,
+            "completion_tokens": c.completion_tokens, "cost": c.cost as f64 / Terms::CREDIT as f64,
+        })).collect::<Vec<_>>(),
     })
 }
 

@@ -1,23 +1,33 @@
-//! The way of a question: encode, decide, call ([`attempts`]). Every question ends in `Done` or
-//! `Failed`.
+//! The way of a question: encode, decide, call ([`attempts`]), one expert or several ([`many`]). Every question
+//! ends in `Done` or `Failed`.
 
 mod attempts;
 mod call;
 mod flags;
 mod hedge;
+mod ledger;
+mod many;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use polymath_net::PeerInfo;
 use polymath_proto::v1::{self, Learned, RoutedOutcome, ask_event::Event};
-use polymath_router::{Decision, Features, PeerState, Reach, Request};
+use polymath_router::{Candidate, Decision, Features, PeerState, Reach, Request};
 use polymath_rpc as rpc;
 use polymath_types::{
-    Attempt, Constraints, ErrorKind, ExpertCard, ExpertId, ExpertKind, Failure, Format, Index,
-    PeerId, Preference, Privacy, Query, RequestId, Role, SamplingOverrides,
+    Attempt, Constraints, ErrorKind, ExpertCard, ExpertId, ExpertKind, Failure, Format, How, Index,
+    PeerId, Preference, Privacy, Query, RequestId, Role, SamplingOverrides, Terms,
 };
 use tokio::{sync::mpsc, time::Instant};
 
+use self::{ledger::Ledger, many::Experts};
 use crate::{Node, discover::LookUp, hosted::State, learning::expectation, live::Doubt};
 
 /// Events on their way to the one who asked; a slow reader slows the model.
@@ -38,11 +48,7 @@ impl Node {
         let (events, answer) = mpsc::channel(EVENTS);
         let node = self.clone();
         self.inner.tasks.spawn(async move {
-            let asked = Asked {
-                node,
-                events: events.clone(),
-                begun: Instant::now(),
-            };
+            let mut asked = Asked::new(node, events.clone(), &request);
             // The one who asked going away drops the work, and with it every call it makes.
             let stopping = asked.node.inner.cancel.clone();
             let ended = tokio::select! {
@@ -51,7 +57,14 @@ impl Node {
                 ended = asked.run(request) => ended,
             };
             if let Err(failure) = ended {
-                let _ = events.send(event(Event::Failed(failed(&failure)))).await;
+                let account = asked.ledger.account();
+                let ended = v1::Failed {
+                    calls: account.calls,
+                    calls_made: account.made,
+                    cost: account.cost,
+                    ..failed(&failure)
+                };
+                let _ = events.send(event(Event::Failed(ended))).await;
             }
         });
         answer
@@ -93,6 +106,7 @@ fn failed(failure: &Failure) -> v1::Failed {
             })
             .collect(),
         retry_after_ms: failure.retry_after_ms.unwrap_or(0),
+        ..v1::Failed::default()
     }
 }
 
@@ -166,6 +180,15 @@ fn parse(request: &v1::AskRequest, id: RequestId) -> Result<Query, Failure> {
             )));
         }
     }
+    let how = match request.how.as_str() {
+        "" => None,
+        name => Some(named(name, "way to ask", How::from_name)?),
+    };
+    if kind != ExpertKind::Generate && how.is_some_and(|h| h != How::One) {
+        return Err(invalid(format!(
+            "votes, cascades and plans are for generating, not to {kind}"
+        )));
+    }
     if kind != ExpertKind::Classify && !request.labels.is_empty() {
         return Err(invalid(format!(
             "labels are for `--kind classify`, not to {kind}"
@@ -195,6 +218,7 @@ fn parse(request: &v1::AskRequest, id: RequestId) -> Result<Query, Failure> {
             privacy: named(&request.privacy, "privacy", Privacy::from_name)?,
             peer_labels: request.peer_labels.clone().into_iter().collect(),
             prefer: named(&request.prefer, "preference", Preference::from_name)?,
+            how,
             max_price: request.max_price,
             timeout,
         },
@@ -252,19 +276,69 @@ impl Drop for Noted<'_> {
     }
 }
 
-/// One question on its way.
+/// One question on its way, or the part of it that one of several experts is asked.
 struct Asked {
     node: Node,
     events: mpsc::Sender<v1::AskEvent>,
     begun: Instant,
+    /// Every call of the question, and what they may cost.
+    ledger: Arc<Ledger>,
+    /// As what the next calls are made.
+    role: &'static str,
+    /// How many experts answer it.
+    how: &'static str,
+    /// The answer's share of the votes, where there were any.
+    agreement: f64,
+    /// The caller can take back what it was given.
+    restarts: bool,
+    /// Something of an answer was passed on.
+    passed_on: AtomicBool,
 }
 
 impl Asked {
-    async fn run(&self, request: v1::AskRequest) -> Result<(), Failure> {
-        let inner = &self.node.inner;
+    fn new(node: Node, events: mpsc::Sender<v1::AskEvent>, request: &v1::AskRequest) -> Self {
+        let how = How::from_name(&request.how).unwrap_or_default();
+        Self {
+            node,
+            events,
+            begun: Instant::now(),
+            ledger: Arc::new(Ledger::new(many::limits(request, how))),
+            role: "answer",
+            how: How::One.as_str(),
+            agreement: 0.0,
+            restarts: request.restarts,
+            passed_on: AtomicBool::new(false),
+        }
+    }
+
+    /// The part of one of several, whose events go elsewhere.
+    fn part(&self, role: &'static str, events: mpsc::Sender<v1::AskEvent>) -> Self {
+        Self {
+            node: self.node.clone(),
+            events,
+            begun: Instant::now(),
+            ledger: Arc::clone(&self.ledger),
+            role,
+            how: self.how,
+            agreement: 0.0,
+            restarts: false,
+            passed_on: AtomicBool::new(false),
+        }
+    }
+
+    fn has_passed_on(&self) -> bool {
+        self.passed_on.load(Relaxed)
+    }
+
+    async fn run(&mut self, request: v1::AskRequest) -> Result<(), Failure> {
+        let node = self.node.clone();
+        let inner = &node.inner;
         let id = request_id(&request.request_id);
         let mut query = parse(&request, id)?;
         flags::heed(&mut query)?;
+        let how = query.constraints.how.unwrap_or_default();
+        // What a flag asks for is bounded as what the request asks for.
+        self.ledger = Arc::new(Ledger::new(many::limits(&request, how)));
         // What the mesh's admins call it.
         if let Some(name) = &mut query.constraints.model {
             let meant = self.node.charter().resolve(name).to_owned();
@@ -288,7 +362,8 @@ impl Asked {
                 format!("no expert was chosen within {timeout:?}: raise --timeout"),
             )
         };
-        let explore = !request.dry_run;
+        // Whoever asks several has no use for an experiment.
+        let explore = !request.dry_run && how == How::One;
         let mut decided = tokio::time::timeout_at(deadline, self.decide(&query, explore))
             .await
             .map_err(late)?;
@@ -319,8 +394,11 @@ impl Asked {
             features,
             policy,
         } = decided;
-        self.send(Event::Decision(describe(&decision, &query)))
-            .await;
+        let calls = self.ledger.calls_left();
+        let experts = Experts::of(&decision, &node.index(), node.peer_id(), how, calls);
+        let mut described = describe(&decision, &query);
+        experts.tell(how, &mut described);
+        self.send(Event::Decision(described)).await;
         if decision.candidates.is_empty() {
             if let Some(failure) = self.not_ready_here(&query) {
                 return Err(failure);
@@ -349,9 +427,13 @@ impl Asked {
             return Ok(());
         }
         let learning = &inner.learning;
-        let number = learning.note(&query, &features, policy, &decision);
+        // What a plan says is nobody's own answer: rating it would teach nothing of its experts.
+        let number = match how {
+            How::Plan => None,
+            _ => learning.note(&query, &features, policy, &decision),
+        };
         let mut noted = Noted {
-            node: &self.node,
+            node: &node,
             id: &query.id,
             number,
             begun: self.begun,
@@ -360,7 +442,7 @@ impl Asked {
                 ..RoutedOutcome::default()
             },
         };
-        let ended = self.attempt_all(&query, decision, deadline).await;
+        let ended = self.ask_them(&query, &experts, deadline).await;
         noted.outcome = match &ended {
             Ok(answered) => answered.clone(),
             Err(failure) => RoutedOutcome {
@@ -462,8 +544,25 @@ impl Asked {
     }
 
     async fn send(&self, what: Event) {
+        match &what {
+            Event::Tokens(_) => self.passed_on.store(true, Relaxed),
+            Event::Restarted(_) => self.passed_on.store(false, Relaxed),
+            _ => {}
+        }
         // A closed channel ends the question at the next await of `Node::ask`'s select.
         let _ = self.events.send(event(what)).await;
+    }
+}
+
+/// On which terms a candidate answers; nobody pays for what is computed at home.
+fn terms_of(index: &Index, candidate: &Candidate, me: PeerId) -> Terms {
+    let expert = index.expert(&candidate.expert);
+    let replica = expert.and_then(|e| e.replicas.iter().find(|r| r.peer == candidate.peer));
+    let terms = replica.map_or_else(Terms::default, |r| r.terms);
+    if candidate.peer == me {
+        Terms::default()
+    } else {
+        terms
     }
 }
 
@@ -504,5 +603,6 @@ fn describe(decision: &Decision, query: &Query) -> v1::Decision {
             .collect(),
         reason: decision.reason.clone(),
         explored: decision.explored,
+        ..v1::Decision::default()
     }
 }

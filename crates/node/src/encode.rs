@@ -53,6 +53,9 @@ const FEW: usize = 128;
 const BURST: usize = 64;
 /// Longest pause between the descriptors of two cards.
 const LONGEST_REST: Duration = Duration::from_secs(1);
+/// How alike the vectors of two answers are that say the same, by the embedder and by their words.
+const SAME_BY_EMBEDDER: f32 = 0.8;
+const SAME_BY_WORDS: f32 = 0.6;
 /// Most bytes of a word that one token covers, taken generously.
 const LONGEST_TOKEN: usize = 16;
 
@@ -162,6 +165,20 @@ impl Encoder {
             })
             .collect();
         (features, descriptors)
+    }
+
+    /// Vectors of answers, in one space, and how alike two must be there to say the same. Neither bound is
+    /// measured: they lie where paraphrases begin.
+    pub(crate) async fn compare(&self, texts: &[&str]) -> (Vec<Vec<f32>>, f32) {
+        let embedder = *self.embedder.borrow();
+        if let Embedder::Ready(id) = embedder {
+            let clipped = texts.iter().map(|t| clip(t).to_owned()).collect();
+            if let Some(vectors) = self.vectors(&id, clipped).await {
+                return (vectors, SAME_BY_EMBEDDER);
+            }
+        }
+        let vectors = texts.iter().map(|t| static_encoder::encode(clip(t)));
+        (vectors.collect(), SAME_BY_WORDS)
     }
 
     /// The embedder and its descriptors of all these cards, if both are here in time.

@@ -15,6 +15,7 @@
 //! 4. **Order**: experts by score, in which speed can only break near-ties of content
 //!    ([`RouterConfig::near_tie`]); replicas of one expert by expected time.
 //! 5. **Hedging** (`hedge`): when a call that brings nothing may be doubled, and how often.
+//! 6. **How many** ([`many`]): one expert, a vote, a cascade or nobody; and how several answers become one.
 //!
 //! [`Index`]: polymath_types::Index
 
@@ -26,6 +27,7 @@ mod failure;
 mod filter;
 mod hedge;
 pub mod learning;
+pub mod many;
 mod policy;
 mod quality;
 mod random;

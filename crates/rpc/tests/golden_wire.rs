@@ -153,7 +153,7 @@ fn calls_of_the_control_api() {
             peer: "p".into(),
             outcome: "o".into(),
         }],
-        retry_after_ms: 0,
+        ..v1::Failed::default()
     };
     let event = |failed| v1::AskEvent {
         event: Some(v1::ask_event::Event::Failed(failed)),

@@ -38,7 +38,7 @@ pub use mesh::{Access, Genesis, GenesisError, MeshId, MeshSecret};
 pub use observations::{Cell, CodebookId, Evidence, Observations, Seen, Weighed, WeighedExpert};
 pub use path::{PathKind, Transport};
 pub use query::{
-    Constraints, Message, Preference, Privacy, Query, RequestId, Role, SamplingOverrides,
+    Constraints, How, Message, Preference, Privacy, Query, RequestId, Role, SamplingOverrides,
 };
 pub use table::{Table, TableKey};
 pub use version::{Format, VersionMismatch};

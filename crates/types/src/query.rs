@@ -172,6 +172,44 @@ impl Preference {
     }
 }
 
+/// How many experts answer a question, and how their answers become one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// The one that is expected to answer best.
+    #[default]
+    One,
+    /// Several at once; what most of them say is the answer.
+    Vote,
+    /// Cheap ones first, and the strongest where they disagree.
+    Cascade,
+    /// One divides the question into steps, each of which goes to whom it suits, and puts the answers together.
+    Plan,
+    /// One, several or nobody, by how sure the router is.
+    Auto,
+}
+
+impl How {
+    /// Every one.
+    pub const ALL: [Self; 5] = [Self::One, Self::Vote, Self::Cascade, Self::Plan, Self::Auto];
+
+    /// Its name, as in flags and headers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Vote => "vote",
+            Self::Cascade => "cascade",
+            Self::Plan => "plan",
+            Self::Auto => "auto",
+        }
+    }
+
+    /// By its name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|h| h.as_str() == name)
+    }
+}
+
 /// What an expert and a peer must satisfy to be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Constraints {
@@ -189,6 +227,8 @@ pub struct Constraints {
     pub peer_labels: BTreeMap<String, String>,
     /// What matters more than usual.
     pub prefer: Preference,
+    /// How many are asked; nothing where the caller left it open, which means one.
+    pub how: Option<How>,
     /// Most that may be asked for 1,000 tokens each way, millionths of a credit.
     pub max_price: Option<u64>,
     /// Time from the moment of asking until the answer must be complete.
@@ -205,6 +245,7 @@ impl Default for Constraints {
             privacy: Privacy::Any,
             peer_labels: BTreeMap::new(),
             prefer: Preference::Balanced,
+            how: None,
             max_price: None,
             timeout: Duration::from_secs(120),
         }

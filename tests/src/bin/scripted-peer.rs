@@ -1,7 +1,8 @@
 //! A daemon as `polymath up` makes it, but for its engine, in which [`script`](polymath_tests::script)
 //! stands in for models.
 //!
-//! `scripted-peer HOME MODELS LISTEN SLOWNESS EXPERT...`
+//! `scripted-peer HOME MODELS LISTEN SLOWNESS EXPERT...`, an expert being its name, or a
+//! [`Part`](polymath_tests::says::Part).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -10,7 +11,10 @@ use std::{path::Path, sync::Arc};
 use polymath_blobs::{SilentProgress, Store};
 use polymath_engine::{Engine, EngineConfig};
 use polymath_node::{Home, Node, Options, config::Config, experts::Card};
-use polymath_tests::script::{card, script};
+use polymath_tests::{
+    says::Part,
+    script::{card, script},
+};
 
 /// Answers at once: none of these tests is about who waits.
 const PLACES: usize = 4096;
@@ -37,8 +41,16 @@ async fn main() {
     let slowness = slowness.parse().expect("a number");
     let mut cards = Vec::new();
     for name in experts {
-        let card = Arc::new(card(name));
-        engine.stand_in(card.id(), script(slowness));
+        let part = Part::read(name);
+        let card = Arc::new(card(part.as_ref().map_or(name, |p| &p.name)));
+        let stand_in = match part {
+            Some(part) => {
+                config.prices.extend(part.price.clone());
+                part.shared()
+            }
+            None => script(slowness),
+        };
+        engine.stand_in(card.id(), stand_in);
         cards.push(Card::Known(card));
     }
     let home = Home::open(home).expect("a home");

@@ -1,7 +1,7 @@
 //! What a chat request may say, and the question it becomes.
 
 use polymath_proto::v1;
-use polymath_types::{Format, RequestId};
+use polymath_types::{Format, How, RequestId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -129,7 +129,9 @@ impl ChatRequest {
             Some(Stop::One(one)) => vec![one],
             Some(Stop::Many(many)) => many,
         };
-        let (model, prefer) = choice(self.model);
+        let (model, prefer, how) = choice(self.model);
+        // Who gets an answer whole can be given another one instead.
+        let restarts = !self.stream.unwrap_or(false);
         Ok(v1::AskRequest {
             version: Format::Control.current(),
             kind: "generate".into(),
@@ -144,19 +146,26 @@ impl ChatRequest {
             }),
             model,
             prefer,
+            how,
+            restarts,
             request_id: id.to_string(),
             ..v1::AskRequest::default()
         })
     }
 }
 
-/// What a model's name says: that model, or that the router chooses, and by what: `auto:fast`.
-fn choice(model: Option<String>) -> (String, String) {
+/// What a model's name says: that model, or that the router chooses, and by what: `auto:fast`, or how many:
+/// `auto:vote`.
+fn choice(model: Option<String>) -> (String, String, String) {
     let model = model.unwrap_or_default();
+    let none = String::new;
     match model.strip_prefix(AUTO) {
-        Some("") => (String::new(), String::new()),
-        Some(rest) if rest.starts_with(':') => (String::new(), rest[1..].to_owned()),
-        _ => (model, String::new()),
+        Some("") => (none(), none(), none()),
+        Some(rest) if rest.starts_with(':') => match How::from_name(&rest[1..]) {
+            Some(how) => (none(), none(), how.as_str().to_owned()),
+            None => (none(), rest[1..].to_owned(), none()),
+        },
+        _ => (model, none(), none()),
     }
 }
 

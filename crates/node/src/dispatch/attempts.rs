@@ -7,15 +7,20 @@ use std::{
     time::Duration,
 };
 
-use polymath_proto::v1::{self, RoutedOutcome};
-use polymath_router::{Candidate, Decision, Outcome, Served};
-use polymath_types::{Attempt, ErrorKind, ExpertId, Failure, PeerId, Query};
+use polymath_proto::v1::{self, RoutedOutcome, ask_event::Event};
+use polymath_router::{
+    Candidate, Outcome, Served,
+    many::{Beginning, beginning, declines, goes_in_circles},
+};
+use polymath_types::{Attempt, ErrorKind, ExpertId, ExpertKind, Failure, PeerId, Query};
 use tokio::time::Instant;
 
 use super::{
     Asked,
     call::{Opened, Try},
     hedge::Race,
+    ledger::{ANSWERED, Ledger},
+    terms_of,
 };
 use crate::{Node, misses};
 
@@ -46,7 +51,16 @@ pub(super) struct Progress {
     pub(super) last: Option<Instant>,
     /// Why it ended: stop, length.
     pub(super) finished: &'static str,
+    /// Its beginning, while it may still become a declaration that there is no answer: not passed on.
+    held: Vec<v1::Tokens>,
+    heard: String,
+    begins: bool,
+    /// Why another expert is to begin anew.
+    gave_up: Option<&'static str>,
 }
+
+/// How often an answer is looked at whether it goes in circles, tokens.
+const CIRCLES_EVERY: usize = 16;
 
 impl Progress {
     pub(super) fn can_go_on_with(&self, candidate: &Candidate) -> bool {
@@ -61,6 +75,52 @@ impl Progress {
     /// Tokens so far, of an expert that tells none as far as that can be known.
     pub(super) const fn tokens(&self) -> usize {
         self.ids.len() + self.pieces
+    }
+
+    /// How many tokens these are, as far as that can be known.
+    pub(super) const fn came(&self, tokens: &v1::Tokens) -> usize {
+        if self.untold { 1 } else { tokens.ids.len() }
+    }
+
+    /// What of these tokens may be passed on: nothing yet while the answer may turn out to be none. An error is
+    /// why another expert should be asked; `again`: also once something was passed on.
+    pub(super) fn sift(
+        &mut self,
+        tokens: v1::Tokens,
+        again: bool,
+    ) -> Result<Vec<v1::Tokens>, Failure> {
+        if self.begins {
+            self.heard.push_str(&tokens.text);
+            self.held.push(tokens);
+            return match beginning(&self.heard) {
+                Beginning::Open => Ok(Vec::new()),
+                Beginning::Declines => Err(self.give_up("it says that it cannot answer")),
+                Beginning::Answers => {
+                    self.begins = false;
+                    Ok(std::mem::take(&mut self.held))
+                }
+            };
+        }
+        if again && self.ids.len().is_multiple_of(CIRCLES_EVERY) && goes_in_circles(&self.ids) {
+            return Err(self.give_up("its answer goes in circles"));
+        }
+        let mut all = std::mem::take(&mut self.held);
+        all.push(tokens);
+        Ok(all)
+    }
+
+    /// The same at the answer's end.
+    pub(super) fn sift_end(&mut self) -> Result<Vec<v1::Tokens>, Failure> {
+        if self.begins && declines(&self.heard) {
+            return Err(self.give_up("it says that it cannot answer"));
+        }
+        self.begins = false;
+        Ok(std::mem::take(&mut self.held))
+    }
+
+    fn give_up(&mut self, why: &'static str) -> Failure {
+        self.gave_up = Some(why);
+        Failure::new(ErrorKind::NotFound, why)
     }
 
     pub(super) fn note(&mut self) {
@@ -156,16 +216,19 @@ impl Asked {
     pub(super) async fn attempt_all(
         &self,
         query: &Query,
-        decision: Decision,
+        candidates: Vec<Candidate>,
         deadline: Instant,
     ) -> Result<RoutedOutcome, Failure> {
+        // Where the router chose, an expert that has no answer may be followed by another one, once.
+        let free = query.kind == ExpertKind::Generate && query.constraints.model.is_none();
+        let mut watch = free;
         let mut progress = Progress::default();
         let mut failures: Vec<Attempt> = Vec::new();
         let mut last: Option<Failure> = None;
         let mut soonest: Option<u64> = None;
         let mut refusals = Refusals::default();
         let mut calls = 0;
-        let mut left: VecDeque<_> = decision.candidates.into_iter().map(Arc::new).collect();
+        let mut left: VecDeque<_> = candidates.into_iter().map(Arc::new).collect();
         let mut again = Again::default();
         'asking: loop {
             if Instant::now() >= deadline {
@@ -187,9 +250,12 @@ impl Asked {
             }
             let others: Vec<Arc<Candidate>> = left.iter().cloned().collect();
             let rest: Vec<&Candidate> = others.iter().map(Arc::as_ref).collect();
+            watch &= rest.iter().any(|c| c.expert != candidate.expert);
+            progress.begins = watch && (progress.begins || progress.is_empty());
             let attempt = Try {
                 query,
                 candidate,
+                watch,
                 number: calls + 1,
                 previous: last.as_ref(),
                 rest: &rest,
@@ -211,7 +277,24 @@ impl Asked {
                     // Slow is not dead: should this answer break off, it could still be asked.
                     left.push_back(Arc::new(candidate.clone()));
                 }
-                match self.pass_on(&attempt, opened, report, &mut progress).await {
+                let passed = self.pass_on(&attempt, opened, report, &mut progress).await;
+                if let Some(why) = progress.gave_up.filter(|_| watch) {
+                    watch = false;
+                    if progress.held.is_empty() {
+                        let why = format!("{}: {why}", answerer.name);
+                        self.send(Event::Restarted(v1::Restarted { why })).await;
+                    }
+                    left.retain(|c| c.expert != answerer.expert);
+                    progress = Progress::default();
+                    failures.push(Attempt {
+                        expert: answerer.name.clone(),
+                        peer: answerer.peer.to_string(),
+                        outcome: why.to_owned(),
+                    });
+                    last = Some(Failure::new(ErrorKind::NotFound, why));
+                    continue;
+                }
+                match passed {
                     Ok(()) => {
                         refusals.refute(&self.node, answerer.expert);
                         return Ok(RoutedOutcome {
@@ -332,12 +415,16 @@ impl Asked {
         self.node
             .router()
             .started(self.node.elapsed(), expert, peer);
+        let terms = terms_of(&self.node.index(), attempt.candidate, self.node.peer_id());
+        let call = self.ledger.began(self.role, attempt.candidate, terms);
         let mut report = Report {
             node: &self.node,
+            ledger: &self.ledger,
+            call,
             candidate: attempt.candidate,
             result: Err(ErrorKind::Cancelled),
         };
-        match self.open(attempt, progress).await {
+        match self.open(attempt, progress, call).await {
             Ok(opened) => Ok((opened, report)),
             Err(failure) => {
                 report.failed(attempt, &failure);
@@ -359,6 +446,11 @@ impl Asked {
                 report.result = Ok(served);
                 self.node.inner.misses.met(attempt.candidate.peer);
                 Ok(())
+            }
+            // Its peer did what it was asked to.
+            Err(failure) if progress.gave_up.is_some() => {
+                self.ledger.ended(report.call, "gave_up");
+                Err(failure)
             }
             Err(failure) => {
                 report.failed(attempt, &failure);
@@ -417,6 +509,8 @@ fn is_same(a: &Candidate, b: &Candidate) -> bool {
 /// Tells the router how a call ended, whichever way it ended.
 pub(super) struct Report<'a> {
     node: &'a Node,
+    ledger: &'a Ledger,
+    call: usize,
     candidate: &'a Candidate,
     result: Result<Served, ErrorKind>,
 }
@@ -444,6 +538,11 @@ impl Drop for Report<'_> {
         if self.result == Err(ErrorKind::Unavailable) {
             inner.clients.forget(&peer);
         }
+        let told = match self.result {
+            Ok(_) => ANSWERED,
+            Err(kind) => kind.as_str(),
+        };
+        self.ledger.ended(self.call, told);
         let outcome = Outcome {
             expert,
             peer,

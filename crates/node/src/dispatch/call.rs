@@ -12,7 +12,7 @@ use polymath_types::{ErrorKind, ExpertKind, Failure, Format, PathKind, Query, Tr
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, codec::CompressionEncoding};
 
-use super::{Asked, attempts::Progress};
+use super::{Asked, attempts::Progress, ledger::ANSWERED};
 use crate::{
     admission::Caller,
     serve::{BEAT, Events},
@@ -43,6 +43,8 @@ type Client = v1::expert_client::ExpertClient<rpc::Channel>;
 pub(super) struct Try<'d, 't> {
     pub(super) query: &'d Query,
     pub(super) candidate: &'d Candidate,
+    /// Another expert is asked if this one says that it has no answer.
+    pub(super) watch: bool,
     /// From 1.
     pub(super) number: usize,
     /// Why the one before failed.
@@ -177,6 +179,8 @@ pub(super) struct Opened {
     begun: Begun,
     route: (String, String),
     pace: Pace,
+    /// Its place in the ledger.
+    call: usize,
 }
 
 impl Asked {
@@ -185,6 +189,7 @@ impl Asked {
         &self,
         attempt: &Try<'_, '_>,
         progress: &Progress,
+        call: usize,
     ) -> Result<Opened, Failure> {
         let service = &self.node.inner.service;
         let mut pace = Pace {
@@ -270,7 +275,18 @@ impl Asked {
             }
         };
         pace.note(0);
-        Ok(Opened { begun, route, pace })
+        let prompt = match &begun {
+            Begun::Answer { started, .. } => started.as_ref().map(|s| s.prompt_tokens),
+            Begun::Vectors(v1::EmbedResponse { usage, .. })
+            | Begun::Labels(v1::ClassifyResponse { usage, .. }) => usage.map(|u| u.prompt_tokens),
+        };
+        self.ledger.read(call, prompt.unwrap_or_default());
+        Ok(Opened {
+            begun,
+            route,
+            pace,
+            call,
+        })
     }
 
     /// Passes an opened call's answer on until it is complete.
@@ -284,6 +300,7 @@ impl Asked {
             begun,
             route,
             mut pace,
+            call,
         } = opened;
         if attempt.hedge {
             self.announce(attempt, &route).await;
@@ -302,7 +319,7 @@ impl Asked {
                     progress.fingerprint.clone_from(&started.engine_fingerprint);
                     self.send(Event::Started(started)).await;
                 }
-                self.relay(step, events, attempt, progress, &mut pace)
+                self.relay(step, events, attempt, progress, (&mut pace, call))
                     .await?
             }
             Begun::Vectors(response) => {
@@ -331,6 +348,7 @@ impl Asked {
             v1::finished::Reason::Length => "length",
             _ => "stop",
         };
+        self.ledger.ended(call, ANSWERED);
         self.finish(attempt, route, finished, progress).await;
         Ok(pace.served())
     }
@@ -399,16 +417,26 @@ impl Asked {
         mut events: Events,
         attempt: &Try<'_, '_>,
         progress: &mut Progress,
-        pace: &mut Pace,
+        (pace, call): (&mut Pace, usize),
     ) -> Result<v1::Finished, Failure> {
+        let again = attempt.watch && self.restarts;
         loop {
             match step {
                 Step::Tokens(tokens) => {
                     progress.take(&tokens, attempt.most_tokens)?;
-                    pace.note(if progress.untold { 1 } else { tokens.ids.len() });
-                    self.send(Event::Tokens(tokens)).await;
+                    let came = progress.came(&tokens);
+                    pace.note(came);
+                    self.ledger.came(call, came);
+                    for tokens in progress.sift(tokens, again)? {
+                        self.send(Event::Tokens(tokens)).await;
+                    }
                 }
-                Step::Finished(finished) => return Ok(finished),
+                Step::Finished(finished) => {
+                    for tokens in progress.sift_end()? {
+                        self.send(Event::Tokens(tokens)).await;
+                    }
+                    return Ok(finished);
+                }
                 // It is at work; and it has started already.
                 Step::Working(_) | Step::Started(_) => {}
             }
@@ -437,7 +465,7 @@ impl Asked {
             0.0
         };
         let since = |at: Instant| at.saturating_duration_since(self.begun).as_secs_f64() * 1e3;
-        self.send(Event::Done(v1::Done {
+        let done = self.accounted(v1::Done {
             reason: finished.reason,
             usage: finished.usage,
             expert_id: candidate.expert.to_string(),
@@ -453,8 +481,23 @@ impl Asked {
             engine_fingerprint: progress.fingerprint.clone(),
             seed: progress.seed.unwrap_or_default(),
             hedged: attempt.hedge,
-        }))
-        .await;
+            ..v1::Done::default()
+        });
+        self.send(Event::Done(done)).await;
+    }
+
+    /// With what all calls of the question came to.
+    pub(super) fn accounted(&self, done: v1::Done) -> v1::Done {
+        let account = self.ledger.account();
+        v1::Done {
+            how: self.how.to_owned(),
+            agreement: self.agreement,
+            calls: account.calls,
+            calls_made: account.made,
+            cost: account.cost,
+            total: Some(account.total),
+            ..done
+        }
     }
 }
 

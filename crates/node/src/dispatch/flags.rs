@@ -2,14 +2,16 @@
 //! clients that can send a text and nothing else.
 //!
 //! The words are taken off every user turn before anybody reads it. A text may be somebody else's, so flags only
-//! narrow: of two circles the narrower one holds, in whichever turn it was drawn, and of two prices the lower.
+//! narrow: of two circles the narrower one holds, in whichever turn it was drawn, and of two prices the lower. What
+//! is preferred, and how many are asked, they say for the latest turn and only where the request does not.
 
 use polymath_types::{
-    Constraints, ErrorKind, ExpertKind, Failure, Preference, Privacy, Query, Role, Terms,
+    Constraints, ErrorKind, ExpertKind, Failure, How, Preference, Privacy, Query, Role, Terms,
 };
 
 const BEGIN: &str = "[route:";
-const HELP: &str = "fast, cheap, best, local, own, mesh, any or max-price=CREDITS";
+const HELP: &str =
+    "fast, cheap, best, one, vote, cascade, plan, auto, local, own, mesh, any or max-price=CREDITS";
 
 /// Heeds the constraints at the beginning of each user turn, and takes them off it.
 pub(super) fn heed(query: &mut Query) -> Result<(), Failure> {
@@ -48,6 +50,10 @@ fn apply(flag: &str, latest: bool, constraints: &mut Constraints) -> Result<(), 
     if let Some(prefer) = Preference::from_name(flag) {
         if latest && constraints.prefer == Preference::default() {
             constraints.prefer = prefer;
+        }
+    } else if let Some(how) = How::from_name(flag) {
+        if latest {
+            constraints.how.get_or_insert(how);
         }
     } else if let Some(privacy) = Privacy::from_name(flag) {
         constraints.privacy = constraints.privacy.min(privacy);
@@ -117,6 +123,22 @@ mod tests {
         heed(&mut q).unwrap();
         let c = &q.constraints;
         assert_eq!((c.prefer, c.privacy), (Preference::Best, Privacy::Local));
+    }
+
+    #[test]
+    fn how_many_are_asked_is_said_for_one_question_and_only_where_the_request_does_not() {
+        let mut q = query("[route: vote] How long?");
+        heed(&mut q).unwrap();
+        assert_eq!(q.constraints.how, Some(How::Vote));
+        let mut q = query("[route: plan] How long?");
+        q.constraints.how = Some(How::One);
+        heed(&mut q).unwrap();
+        assert_eq!(q.constraints.how, Some(How::One));
+        let mut q = query("And then?");
+        q.messages
+            .insert(0, Message::user("[route: cascade] How long?"));
+        heed(&mut q).unwrap();
+        assert_eq!(q.constraints.how, None);
     }
 
     #[test]

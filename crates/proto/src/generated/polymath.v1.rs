@@ -1624,10 +1624,25 @@ pub struct AskRequest {
     /// balanced, fast, cheap, best; empty: balanced
     #[prost(string, tag = "16")]
     pub prefer: ::prost::alloc::string::String,
+    /// one, vote, cascade, plan, auto; empty: one
+    #[prost(string, tag = "17")]
+    pub how: ::prost::alloc::string::String,
+    /// experts asked for one question, at most; 0: what is usual for `how`
+    #[prost(uint32, tag = "18")]
+    pub max_calls: u32,
+    /// of all prompts and answers
+    #[prost(uint64, optional, tag = "19")]
+    pub max_total_tokens: ::core::option::Option<u64>,
+    /// of all calls, millionths of a credit
+    #[prost(uint64, optional, tag = "20")]
+    pub max_cost: ::core::option::Option<u64>,
+    /// The caller can take back what it was given: an answer that goes in circles is begun anew by another.
+    #[prost(bool, tag = "21")]
+    pub restarts: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AskEvent {
-    #[prost(oneof = "ask_event::Event", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "ask_event::Event", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub event: ::core::option::Option<ask_event::Event>,
 }
 /// Nested message and enum types in `AskEvent`.
@@ -1650,7 +1665,63 @@ pub mod ask_event {
         Done(super::Done),
         #[prost(message, tag = "8")]
         Failed(super::Failed),
+        #[prost(message, tag = "9")]
+        Part(super::Part),
+        #[prost(message, tag = "10")]
+        Restarted(super::Restarted),
     }
+}
+/// One of several experts asked has answered, or has not. Its answer is not the question's.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Part {
+    /// voter, first, planner, step
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub expert_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub expert: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub peer: ::prost::alloc::string::String,
+    /// of a plan's step: what it was asked
+    #[prost(string, tag = "5")]
+    pub asked: ::prost::alloc::string::String,
+    /// its beginning
+    #[prost(string, tag = "6")]
+    pub answer: ::prost::alloc::string::String,
+    /// why there is none
+    #[prost(string, tag = "7")]
+    pub failure: ::prost::alloc::string::String,
+}
+/// What came of the answer so far does not count: it is begun anew.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Restarted {
+    #[prost(string, tag = "1")]
+    pub why: ::prost::alloc::string::String,
+}
+/// A call that was made for a question, however it ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CallMade {
+    /// answer, voter, first, strongest, planner, step, integrator
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub expert_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub expert: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub peer: ::prost::alloc::string::String,
+    /// answered, cancelled, or a types::ErrorKind
+    #[prost(string, tag = "5")]
+    pub outcome: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "6")]
+    pub prompt_tokens: u32,
+    /// as far as they came
+    #[prost(uint32, tag = "7")]
+    pub completion_tokens: u32,
+    /// millionths of a credit, by the prices told
+    #[prost(uint64, tag = "8")]
+    pub cost: u64,
 }
 /// What the router saw and chose, before any call.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1669,6 +1740,15 @@ pub struct Decision {
     /// the first is an experiment: another was expected to do best
     #[prost(bool, tag = "6")]
     pub explored: bool,
+    /// one, generalist, vote, cascade, plan
+    #[prost(string, tag = "7")]
+    pub how: ::prost::alloc::string::String,
+    /// names of the experts who are asked by it, of a cascade the strongest last
+    #[prost(string, repeated, tag = "8")]
+    pub chosen: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// how unsure it is who answers best, 0 to 1
+    #[prost(double, tag = "9")]
+    pub doubt: f64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Candidate {
@@ -1795,6 +1875,23 @@ pub struct Done {
     /// answered by a second call beside a slow one
     #[prost(bool, tag = "15")]
     pub hedged: bool,
+    /// one, generalist, vote, cascade, plan
+    #[prost(string, tag = "16")]
+    pub how: ::prost::alloc::string::String,
+    /// of a vote or cascade: the answer's share of the votes
+    #[prost(double, tag = "17")]
+    pub agreement: f64,
+    /// every one, in the order in which they began; the first 64
+    #[prost(message, repeated, tag = "18")]
+    pub calls: ::prost::alloc::vec::Vec<CallMade>,
+    #[prost(uint32, tag = "19")]
+    pub calls_made: u32,
+    /// of all of them, millionths of a credit
+    #[prost(uint64, tag = "20")]
+    pub cost: u64,
+    /// of all of them
+    #[prost(message, optional, tag = "21")]
+    pub total: ::core::option::Option<Usage>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Failed {
@@ -1808,6 +1905,13 @@ pub struct Failed {
     /// 0: nobody could tell
     #[prost(uint64, tag = "4")]
     pub retry_after_ms: u64,
+    /// as in Done
+    #[prost(message, repeated, tag = "5")]
+    pub calls: ::prost::alloc::vec::Vec<CallMade>,
+    #[prost(uint32, tag = "6")]
+    pub calls_made: u32,
+    #[prost(uint64, tag = "7")]
+    pub cost: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FailedAttempt {

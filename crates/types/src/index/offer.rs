@@ -30,6 +30,13 @@ impl Terms {
         self.price_in.saturating_add(self.price_out)
     }
 
+    /// What so many tokens of a prompt and of its answer cost, millionths of a credit, rounded up.
+    pub fn cost(self, prompt: u64, answer: u64) -> u64 {
+        let of = |tokens: u64, price: u64| u128::from(tokens) * u128::from(price);
+        let thousandths = of(prompt, self.price_in) + of(answer, self.price_out);
+        u64::try_from(thousandths.div_ceil(1000)).unwrap_or(u64::MAX)
+    }
+
     /// Longest prompt and answer together, tokens, of an expert of this card; 0 where it does not apply.
     pub fn context_of(self, card: &ExpertCard) -> u32 {
         match (self.context, card.model.context_length) {

@@ -1,10 +1,7 @@
-//! How several answers become one, and when none is believed.
-//!
-//! A letter's votes weigh `q^sharpness`, q being what is expected of the expert that chose it: 0 is a plain
-//! vote, a great number leaves the decision to the best. A vote is worth its share of all weights, less
-//! `caution` times what is expected of the large expert: the least worth escalate.
+//! The constants of votes and cascades, chosen on ballots whose right answers are known. How a vote is counted
+//! and when it escalates is the router's own code ([`polymath_router::many`]), which daemons use.
 
-use std::collections::BTreeMap;
+use polymath_router::many::{Escalation, Tally, tally};
 
 use crate::Answered;
 
@@ -21,27 +18,32 @@ pub(super) struct Ballot<'a> {
     pub(super) large_right: f64,
 }
 
-/// The winning letter and its share of all weights.
-pub(super) fn vote(ballot: &Ballot<'_>, sharpness: f64) -> (Option<char>, f64) {
-    let mut sums = BTreeMap::<char, f64>::new();
-    let mut total = 0.0;
-    for (letter, score) in ballot.answered.letters.iter().zip(&ballot.scores) {
-        let weight = score.clamp(0.02, 1.0).powf(sharpness);
-        total += weight;
-        if let Some(letter) = letter {
-            *sums.entry(*letter).or_default() += weight;
-        }
+impl Ballot<'_> {
+    /// Who answered what, and what was expected of it.
+    pub(super) fn votes(&self) -> impl Iterator<Item = (Option<char>, f64)> {
+        let letters = self.answered.letters.iter().copied();
+        letters.zip(self.scores.iter().copied())
     }
-    let best = sums.into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
-    best.map_or((None, 0.0), |(letter, weight)| {
-        (Some(letter), weight / total)
-    })
+
+    /// The same of some of them.
+    pub(super) fn votes_of(&self, voters: &[usize]) -> impl Iterator<Item = (Option<char>, f64)> {
+        let vote = |at: &usize| (self.answered.letters[*at], self.scores[*at]);
+        voters.iter().map(vote)
+    }
+
+    /// 1 where this is the right letter.
+    pub(super) fn grade(&self, letter: Option<char>) -> f64 {
+        f64::from(u8::from(letter == Some(self.answered.truth)))
+    }
+}
+
+pub(super) fn vote(ballot: &Ballot<'_>, sharpness: f64) -> Tally<char> {
+    tally(ballot.votes(), sharpness)
 }
 
 /// Whether the vote is right, 0 or 1.
 pub(super) fn right(ballot: &Ballot<'_>, sharpness: f64) -> f64 {
-    let letter = vote(ballot, sharpness).0;
-    f64::from(u8::from(letter == Some(ballot.answered.truth)))
+    ballot.grade(vote(ballot, sharpness).winner)
 }
 
 /// The sharpness under which most votes are right.
@@ -53,69 +55,57 @@ pub(super) fn sharpest(ballots: &[Ballot<'_>]) -> f64 {
         .unwrap_or(0.0)
 }
 
-/// When the large expert is asked instead.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cascade {
-    pub(super) sharpness: f64,
-    pub(super) caution: f64,
-    /// Votes worth less escalate.
-    pub(super) least: f64,
-}
-
-impl Cascade {
-    /// The best on `ballots` that escalates `share` of them.
-    pub(super) fn choose(ballots: &[Ballot<'_>], share: f64) -> Self {
-        let mut best: Option<(f64, Self)> = None;
-        for sharpness in SHARPNESS {
-            for caution in CAUTION {
-                let rule = Self {
-                    sharpness,
-                    caution,
-                    least: 0.0,
-                };
-                let mut worths: Vec<f64> = ballots.iter().map(|b| rule.worth(b)).collect();
-                worths.sort_unstable_by(f64::total_cmp);
-                let least = worths.get((share * worths.len() as f64) as usize).copied();
-                let rule = Self {
-                    least: least.unwrap_or(0.0),
-                    ..rule
-                };
-                let sum: f64 = ballots.iter().map(|b| rule.reward(b).0).sum();
-                if best.is_none_or(|(known, _)| sum > known) {
-                    best = Some((sum, rule));
-                }
+/// The rule that is best on `ballots` among those that escalate `share` of them.
+pub(super) fn escalation(ballots: &[Ballot<'_>], share: f64) -> Escalation {
+    let mut best: Option<(f64, Escalation)> = None;
+    for sharpness in SHARPNESS {
+        for caution in CAUTION {
+            let rule = Escalation {
+                sharpness,
+                caution,
+                least: 0.0,
+            };
+            let worth = |b: &Ballot<'_>| rule.worth(vote(b, sharpness).share, b.large);
+            let mut worths: Vec<f64> = ballots.iter().map(worth).collect();
+            worths.sort_unstable_by(f64::total_cmp);
+            let least = worths.get((share * worths.len() as f64) as usize).copied();
+            let rule = Escalation {
+                least: least.unwrap_or(0.0),
+                ..rule
+            };
+            let sum: f64 = ballots.iter().map(|b| reward(b, &rule).0).sum();
+            if best.is_none_or(|(known, _)| sum > known) {
+                best = Some((sum, rule));
             }
         }
-        best.map_or(
-            Self {
-                sharpness: 0.0,
-                caution: 0.0,
-                least: 0.0,
-            },
-            |b| b.1,
-        )
     }
+    best.map_or_else(Escalation::default, |b| b.1)
+}
 
-    fn worth(&self, ballot: &Ballot<'_>) -> f64 {
-        vote(ballot, self.sharpness).1 - self.caution * ballot.large
-    }
-
-    /// Whether the answer is right, and whether it is the large expert's.
-    pub(super) fn reward(&self, ballot: &Ballot<'_>) -> (f64, bool) {
-        if self.worth(ballot) < self.least {
-            (ballot.large_right, true)
-        } else {
-            (right(ballot, self.sharpness), false)
-        }
+/// Whether the answer is right, and whether it is the large expert's.
+pub(super) fn reward(ballot: &Ballot<'_>, rule: &Escalation) -> (f64, bool) {
+    let vote = vote(ballot, rule.sharpness);
+    if rule.escalates(vote.share, ballot.large) {
+        (ballot.large_right, true)
+    } else {
+        (ballot.grade(vote.winner), false)
     }
 }
 
-/// The letter of the two experts expected to be best, where they agree.
-pub(super) fn pair(ballot: &Ballot<'_>) -> Option<char> {
+/// The experts, the one expected to be best first.
+pub(super) fn ranking(ballot: &Ballot<'_>) -> Vec<usize> {
     let mut order: Vec<usize> = (0..ballot.scores.len()).collect();
     order.sort_by(|a, b| ballot.scores[*b].total_cmp(&ballot.scores[*a]));
-    let letter = |at: usize| order.get(at).and_then(|e| ballot.answered.letters[*e]);
-    letter(0).filter(|l| letter(1) == Some(*l))
+    order
+}
+
+/// The letter of the two experts expected to be best, where they agree, and who they are.
+pub(super) fn pair(ballot: &Ballot<'_>) -> (Option<char>, Vec<usize>) {
+    let mut two = ranking(ballot);
+    two.truncate(2);
+    let vote = tally(ballot.votes_of(&two), 0.0);
+    let escalates = Escalation::default().escalates(vote.share, ballot.large);
+    (vote.winner.filter(|_| !escalates), two)
 }
 
 #[cfg(test)]
@@ -142,13 +132,13 @@ mod tests {
     #[test]
     fn sharpness_leads_from_the_many_to_the_best() {
         let split = answered("ABB");
-        assert_eq!(vote(&ballot(&split), 0.0).0, Some('B'));
-        assert_eq!(vote(&ballot(&split), 4.0).0, Some('A'));
+        assert_eq!(vote(&ballot(&split), 0.0).winner, Some('B'));
+        assert_eq!(vote(&ballot(&split), 4.0).winner, Some('A'));
         let (agree, differ) = (answered("AAA"), answered("ABC"));
-        assert!(vote(&ballot(&agree), 1.0).1 > vote(&ballot(&differ), 1.0).1);
-        assert_eq!(pair(&ballot(&answered("AAB"))), Some('A'));
-        assert_eq!(pair(&ballot(&split)), None);
-        assert_eq!(pair(&ballot(&answered("--A"))), None);
+        assert!(vote(&ballot(&agree), 1.0).share > vote(&ballot(&differ), 1.0).share);
+        assert_eq!(pair(&ballot(&answered("AAB"))).0, Some('A'));
+        assert_eq!(pair(&ballot(&split)).0, None);
+        assert_eq!(pair(&ballot(&answered("--A"))).0, None);
     }
 
     #[test]
@@ -157,8 +147,8 @@ mod tests {
         let ballots: Vec<_> = (0..10)
             .map(|i| ballot(if i < 5 { &agree } else { &differ }))
             .collect();
-        let rule = Cascade::choose(&ballots, 0.5);
-        assert_eq!(rule.reward(&ballots[0]), (1.0, false));
-        assert_eq!(rule.reward(&ballots[9]), (1.0, true));
+        let rule = escalation(&ballots, 0.5);
+        assert_eq!(reward(&ballots[0], &rule), (1.0, false));
+        assert_eq!(reward(&ballots[9], &rule), (1.0, true));
     }
 }

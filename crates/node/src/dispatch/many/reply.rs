@@ -1,0 +1,173 @@
+//! One of several experts, asked to the end of its answer, which is kept until it is known whose is passed on.
+
+use std::sync::Arc;
+
+use polymath_proto::v1::{self, RoutedOutcome, ask_event::Event};
+use polymath_router::{Candidate, many};
+use polymath_types::{ErrorKind, Failure, Query, Terms};
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::dispatch::{Asked, EVENTS, ledger::Granted, terms_of};
+
+/// Most bytes of an answer that is kept.
+const MOST_KEPT: usize = 256 << 10;
+/// Most of it that is told beside the answer.
+const MOST_TOLD: usize = 4 << 10;
+/// What a chat template adds to a turn at most, tokens.
+const TEMPLATE: u64 = 16;
+
+/// A whole answer, not passed on yet.
+pub(super) struct Reply {
+    /// In order, without the end.
+    pub(super) events: Vec<Event>,
+    pub(super) text: String,
+    pub(super) done: v1::Done,
+    pub(super) outcome: RoutedOutcome,
+}
+
+impl Reply {
+    /// What it says, where that is short; who declines says nothing.
+    pub(super) fn short(&self) -> Option<String> {
+        many::short_answer(&self.text).filter(|_| !many::declines(&self.text))
+    }
+
+    pub(super) fn is_long(&self) -> bool {
+        self.short().is_none() && !many::declines(&self.text)
+    }
+}
+
+/// The same question to one expert alone, also where candidates are sought anew.
+pub(super) fn only(query: &Query, group: &[Candidate]) -> Query {
+    let mut query = query.clone();
+    query.constraints.model = group.first().map(|c| c.expert.to_string());
+    query
+}
+
+#[derive(Default)]
+struct Kept {
+    events: Vec<Event>,
+    text: String,
+    done: Option<v1::Done>,
+}
+
+async fn keep(mut heard: mpsc::Receiver<v1::AskEvent>) -> Result<Kept, Failure> {
+    let mut kept = Kept::default();
+    while let Some(event) = heard.recv().await {
+        match event.event {
+            Some(Event::Done(done)) => kept.done = Some(done),
+            Some(Event::Tokens(tokens)) => {
+                kept.text.push_str(&tokens.text);
+                if kept.text.len() > MOST_KEPT {
+                    return Err(Failure::new(
+                        ErrorKind::ResourceExhausted,
+                        format!(
+                            "its answer is over {MOST_KEPT} bytes: too long to be held beside others"
+                        ),
+                    ));
+                }
+                kept.events.push(Event::Tokens(tokens));
+            }
+            Some(event @ (Event::Attempt(_) | Event::Started(_))) => kept.events.push(event),
+            _ => {}
+        }
+    }
+    Ok(kept)
+}
+
+fn clip(text: &str) -> String {
+    text[..text.floor_char_boundary(MOST_TOLD)].to_owned()
+}
+
+impl Asked {
+    /// Asks one expert, on whichever of its replicas, and keeps what it says. `asked` is what a plan's step asks.
+    pub(super) async fn reply(
+        &self,
+        role: &'static str,
+        asked: &str,
+        query: &Query,
+        group: Vec<Candidate>,
+        deadline: Instant,
+    ) -> Result<Reply, Failure> {
+        let first = group.first().map(|c| (c.expert, c.name.clone()));
+        let ended = self.reply_kept(role, query, group, deadline).await;
+        let (answer, failure, peer) = match &ended {
+            Ok(reply) => (clip(&reply.text), String::new(), reply.done.peer.clone()),
+            Err(failure) => (String::new(), failure.to_string(), String::new()),
+        };
+        let (expert_id, expert) =
+            first.map_or_else(Default::default, |(id, n)| (id.to_string(), n));
+        self.send(Event::Part(v1::Part {
+            role: role.to_owned(),
+            expert_id,
+            expert,
+            peer,
+            asked: asked.to_owned(),
+            answer,
+            failure,
+        }))
+        .await;
+        ended
+    }
+
+    async fn reply_kept(
+        &self,
+        role: &'static str,
+        query: &Query,
+        group: Vec<Candidate>,
+        deadline: Instant,
+    ) -> Result<Reply, Failure> {
+        let (_granted, query) = self.granted(query, &group)?;
+        let query = only(&query, &group);
+        let (events, heard) = mpsc::channel(EVENTS);
+        let part = self.part(role, events);
+        let ask = async {
+            // Its end closes the channel, which ends the keeping.
+            let part = part;
+            part.attempt_all(&query, group, deadline).await
+        };
+        let (outcome, kept) = futures::future::try_join(ask, keep(heard)).await?;
+        let done = kept.done.ok_or_else(|| {
+            Failure::new(ErrorKind::Internal, "the answer ended without a result")
+        })?;
+        Ok(Reply {
+            events: kept.events,
+            text: kept.text,
+            done,
+            outcome,
+        })
+    }
+
+    /// The question as it may be asked of this expert now: its answer may be shortened to what is left of the
+    /// question's bounds, of which its call's part is set aside.
+    pub(super) fn granted(
+        &self,
+        query: &Query,
+        group: &[Candidate],
+    ) -> Result<(Granted, Query), Failure> {
+        let index = self.node.index();
+        let me = self.node.peer_id();
+        // Any of the replicas may be the one that answers.
+        let terms = group.iter().map(|c| terms_of(&index, c, me));
+        let terms = terms.fold(Terms::default(), |a, b| Terms {
+            price_in: a.price_in.max(b.price_in),
+            price_out: a.price_out.max(b.price_out),
+            ..a
+        });
+        let card = group.first().and_then(|c| index.expert(&c.expert));
+        let card = card.map(|e| Arc::clone(&e.card));
+        let system = card.as_ref().and_then(|c| c.system.as_ref());
+        let bytes = query.messages.iter().map(|m| m.content.len());
+        let bytes = bytes.sum::<usize>() + system.map_or(0, String::len);
+        // No token is less than a byte.
+        let turns = query.messages.len() as u64 + 2;
+        let prompt = bytes as u64 + TEMPLATE * turns;
+        let by_card = card.map_or(u32::MAX, |c| c.sampling.max_tokens);
+        let answer = query.sampling.max_tokens.unwrap_or(by_card);
+        let granted = self.ledger.grant(prompt, answer.into(), terms)?;
+        let mut query = query.clone();
+        if granted.max_tokens() < answer {
+            query.sampling.max_tokens = Some(granted.max_tokens());
+        }
+        Ok((granted, query))
+    }
+}
