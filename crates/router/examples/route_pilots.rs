@@ -20,7 +20,7 @@ use std::{
 };
 
 use polymath_router::{
-    Blend, Descriptor, Features, PeerState, Reach, Request, Router, RouterConfig,
+    Blend, Descriptor, Descriptors, Features, PeerState, Reach, Request, Router, RouterConfig,
 };
 use polymath_types::{
     ExpertCard, ExpertId, ExpertKind, Index, Keypair, LabelSet, Message, Model, PeerOffer, Query,
@@ -276,7 +276,7 @@ fn shortlist_agreement(path: &Path) {
 struct Mesh {
     router: Router,
     index: Index,
-    vectors: HashMap<ExpertId, Arc<Descriptor>>,
+    vectors: Descriptors,
     experts: Vec<String>,
     random: bool,
 }
@@ -287,7 +287,7 @@ impl Mesh {
         described: &HashMap<String, Vec<f32>>,
         method: Method,
     ) -> Self {
-        let (mut cards, mut vectors) = (HashMap::new(), HashMap::new());
+        let (mut cards, mut vectors) = (HashMap::new(), Descriptors::default());
         for (name, pilots) in pilots {
             let description = described.get(name).map_or(&[][..], Vec::as_slice);
             let descriptor = match method {
@@ -370,7 +370,7 @@ impl Mesh {
             Duration::ZERO,
             &request,
             &self.index,
-            &|id| vectors.get(id).cloned(),
+            vectors,
             &here,
         );
         decision.candidates[0].name.clone()

@@ -21,7 +21,7 @@ const MAX_NAME: usize = 128;
 pub(crate) fn explain(
     request: &Request<'_>,
     index: &Index,
-    filtered: &Filtered<'_>,
+    filtered: &Filtered,
     tally: &Tally,
 ) -> Failure {
     let query = request.query;
@@ -44,8 +44,7 @@ pub(crate) fn explain(
     if let Some(model) = &constraints.model
         && filtered.named == 0
     {
-        if let Some(other) = filtered.other_kind {
-            let is = other.card.kind;
+        if let Some(is) = filtered.other_kind {
             return Failure::new(
                 ErrorKind::InvalidInput,
                 format!(
@@ -85,7 +84,7 @@ pub(crate) fn explain(
     }
     if let Some(peer) = constraints.peer
         && count(Reason::PeerRequired) > 0
-        && filtered.fitting.is_empty()
+        && filtered.fitting == 0
     {
         let served: BTreeSet<&str> = index
             .experts()

@@ -174,14 +174,16 @@ impl Policy for Learner {
     }
 }
 
+/// The policy that learns, with nothing learnt.
+pub(crate) fn learned(seed: u64) -> Box<dyn Policy> {
+    let books = Codebook::defaults().into();
+    Box::new(Learner::new(EstimatorConfig::default(), books, seed))
+}
+
 /// The policy of a name, with nothing learnt.
 pub fn by_name(name: &str, seed: u64) -> Option<Box<dyn Policy>> {
     match name {
-        "learned" => {
-            let books = Codebook::defaults().into();
-            let config = EstimatorConfig::default();
-            Some(Box::new(Learner::new(config, books, seed)))
-        }
+        "learned" => Some(learned(seed)),
         "likeness" => Some(Box::new(Likeness)),
         _ => None,
     }

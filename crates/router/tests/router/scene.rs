@@ -7,7 +7,7 @@ use std::{
 };
 
 use polymath_router::{
-    Decision, Descriptor, Features, Outcome, PeerState, Reach, Request, Router, RouterConfig,
+    Decision, Descriptor, Descriptors, Features, Outcome, PeerState, Reach, Request, Router, RouterConfig,
     Served,
 };
 use polymath_types::{
@@ -72,7 +72,7 @@ pub(crate) struct Scene {
     pub(crate) router: Router,
     pub(crate) now: Duration,
     pub(crate) index: Index,
-    pub(crate) vectors: HashMap<ExpertId, Arc<Descriptor>>,
+    pub(crate) vectors: Descriptors,
     pub(crate) peers: HashMap<PeerId, PeerState>,
     pub(crate) features: Features,
     offers: BTreeMap<PeerId, Vec<ExpertId>>,
@@ -89,7 +89,7 @@ impl Scene {
             router: Router::new(config, seed),
             now: Duration::from_secs(1000),
             index: Index::default(),
-            vectors: HashMap::new(),
+            vectors: Descriptors::default(),
             peers: HashMap::new(),
             features: Features {
                 encoder: "three-subjects".into(),
@@ -153,7 +153,7 @@ impl Scene {
             self.now,
             &request,
             &self.index,
-            &|id| self.vectors.get(id).cloned(),
+            &self.vectors,
             &|id| self.peers.get(id).cloned().unwrap_or_else(connected),
         )
     }

@@ -1,0 +1,134 @@
+//! The cards of an index laid out for scanning: what many decisions compare lies side by side.
+//!
+//! It is kept in the parts in which the index and the descriptors come ([`polymath_types::Table`]). A part is
+//! made anew only when it is another than before, which a comparison of pointers tells: offers of experts that
+//! are known change no card, a new expert one part in 256. So a decision after a change of the catalog costs
+//! what changed. Places follow the order of ids; what is found does not depend on what came before.
+
+mod layer;
+mod search;
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use polymath_types::{ExpertCard, ExpertId, ExpertKind, LabelSet, Shard, Table, WeightsId};
+
+use crate::Descriptors;
+use layer::Layer;
+pub(crate) use layer::usable;
+pub(crate) use search::Field;
+
+/// Encoders whose vectors are kept: the static one, and the embedder where there is one.
+const LAYERS: usize = 2;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Roster {
+    of: Table<ExpertId, ExpertCard>,
+    parts: Vec<Part>,
+    /// By encoder, the one used last behind the other.
+    layers: Vec<Layer>,
+}
+
+/// Experts whose ids begin alike, by id.
+#[derive(Debug)]
+struct Part {
+    of: Shard<ExpertId, ExpertCard>,
+    ids: Vec<ExpertId>,
+    cards: Vec<Arc<ExpertCard>>,
+    traits: Vec<u8>,
+    /// The longest prompt and answer; 0 where the card states none.
+    contexts: Vec<u32>,
+    /// Hashes of the names: whoever has another has another name.
+    names: Vec<u64>,
+    models: Vec<u64>,
+    weights: Vec<WeightsId>,
+}
+
+/// What a card does and which labels it takes, in one byte.
+const fn traits(kind: ExpertKind, labels: u8) -> u8 {
+    (kind as u8) << 2 | labels
+}
+const NO_LABELS: u8 = 0;
+const FIXED_LABELS: u8 = 1;
+const OPEN_LABELS: u8 = 2;
+
+const fn labels_of(card: &ExpertCard) -> u8 {
+    match card.labels {
+        LabelSet::Fixed(_) => FIXED_LABELS,
+        LabelSet::Open => OPEN_LABELS,
+        _ => NO_LABELS,
+    }
+}
+
+fn name_hash(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Part {
+    fn new(of: &Shard<ExpertId, ExpertCard>, before: Option<&Self>) -> Self {
+        let weights = |id: &ExpertId, card: &Arc<ExpertCard>| {
+            let known = before.and_then(|b| {
+                let at = b.ids.binary_search(id).ok()?;
+                Arc::ptr_eq(&b.cards[at], card).then_some(b.weights[at])
+            });
+            known.unwrap_or_else(|| card.model.weights_id())
+        };
+        Self {
+            of: Arc::clone(of),
+            ids: of.keys().copied().collect(),
+            cards: of.values().cloned().collect(),
+            traits: of.values().map(|c| traits(c.kind, labels_of(c))).collect(),
+            contexts: of.values().map(|c| c.model.context_length).collect(),
+            names: of.values().map(|c| name_hash(&c.name)).collect(),
+            models: of.values().map(|c| name_hash(&c.model.name)).collect(),
+            weights: of.iter().map(|(id, card)| weights(id, card)).collect(),
+        }
+    }
+}
+
+impl Roster {
+    /// Takes in what differs from the last time: to be called before anything is looked for.
+    pub(crate) fn update(
+        &mut self,
+        cards: &Table<ExpertId, ExpertCard>,
+        encoder: &str,
+        descriptors: &Descriptors,
+    ) {
+        if self.parts.is_empty() || !self.of.is_copy_of(cards) {
+            let none: Shard<ExpertId, ExpertCard> = Arc::new(BTreeMap::new());
+            let empty = || Part::new(&none, None);
+            self.parts.resize_with(cards.shards().len(), empty);
+            for (part, shard) in self.parts.iter_mut().zip(cards.shards()) {
+                if !Arc::ptr_eq(&part.of, shard) {
+                    *part = Part::new(shard, Some(part));
+                }
+            }
+            self.of = cards.clone();
+        }
+        let known = self.layers.iter().position(|l| l.encoder() == encoder);
+        let mut layer = match known {
+            Some(at) => self.layers.remove(at),
+            None => {
+                if self.layers.len() >= LAYERS {
+                    self.layers.remove(0);
+                }
+                Layer::new(encoder)
+            }
+        };
+        layer.update(&self.of, descriptors);
+        self.layers.push(layer);
+    }
+
+    /// The weights of an expert that is in it.
+    pub(crate) fn weights(&self, id: &ExpertId) -> Option<WeightsId> {
+        let part = self.parts.get(usize::from(id.as_bytes()[0]))?;
+        let at = part.ids.binary_search(id).ok()?;
+        Some(part.weights[at])
+    }
+}
