@@ -411,7 +411,7 @@ impl Asked {
             self.node.elapsed(),
             &request,
             &index,
-            &|id| descriptors.get(id).cloned(),
+            &descriptors,
             &peers,
         );
         let policy = router.policy().name();

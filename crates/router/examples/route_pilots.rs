@@ -23,7 +23,7 @@ use polymath_router::{
     Blend, Descriptor, Descriptors, Features, PeerState, Reach, Request, Router, RouterConfig,
 };
 use polymath_types::{
-    ExpertCard, ExpertId, ExpertKind, Index, Keypair, LabelSet, Message, Model, PeerOffer, Query,
+    ExpertCard, ExpertKind, Index, Keypair, LabelSet, Message, Model, PeerOffer, Query,
     RequestId, Runtime, Sampling, SamplingOverrides,
 };
 
@@ -106,6 +106,10 @@ impl Method {
 type Split = Vec<(String, String)>;
 
 fn main() {
+    if std::env::args().nth(2).is_some() {
+        shortlist_agreement(&Path::new(&std::env::args().nth(1).unwrap()).join("clinc150.json.gz"));
+        return;
+    }
     let folder = std::env::args()
         .nth(1)
         .expect("give the folder of the CLINC150 files");
@@ -228,47 +232,74 @@ fn evaluate(
     right
 }
 
-/// All 150 intents as experts: does the preselection change the choice?
+/// Does the preselection change the choice? With the 150 intents as experts, and with a crowd, each of whom shows
+/// eight utterances of an intent.
 fn shortlist_agreement(path: &Path) {
+    const CROWD: usize = 10_000;
+    const SHOWN: usize = 8;
     let splits: HashMap<String, Split> =
         serde_json::from_reader(flate2::read::GzDecoder::new(File::open(path).unwrap())).unwrap();
-    let mut pilots: BTreeMap<String, Vec<Vec<f32>>> = BTreeMap::new();
+    let mut random = Random(1);
+    let mut train: Vec<&(String, String)> = splits["train"].iter().collect();
+    random.shuffle(&mut train);
+    let mut known: BTreeMap<String, Vec<Vec<f32>>> = BTreeMap::new();
     let mut queries = Vec::new();
-    for (text, intent) in &splits["train"] {
-        let own = pilots.entry(intent.clone()).or_default();
-        if own.len() < PILOTS {
-            own.push(encode(text))
+    for (text, intent) in train {
+        let own = known.entry(intent.clone()).or_default();
+        if own.len() < 80 {
+            own.push(encode(text));
         } else {
-            queries.push(encode(text))
+            queries.push((encode(text), intent));
         }
     }
-    let mut random = Random(1);
-    random.shuffle(&mut queries);
     queries.truncate(COMPARED);
+    let intents = known.iter();
+    let few = intents.map(|(name, own)| (name.clone(), own[..PILOTS].to_vec()));
+    let few: BTreeMap<String, Vec<Vec<f32>>> = few.collect();
+    let mut many = BTreeMap::new();
+    for n in 0..CROWD {
+        let (name, own) = known.iter().nth(n % known.len()).unwrap();
+        let shown = (0..SHOWN).map(|_| own[random.below(own.len())].clone());
+        many.insert(format!("{name}.{n}"), shown.collect());
+    }
     println!(
-        "\n| 150 intents as experts, preselected by mean vector | same choice as without |\n|---|---:|"
+        "\n| experts | preselected by mean vector | same choice as without | intent is right |\n|---:|---:|---:|---:|"
     );
-    let exact =
-        Mesh::new(&pilots, &HashMap::new(), Method::Blend(Blend::default())).route_all(&queries);
-    for shortlist in [4, 8, 16, 32, 64] {
-        let mut mesh = Mesh::new(&pilots, &HashMap::new(), Method::Blend(Blend::default()));
-        mesh.router = Router::new(
-            RouterConfig {
-                shortlist,
-                ..RouterConfig::default()
-            },
-            1,
+    for pilots in [few, many] {
+        let mut mesh = Mesh::new(
+            &pilots,
+            &HashMap::new(),
+            Method::Blend(Blend::default()),
         );
-        let same = mesh
-            .route_all(&queries)
-            .iter()
-            .zip(&exact)
-            .filter(|(a, b)| a == b)
-            .count();
-        println!(
-            "| {shortlist} | {:.1} % |",
-            100.0 * same as f64 / queries.len() as f64
-        );
+        let mut exact: Option<Vec<String>> = None;
+        for shortlist in [usize::MAX, 256, 128, 96, 64, 48, 32, 16] {
+            mesh.router = Router::new(
+                RouterConfig {
+                    shortlist,
+                    ..RouterConfig::default()
+                },
+                1,
+            );
+            let vectors: Vec<Vec<f32>> = queries.iter().map(|(v, _)| v.clone()).collect();
+            let chosen = mesh.route_all(&vectors);
+            let right = chosen.iter().zip(&queries);
+            let right = right.filter(|(name, (_, intent))| name.split('.').next() == Some(intent));
+            let right = right.count();
+            let exact = exact.get_or_insert_with(|| chosen.clone());
+            let same = chosen.iter().zip(exact.iter()).filter(|(a, b)| a == b);
+            let share = |n: usize| 100.0 * n as f64 / queries.len() as f64;
+            println!(
+                "| {} | {} | {:.1} % | {:.1} % |",
+                pilots.len(),
+                if shortlist == usize::MAX {
+                    "none".into()
+                } else {
+                    shortlist.to_string()
+                },
+                share(same.count()),
+                share(right)
+            );
+        }
     }
 }
 

@@ -249,9 +249,11 @@ impl Tally {
         }
     }
 
-    /// Whether nobody else is listed, whatever the reason.
-    pub(crate) fn is_full(&self) -> bool {
-        self.telling.len().min(self.off_topic.len()) >= self.limit
+    /// How many of so many telling exclusions, and of so many others, are still listed.
+    pub(crate) fn room(&self, telling: usize, off_topic: usize) -> (usize, usize) {
+        let room = |list: &[Excluded]| self.limit.saturating_sub(list.len());
+        let (for_telling, for_others) = (room(&self.telling), room(&self.off_topic));
+        (telling.min(for_telling), off_topic.min(for_others))
     }
 
     pub(crate) fn count(&self, reason: Reason) -> usize {

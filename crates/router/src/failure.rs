@@ -64,13 +64,19 @@ pub(crate) fn explain(
     }
     let count = |reason| tally.count(reason);
     if count(Reason::Context) == filtered.named {
+        // All that are meant are too short, so the longest of them is the longest there is.
+        let meant = index.of_kind(kind).filter(|e| {
+            let name = constraints.model.as_ref();
+            name.is_none_or(|name| Index::names(e, name))
+        });
+        let longest = meant.map(|e| e.card.model.context_length).max();
         return Failure::new(
             ErrorKind::ContextOverflow,
             format!(
                 "the prompt and the answer need about {} tokens, the longest context here has {}: \
                  shorten the prompt or ask for fewer tokens",
                 tokens_wanted(request),
-                filtered.longest_context
+                longest.unwrap_or(0)
             ),
         );
     }

@@ -24,8 +24,6 @@ pub(crate) struct Filtered {
     pub(crate) named: usize,
     /// What another expert of the wanted name does.
     pub(crate) other_kind: Option<ExpertKind>,
-    /// The longest context among experts excluded for theirs, tokens.
-    pub(crate) longest_context: u32,
 }
 
 /// Why an expert is excluded, for people.

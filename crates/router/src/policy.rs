@@ -112,11 +112,8 @@ impl Policy for Learner {
     }
 
     fn estimate(&self, question: Question<'_>, experts: &[(ExpertId, f64)]) -> Vec<Estimate> {
-        let seen = self.estimator().see(question.vector, question.cues);
-        experts
-            .iter()
-            .map(|(id, prior)| self.estimator().estimate(id, &seen, *prior))
-            .collect()
+        let seen = self.see(question);
+        self.estimator().estimates(experts, &seen)
     }
 
     fn knows(&self) -> bool {
@@ -128,17 +125,16 @@ impl Policy for Learner {
         if !self.estimator().has_graded() {
             return None;
         }
-        let seen = self.estimator().see(question.vector, question.cues);
-        let propensities = self.chances(experts, &seen);
-        let chosen = self.pick(experts, &seen)?.chosen;
+        let seen = self.see(question);
+        let (pick, propensities) = self.draw(experts, &seen)?;
         Some(Choice {
-            chosen,
+            chosen: pick.chosen,
             propensities,
         })
     }
 
     fn observe(&mut self, question: Question<'_>, (expert, prior): (ExpertId, f64), reward: f64) {
-        let seen = self.estimator().see(question.vector, question.cues).into();
+        let seen = self.see(question);
         Self::observe(self, expert, &seen, prior, reward);
     }
 
@@ -147,7 +143,7 @@ impl Policy for Learner {
     }
 
     fn recall(&mut self, question: Question<'_>, (expert, prior): (ExpertId, f64), reward: f64) {
-        let seen = self.estimator().see(question.vector, question.cues).into();
+        let seen = self.see(question);
         self.estimator_mut().recall(expert, &seen, prior, reward);
     }
 

@@ -29,6 +29,8 @@ const LAYERS: usize = 2;
 pub(crate) struct Roster {
     of: Table<ExpertId, ExpertCard>,
     parts: Vec<Part>,
+    /// How many experts lie before each part.
+    starts: Vec<usize>,
     /// By encoder, the one used last behind the other.
     layers: Vec<Layer>,
 }
@@ -109,6 +111,12 @@ impl Roster {
                     *part = Part::new(shard, Some(part));
                 }
             }
+            let mut before = 0;
+            self.starts.clear();
+            for part in &self.parts {
+                self.starts.push(before);
+                before += part.ids.len();
+            }
             self.of = cards.clone();
         }
         let known = self.layers.iter().position(|l| l.encoder() == encoder);
@@ -125,10 +133,20 @@ impl Roster {
         self.layers.push(layer);
     }
 
+    fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.ids.len()).sum()
+    }
+
+    /// An expert's part, and where it lies there.
+    fn place(&self, id: &ExpertId) -> Option<(usize, usize)> {
+        let number = usize::from(id.as_bytes()[0]);
+        let at = self.parts.get(number)?.ids.binary_search(id).ok()?;
+        Some((number, at))
+    }
+
     /// The weights of an expert that is in it.
     pub(crate) fn weights(&self, id: &ExpertId) -> Option<WeightsId> {
-        let part = self.parts.get(usize::from(id.as_bytes()[0]))?;
-        let at = part.ids.binary_search(id).ok()?;
-        Some(part.weights[at])
+        let (part, at) = self.place(id)?;
+        Some(self.parts[part].weights[at])
     }
 }

@@ -46,6 +46,13 @@ impl<'a> Search<'a> {
         }
     }
 
+    fn all(&self) -> Vec<Contender<'a>> {
+        match self {
+            Self::Roster(field) => field.all(),
+            Self::Walk(walk) => walk.closest(usize::MAX),
+        }
+    }
+
     fn closest_of(&self, kind: ExpertKind, wanted: usize) -> Vec<Contender<'a>> {
         match self {
             Self::Roster(field) => field.closest_of(kind, wanted),
@@ -225,7 +232,7 @@ impl Router {
         if !groups.is_empty() || near.len() >= fitting {
             return groups;
         }
-        let all = search.closest(usize::MAX);
+        let all = search.all();
         let mut rest = all.get(near.len()..).unwrap_or_default();
         while groups.is_empty() && !rest.is_empty() {
             many = many.saturating_mul(2);

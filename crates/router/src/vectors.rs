@@ -4,17 +4,22 @@
 //! are the same in whatever order and on whatever machine they are made. A cosine is off by less than a
 //! hundredth at worst, by some ten-thousandths where hundreds of dimensions share the rounding.
 
+mod kernel;
+
 /// Largest value of a row, and of a query.
 const ROW: f32 = 127.0;
 const QUERY: f32 = 2047.0;
 /// Sums of so many products of these fit 32 bits.
 const CHUNK: usize = 4096;
+/// Rows and queries are filled up with zeros to a multiple of so many.
+const LANES: usize = 32;
 /// Longer vectors are folded to so many dimensions before many are compared.
 const FOLDED: usize = 512;
 
 /// A query's vector.
 #[derive(Debug, Clone)]
 pub(crate) struct Probe {
+    dimensions: usize,
     values: Vec<i16>,
     scale: f32,
 }
@@ -23,15 +28,19 @@ impl Probe {
     /// Nothing of a vector that is not finite.
     fn new(vector: &[f32]) -> Option<Self> {
         let scale = scale(vector, QUERY)?;
-        let values = vector.iter().map(|v| rounded(*v, scale, QUERY) as i16);
+        let inverse = inverse(scale);
+        let values = vector.iter().map(|v| rounded(v * inverse) as i16);
+        let mut values: Vec<i16> = values.collect();
+        values.resize(padded(vector.len()), 0);
         Some(Self {
-            values: values.collect(),
+            dimensions: vector.len(),
+            values,
             scale,
         })
     }
 
-    pub(crate) fn dimensions(&self) -> usize {
-        self.values.len()
+    pub(crate) const fn dimensions(&self) -> usize {
+        self.dimensions
     }
 }
 
@@ -71,12 +80,19 @@ fn scale(vector: &[f32], most: f32) -> Option<f32> {
     finite.then_some(largest / most)
 }
 
-fn rounded(value: f32, scale: f32, most: f32) -> f32 {
-    if scale > 0.0 {
-        (value / scale).round().clamp(-most, most)
-    } else {
-        0.0
-    }
+fn inverse(scale: f32) -> f32 {
+    if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 }
+}
+
+/// To the nearest whole number, of values below 2^22, without a call.
+fn rounded(value: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0;
+    value + ROUND - ROUND
+}
+
+/// How long a row of so many dimensions is.
+pub(crate) const fn padded(dimensions: usize) -> usize {
+    dimensions.next_multiple_of(LANES)
 }
 
 /// To at most [`FOLDED`] dimensions with signs by hash, so that products are kept in expectation (Weinberger et
@@ -94,51 +110,37 @@ pub(crate) fn fold(vector: &[f32]) -> Vec<f32> {
 /// Appends a row's values; its scale. A row that is not finite counts as zero.
 pub(crate) fn push_row(rows: &mut Vec<i8>, row: &[f32]) -> f32 {
     let scale = scale(row, ROW).unwrap_or(0.0);
-    rows.extend(row.iter().map(|v| rounded(*v, scale, ROW) as i8));
+    let inverse = inverse(scale);
+    let end = rows.len() + padded(row.len());
+    rows.extend(row.iter().map(|v| rounded(v * inverse) as i8));
+    rows.resize(end, 0);
     scale
 }
 
 /// Products of a query with rows of its length, one behind the other, each with its scale.
 pub(crate) fn products(rows: &[i8], scales: &[f32], probe: &Probe, out: &mut [f32]) {
-    pulp::Arch::new().dispatch(Products {
-        rows,
-        scales,
-        probe,
-        out,
-    });
-}
-
-struct Products<'a> {
-    rows: &'a [i8],
-    scales: &'a [f32],
-    probe: &'a Probe,
-    out: &'a mut [f32],
-}
-
-impl pulp::WithSimd for Products<'_> {
-    type Output = ();
-
-    /// Compiled once a vector unit.
-    #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) {
-        let width = self.probe.values.len().max(1);
-        let rows = self.rows.chunks_exact(width).zip(self.scales);
-        for ((row, scale), out) in rows.zip(self.out) {
-            let mut sum = 0f32;
-            for (row, query) in row.chunks(CHUNK).zip(self.probe.values.chunks(CHUNK)) {
-                sum += dot(row, query) as f32;
-            }
-            *out = sum * (scale * self.probe.scale);
+    const MANY: usize = 64;
+    let width = probe.values.len().max(LANES);
+    let mut sums = [0i32; MANY];
+    if width > CHUNK {
+        // Such long vectors nobody has.
+        for ((row, scale), out) in rows.chunks_exact(width).zip(scales).zip(out) {
+            let parts = row.chunks(CHUNK).zip(probe.values.chunks(CHUNK));
+            let sum = parts.map(|(row, query)| {
+                kernel::sums(row, query, &mut sums[..1]);
+                sums[0] as f32
+            });
+            *out = sum.sum::<f32>() * (scale * probe.scale);
+        }
+        return;
+    }
+    let blocks = rows.chunks(MANY * width).zip(scales.chunks(MANY));
+    for ((rows, scales), out) in blocks.zip(out.chunks_mut(MANY)) {
+        kernel::sums(rows, &probe.values, &mut sums);
+        for ((sum, scale), out) in sums.iter().zip(scales).zip(out) {
+            *out = *sum as f32 * (scale * probe.scale);
         }
     }
-}
-
-#[inline(always)]
-fn dot(row: &[i8], query: &[i16]) -> i32 {
-    row.iter()
-        .zip(query)
-        .map(|(r, q)| i32::from(*r) * i32::from(*q))
-        .sum()
 }
 
 #[cfg(test)]

@@ -121,7 +121,6 @@ fn excluded(
     }
     let (stated, wanted) = (card.model.context_length, filter::tokens_wanted(request));
     if stated > 0 && wanted > u64::from(stated) {
-        filtered.longest_context = filtered.longest_context.max(stated);
         return Some(Reason::Context);
     }
     let served_by = |wanted: &polymath_types::PeerId| {

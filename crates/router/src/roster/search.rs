@@ -1,6 +1,6 @@
 //! Who of a roster fits a query, and who of those is closest.
 
-use polymath_types::{ExpertId, ExpertKind, Index, WeightsId};
+use polymath_types::{ExpertId, ExpertKind, Index, PeerId, Property, WeightsId};
 
 use super::{
     FIXED_LABELS, Layer, NO_LABELS, OPEN_LABELS, Part, Roster, layer::usable, name_hash, traits,
@@ -17,8 +17,8 @@ use crate::{
 pub(crate) struct Field<'a> {
     roster: &'a Roster,
     probes: Option<&'a Probes>,
-    /// Of each place whether it fits, or else why not; part by part.
-    codes: Vec<Vec<u8>>,
+    /// Of each place whether it fits, or else why not; part behind part.
+    codes: Vec<u8>,
     fits: usize,
 }
 
@@ -28,6 +28,16 @@ const FITS: u8 = 0;
 const fn code(reason: Reason) -> u8 {
     reason as u8 + 1
 }
+
+/// By the first filter that an expert does not pass.
+const REASONS: [Reason; 6] = [
+    Reason::Kind,
+    Reason::Model,
+    Reason::Labels,
+    Reason::Context,
+    Reason::PeerRequired,
+    Reason::PeerExcluded,
+];
 
 /// A place: its part, and where it lies there.
 type Place = (u32, u32);
@@ -44,7 +54,7 @@ impl<'a> Field<'a> {
         let mut field = Self {
             roster,
             probes,
-            codes: roster.parts.iter().map(|p| vec![FITS; p.ids.len()]).collect(),
+            codes: vec![FITS; roster.len()],
             fits: 0,
         };
         let mut filtered = field.sort_out(request, index);
@@ -52,31 +62,33 @@ impl<'a> Field<'a> {
         if request.query.kind == ExpertKind::Embed {
             field.one_vector_space(request, index, tally);
         }
-        field.fits = field.count(FITS);
+        field.fits = count(&field.codes, FITS);
         filtered.fitting = field.fits;
         (field, filtered)
     }
 
-    /// Later filters first: the first that excludes an expert is the one that counts.
+    /// Later filters first, so that the first one counts that excludes an expert.
     fn sort_out(&mut self, request: &Request<'_>, index: &Index) -> Filtered {
         let (query, constraints) = (request.query, &request.query.constraints);
-        let mut filtered = Filtered::default();
         if !constraints.allow.is_empty() {
-            self.keep_only(offered(index, &constraints.allow), code(Reason::PeerExcluded));
+            self.keep_only(
+                offered(index, &constraints.allow),
+                code(Reason::PeerExcluded),
+            );
         }
         if let Some(peer) = constraints.peer {
             let served = offered(index, std::slice::from_ref(&peer));
             self.keep_only(served, code(Reason::PeerRequired));
         }
         let wanted = filter::tokens_wanted(request);
-        if wanted > 0 {
-            self.each(|part, codes| {
-                for (code_, context) in codes.iter_mut().zip(&part.contexts) {
-                    let short = *context != 0 && u64::from(*context) < wanted;
-                    *code_ = if short { code(Reason::Context) } else { *code_ };
-                }
-            });
-        }
+        // No card states more than fits into a `u32`.
+        let (wanted, none) = u32::try_from(wanted).map_or((0, true), |wanted| (wanted, false));
+        self.each(|part, codes| {
+            for (code_, context) in codes.iter_mut().zip(&part.contexts) {
+                let short = *context != 0 && (*context < wanted || none);
+                *code_ = if short { code(Reason::Context) } else { *code_ };
+            }
+        });
         let kind = query.kind;
         let labelled = if query.labels.is_empty() {
             FIXED_LABELS
@@ -90,104 +102,102 @@ impl<'a> Field<'a> {
                 *code_ = if wrong { code(Reason::Labels) } else { *code_ };
             }
         });
-        let range = traits(kind, 0)..=traits(kind, 3);
+        let of_kind = index.having(Property::Kind(kind)).len();
+        let mut filtered = Filtered {
+            of_kind,
+            named: of_kind,
+            ..Filtered::default()
+        };
         if let Some(name) = constraints.model.as_deref() {
-            let names = Names::new(name);
-            let mut other = None;
-            let mut named = 0;
+            (filtered.named, filtered.other_kind) = self.named(kind, name);
+        }
+        if of_kind < self.codes.len() {
+            let (first, last) = (traits(kind, 0), traits(kind, 3));
             self.each(|part, codes| {
-                for (at, code_) in codes.iter_mut().enumerate() {
-                    if !names.mean(part, at) {
-                        *code_ = code(Reason::Model);
-                    } else if range.contains(&part.traits[at]) {
-                        named += 1;
-                    } else {
-                        other = Some(part.cards[at].kind);
-                    }
+                for (code_, has) in codes.iter_mut().zip(&part.traits) {
+                    let other = *has < first || *has > last;
+                    *code_ = if other { code(Reason::Kind) } else { *code_ };
                 }
             });
-            (filtered.named, filtered.other_kind) = (named, other);
         }
-        let mut of_kind = 0;
-        self.each(|part, codes| {
-            for (code_, has) in codes.iter_mut().zip(&part.traits) {
-                let other = *has < *range.start() || *has > *range.end();
-                *code_ = if other { code(Reason::Kind) } else { *code_ };
-            }
-            of_kind += part.traits.iter().filter(|has| range.contains(has)).count();
-        });
-        filtered.of_kind = of_kind;
-        if constraints.model.is_none() {
-            filtered.named = of_kind;
-        }
-        let mut longest = 0;
-        self.each(|part, codes| {
-            for (code_, context) in codes.iter().zip(&part.contexts) {
-                let counts = *code_ == code(Reason::Context);
-                longest = longest.max(if counts { *context } else { 0 });
-            }
-        });
-        filtered.longest_context = longest;
         filtered
     }
 
+    /// Excludes whoever has another name. How many of the kind have it, and what another does that has it.
+    fn named(&mut self, kind: ExpertKind, name: &str) -> (usize, Option<ExpertKind>) {
+        let names = Names::new(name);
+        let (mut of_kind, mut other) = (0, None);
+        self.each(|part, codes| {
+            for (at, code_) in codes.iter_mut().enumerate() {
+                if !names.mean(part, at) {
+                    *code_ = code(Reason::Model);
+                } else if part.cards[at].kind == kind {
+                    of_kind += 1;
+                } else {
+                    other = Some(part.cards[at].kind);
+                }
+            }
+        });
+        (of_kind, other)
+    }
+
     fn each(&mut self, mut visit: impl FnMut(&Part, &mut [u8])) {
-        for (part, codes) in self.roster.parts.iter().zip(&mut self.codes) {
+        let mut rest = &mut self.codes[..];
+        for part in &self.roster.parts {
+            let (codes, further) = rest.split_at_mut(part.ids.len());
             visit(part, codes);
+            rest = further;
         }
     }
 
     /// Excludes all but these experts.
     fn keep_only<'b>(&mut self, ids: impl Iterator<Item = &'b ExpertId>, why: u8) {
-        let mut kept: Vec<Vec<u8>> = self.codes.iter().map(|c| vec![why; c.len()]).collect();
+        let mut kept = vec![why; self.codes.len()];
         for id in ids {
-            let part = usize::from(id.as_bytes()[0]);
-            let found = self.roster.parts.get(part);
-            if let Some(at) = found.and_then(|p| p.ids.binary_search(id).ok()) {
-                kept[part][at] = self.codes[part][at];
+            if let Some((part, at)) = self.roster.place(id) {
+                let at = self.roster.starts[part] + at;
+                kept[at] = self.codes[at];
             }
         }
         self.codes = kept;
     }
 
-    fn count(&self, wanted: u8) -> usize {
-        let in_part = |codes: &Vec<u8>| codes.iter().filter(|c| **c == wanted).count();
-        self.codes.iter().map(in_part).sum()
-    }
-
     /// Counts the excluded, and tells of as many as the tally takes.
     fn tell(&self, request: &Request<'_>, tally: &mut Tally) {
-        let reasons = [
-            Reason::Kind,
-            Reason::Model,
-            Reason::Labels,
-            Reason::Context,
-            Reason::PeerRequired,
-            Reason::PeerExcluded,
-        ];
-        let counts = reasons.map(|reason| (reason, self.count(code(reason))));
-        let mut left: usize = counts.iter().map(|(_, n)| n).sum();
-        for (reason, n) in counts {
-            tally.count_all(reason, n);
+        let (mut telling, mut off_topic) = (0, 0);
+        for reason in REASONS {
+            let excluded = count(&self.codes, code(reason));
+            tally.count_all(reason, excluded);
+            if reason.off_topic() {
+                off_topic += excluded;
+            } else {
+                telling += excluded;
+            }
         }
-        let parts = self.roster.parts.iter().zip(&self.codes);
-        for (part, codes) in parts {
-            if left == 0 {
+        let mut left = tally.room(telling, off_topic);
+        let mut rest = &self.codes[..];
+        for part in &self.roster.parts {
+            if left == (0, 0) {
                 break;
             }
+            let (codes, further) = rest.split_at(part.ids.len());
+            rest = further;
             for (at, excluded) in codes.iter().enumerate().filter(|(_, c)| **c != FITS) {
-                left -= 1;
-                let Some(reason) = reasons.into_iter().find(|r| code(*r) == *excluded) else {
+                let Some(reason) = REASONS.into_iter().find(|r| code(*r) == *excluded) else {
                     continue;
                 };
-                let (id, card) = (part.ids[at], &part.cards[at]);
-                tally.tell((id, card), None, reason, || {
-                    filter::detail(reason, card, request)
-                });
-            }
-            // Whoever else is excluded is counted already.
-            if tally.is_full() {
-                break;
+                let list = if reason.off_topic() {
+                    &mut left.1
+                } else {
+                    &mut left.0
+                };
+                if *list > 0 {
+                    *list -= 1;
+                    let (id, card) = (part.ids[at], &part.cards[at]);
+                    tally.tell((id, card), None, reason, || {
+                        filter::detail(reason, card, request)
+                    });
+                }
             }
         }
     }
@@ -224,36 +234,48 @@ impl<'a> Field<'a> {
         self.roster.layers.last()
     }
 
-    /// The `wanted` closest of those that fit, by their mean vectors; of equals those of lower ids.
+    /// The `wanted` closest of those that fit, by their mean vectors; of equals those of lower ids. In no
+    /// particular order.
     pub(crate) fn closest(&self, wanted: usize) -> Vec<Contender<'a>> {
-        let fits = |part: usize, at: usize| self.codes[part][at] == FITS;
-        let all = self.fits <= wanted;
-        self.select(wanted, all, &fits)
+        let layer = self.layer().filter(|_| self.fits > wanted);
+        self.select(wanted, layer, |code, _| code == FITS)
     }
 
-    /// The same of all of a kind, fit or not.
+    /// All that fit, the closest first.
+    pub(crate) fn all(&self) -> Vec<Contender<'a>> {
+        self.select(usize::MAX, self.layer(), |code, _| code == FITS)
+    }
+
+    /// The closest of all of a kind, fit or not.
     pub(crate) fn closest_of(&self, kind: ExpertKind, wanted: usize) -> Vec<Contender<'a>> {
-        let of_kind = |part: usize, at: usize| self.roster.parts[part].cards[at].kind == kind;
-        self.select(wanted, false, &of_kind)
+        let (first, last) = (traits(kind, 0), traits(kind, 3));
+        self.select(wanted, self.layer(), |_, has| (first..=last).contains(&has))
     }
 
     fn select(
         &self,
         wanted: usize,
-        all: bool,
-        takes: &dyn Fn(usize, usize) -> bool,
+        layer: Option<&Layer>,
+        takes: impl Fn(u8, u8) -> bool,
     ) -> Vec<Contender<'a>> {
         let mut top = Top::new(wanted);
         let mut values = Vec::new();
+        let mut rest = &self.codes[..];
         for (number, part) in self.roster.parts.iter().enumerate() {
-            match self.layer().filter(|_| !all) {
+            let (codes, further) = rest.split_at(part.ids.len());
+            rest = further;
+            let both = || codes.iter().zip(&part.traits).enumerate();
+            if !both().any(|(_, (code, has))| takes(*code, *has)) {
+                continue;
+            }
+            match layer {
                 Some(layer) => layer.closeness(number, self.probes, &mut values),
                 None => values.clear(),
             }
-            for at in 0..part.ids.len() {
-                let value = values.get(at).copied().unwrap_or(0.0);
-                if top.admits(value) && takes(number, at) {
-                    top.push(value, (number as u32, at as u32));
+            values.resize(part.ids.len(), 0.0);
+            for ((at, (code, has)), value) in both().zip(&values) {
+                if *value > top.least && takes(*code, *has) {
+                    top.push(*value, (number as u32, at as u32));
                 }
             }
         }
@@ -269,10 +291,17 @@ impl<'a> Field<'a> {
     }
 }
 
+/// How often a code occurs.
+fn count(codes: &[u8], wanted: u8) -> usize {
+    // As many as a byte can count.
+    let some = |codes: &[u8]| codes.iter().map(|c| u8::from(*c == wanted)).sum::<u8>();
+    codes.chunks(255).map(|codes| usize::from(some(codes))).sum()
+}
+
 /// Experts that these peers offer.
 fn offered<'a>(
     index: &'a Index,
-    peers: &'a [polymath_types::PeerId],
+    peers: &'a [PeerId],
 ) -> impl Iterator<Item = &'a ExpertId> {
     let offers = peers.iter().filter_map(|peer| index.peers().get(peer));
     offers.flat_map(|offer| &offer.experts)
@@ -318,11 +347,6 @@ impl Top {
             kept: Vec::with_capacity(wanted.saturating_mul(2).min(1024)),
             least: f32::NEG_INFINITY,
         }
-    }
-
-    #[inline]
-    fn admits(&self, value: f32) -> bool {
-        value > self.least
     }
 
     fn push(&mut self, value: f32, place: Place) {
