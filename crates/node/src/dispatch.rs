@@ -407,13 +407,7 @@ impl Asked {
             inner.net.peers().into_iter().map(|p| (p.peer, p)).collect();
         let peers = |peer: &PeerId| self.reach(peer, &connected);
         let mut router = self.node.router();
-        let decision = router.decide(
-            self.node.elapsed(),
-            &request,
-            &index,
-            &descriptors,
-            &peers,
-        );
+        let decision = router.decide(self.node.elapsed(), &request, &index, &descriptors, &peers);
         let policy = router.policy().name();
         Decided {
             decision,

@@ -13,7 +13,8 @@
 //! * rare label: a label that two of the peers state; none of the closest experts is there;
 //! * graded: 4,096 answers of 256 experts have been graded, queries have as many hashed words as a text of 1 KB,
 //!   and experiments are allowed;
-//! * patch: the index has just changed: ten offers, each with other prices, one expert less and a new one.
+//! * patch: the index has just changed: ten offers, each with other prices, one expert less and a new one, and ten
+//!   that had changed are again as before.
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "it measures")]
 
@@ -91,8 +92,13 @@ fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let mut random = Random(1);
     let peers: Vec<PeerId> = (0..PEERS).map(|_| peer(&mut random)).collect();
-    for (experts, dimensions) in [(10, 384), (256, 384), (1_000, 384), (10_000, 384), (10_000, 1024)]
-    {
+    for (experts, dimensions) in [
+        (10, 384),
+        (256, 384),
+        (1_000, 384),
+        (10_000, 384),
+        (10_000, 1024),
+    ] {
         if wanted.first().is_some_and(|n| *n != experts.to_string()) {
             continue;
         }
@@ -139,7 +145,12 @@ impl Mesh {
                     sequence: 1,
                     labels: BTreeMap::from([(
                         "office".to_owned(),
-                        if at % 1000 == 0 { "berlin" } else { "elsewhere" }.to_owned(),
+                        if at % 1000 == 0 {
+                            "berlin"
+                        } else {
+                            "elsewhere"
+                        }
+                        .to_owned(),
                     )]),
                     ..PeerOffer::default()
                 });
@@ -247,6 +258,7 @@ impl Mesh {
         let mut times: Vec<Duration> = (0..decisions)
             .map(|n| {
                 if row == Row::Patch {
+                    (index, vectors) = (self.index.clone(), self.vectors.clone());
                     self.patch(n, &mut index, &mut vectors, random);
                 }
                 let query = Query {

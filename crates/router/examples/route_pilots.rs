@@ -23,8 +23,8 @@ use polymath_router::{
     Blend, Descriptor, Descriptors, Features, PeerState, Reach, Request, Router, RouterConfig,
 };
 use polymath_types::{
-    ExpertCard, ExpertKind, Index, Keypair, LabelSet, Message, Model, PeerOffer, Query,
-    RequestId, Runtime, Sampling, SamplingOverrides,
+    ExpertCard, ExpertKind, Index, Keypair, LabelSet, Message, Model, PeerOffer, Query, RequestId,
+    Runtime, Sampling, SamplingOverrides,
 };
 
 const DIMENSIONS: usize = 1024;
@@ -266,11 +266,7 @@ fn shortlist_agreement(path: &Path) {
         "\n| experts | preselected by mean vector | same choice as without | intent is right |\n|---:|---:|---:|---:|"
     );
     for pilots in [few, many] {
-        let mut mesh = Mesh::new(
-            &pilots,
-            &HashMap::new(),
-            Method::Blend(Blend::default()),
-        );
+        let mut mesh = Mesh::new(&pilots, &HashMap::new(), Method::Blend(Blend::default()));
         let mut exact: Option<Vec<String>> = None;
         for shortlist in [usize::MAX, 256, 128, 96, 64, 48, 32, 16] {
             mesh.router = Router::new(
@@ -397,13 +393,9 @@ impl Mesh {
             load: None,
         };
         let vectors = &self.vectors;
-        let decision = self.router.decide(
-            Duration::ZERO,
-            &request,
-            &self.index,
-            vectors,
-            &here,
-        );
+        let decision = self
+            .router
+            .decide(Duration::ZERO, &request, &self.index, vectors, &here);
         decision.candidates[0].name.clone()
     }
 

@@ -4,9 +4,13 @@
 //! alone, so that one of another make can take the place of [`Learner`] without knowing of peers.
 //! `examples/own_policy.rs` is one that lives outside this crate.
 
+mod baselines;
+
 use std::fmt::Debug;
 
 use polymath_types::{Cell, CodebookId, Evidence, ExpertId, Weighed};
+
+use baselines::{BestSingle, Dice};
 
 use crate::learning::{Codebook, Estimate, EstimatorConfig, Learner, Sparse};
 
@@ -181,12 +185,14 @@ pub fn by_name(name: &str, seed: u64) -> Option<Box<dyn Policy>> {
     match name {
         "learned" => Some(learned(seed)),
         "likeness" => Some(Box::new(Likeness)),
+        "best-single" => Some(Box::<BestSingle>::default()),
+        "random" => Some(Box::new(Dice)),
         _ => None,
     }
 }
 
 /// The policies that [`by_name`] knows.
-pub const POLICIES: [&str; 2] = ["learned", "likeness"];
+pub const POLICIES: [&str; 4] = ["learned", "likeness", "best-single", "random"];
 
 /// Takes likeness of question and card alone for quality, and learns nothing.
 #[derive(Debug, Clone, Copy, Default)]

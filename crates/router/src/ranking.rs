@@ -1,6 +1,6 @@
 //! The order of experts: by what is expected of their answers, then by what their replicas cost.
 
-use polymath_types::{ExpertId, Index, IndexedExpert, Preference, WeightsId, ExpertKind};
+use polymath_types::{ExpertId, ExpertKind, Index, IndexedExpert, Preference, WeightsId};
 
 use crate::{
     Blend, Candidate, Descriptor, Expectation, Question, Request, Router, RouterConfig, Term,
@@ -120,7 +120,10 @@ impl Router {
         ranked.sort_unstable_by(best_first);
         // Cosines of different encoders and queries lie anywhere: what counts is how far behind the closest
         // an expert is.
-        let closest = ranked.first().map_or(0.0, |r| r.subject).max(sight.elsewhere);
+        let closest = ranked
+            .first()
+            .map_or(0.0, |r| r.subject)
+            .max(sight.elsewhere);
         for ranked in &mut ranked {
             let behind = closest - ranked.subject;
             ranked.prior = (CLOSEST_PRIOR - behind).clamp(LEAST_PRIOR, 1.0);

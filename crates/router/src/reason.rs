@@ -4,8 +4,8 @@ use polymath_types::{ExpertKind, PeerId, Query};
 
 use crate::{
     filter::{Filtered, noun},
-    replica::Seat,
     ranking::Group,
+    replica::Seat,
 };
 
 /// `groups` is sorted best first and not empty.

@@ -193,8 +193,7 @@ pub(crate) struct Seen<'a> {
 impl Seen<'_> {
     /// Whether the breakers of the peer and of the pair let a call pass.
     pub(crate) fn check(self, now: Duration, config: &RouterConfig) -> Result<(), Shut> {
-        self.peer
-            .map_or(Ok(()), |p| p.breaker.check(now, config))?;
+        self.peer.map_or(Ok(()), |p| p.breaker.check(now, config))?;
         self.pair.map_or(Ok(()), |p| p.breaker.check(now, config))
     }
 
@@ -204,12 +203,7 @@ impl Seen<'_> {
     }
 
     /// What was measured, faded by its age into the prior.
-    pub(crate) fn expected(
-        self,
-        now: Duration,
-        prior: Expected,
-        forgetting: Duration,
-    ) -> Expected {
+    pub(crate) fn expected(self, now: Duration, prior: Expected, forgetting: Duration) -> Expected {
         let Some(latency) = self.pair.and_then(|p| p.latency) else {
             return prior;
         };

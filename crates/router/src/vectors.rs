@@ -81,7 +81,11 @@ fn scale(vector: &[f32], most: f32) -> Option<f32> {
 }
 
 fn inverse(scale: f32) -> f32 {
-    if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 }
+    if scale > f32::MIN_POSITIVE {
+        1.0 / scale
+    } else {
+        0.0
+    }
 }
 
 /// To the nearest whole number, of values below 2^22, without a call.
@@ -101,7 +105,11 @@ pub(crate) fn fold(vector: &[f32]) -> Vec<f32> {
     let mut folded = vec![0f32; vector.len().min(FOLDED)];
     for (place, value) in vector.iter().enumerate() {
         let mixed = (place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let sign = if place < FOLDED || mixed >> 63 == 0 { 1.0 } else { -1.0 };
+        let sign = if place < FOLDED || mixed >> 63 == 0 {
+            1.0
+        } else {
+            -1.0
+        };
         folded[place % FOLDED] += sign * value;
     }
     folded
@@ -174,7 +182,10 @@ mod tests {
         assert_eq!(product(&[0.0; 3], &[1.0, 0.0, 0.0]), 0.0);
         assert_eq!(product(&[f32::NAN, 1.0], &[1.0, 1.0]), 0.0);
         let most = [1.0; 20_000];
-        assert!((product(&most, &most) / 20_000.0 - 1.0).abs() < 1e-3, "no overflow");
+        assert!(
+            (product(&most, &most) / 20_000.0 - 1.0).abs() < 1e-3,
+            "no overflow"
+        );
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use polymath_router::{
-    Descriptor, Descriptors, Features, Outcome, PeerState, Reach, Request, Router, RouterConfig, Served,
+    Descriptor, Descriptors, Features, Outcome, PeerState, Reach, Request, Router, RouterConfig,
+    Served,
 };
 use polymath_types::{
     Constraints, ErrorKind, ExpertCard, ExpertId, ExpertKind, Index, Message, PathKind, PeerId,
@@ -132,13 +133,9 @@ impl Asker {
             explore: false,
         };
         let descriptors = &self.descriptors;
-        let decision = self.router.decide(
-            now,
-            &request,
-            &self.index,
-            descriptors,
-            &state,
-        );
+        let decision = self
+            .router
+            .decide(now, &request, &self.index, descriptors, &state);
         let candidates = decision.candidates.iter();
         candidates.filter_map(|c| place(&c.peer)).collect()
     }

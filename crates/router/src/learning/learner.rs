@@ -73,11 +73,7 @@ impl Learner {
     }
 
     /// The same, with what chance each is chosen.
-    pub fn draw(
-        &mut self,
-        experts: &[(ExpertId, f64)],
-        seen: &Seen,
-    ) -> Option<(Pick, Vec<f64>)> {
+    pub fn draw(&mut self, experts: &[(ExpertId, f64)], seen: &Seen) -> Option<(Pick, Vec<f64>)> {
         let estimates = self.estimator.estimates(experts, seen);
         let chances = self.explorer.chances(&estimates, |_, quality| quality);
         let pick = self.explorer.pick(&estimates, |_, quality| quality)?;

@@ -132,7 +132,10 @@ impl pulp::WithSimd for Rows<'_> {
     fn with_simd<S: pulp::Simd>(self, _: S) {
         let columns = self.ridges.columns;
         for (place, value) in self.places.iter().zip(self.values) {
-            let row = self.ridges.weights.get(place * columns..(place + 1) * columns);
+            let row = self
+                .ridges
+                .weights
+                .get(place * columns..(place + 1) * columns);
             for (sum, weight) in self.sums.iter_mut().zip(row.unwrap_or_default()) {
                 *sum += weight * value;
             }
@@ -161,7 +164,10 @@ mod tests {
         let weight = |ridge: &Ridges, at| ridge.predict(1, &Sparse::new(&[at], &[1.0]));
         assert!((weight(&ridge, 0) - 0.4).abs() < 1e-4 && (weight(&ridge, 1) + 0.2).abs() < 1e-4);
         ridge.reserve(20);
-        assert!((weight(&ridge, 0) - 0.4).abs() < 1e-4, "others make it no other");
+        assert!(
+            (weight(&ridge, 0) - 0.4).abs() < 1e-4,
+            "others make it no other"
+        );
         let all = ridge.predict_all(&xs[1]);
         assert_eq!((all[0], all[1]), (0.0, ridge.predict(1, &xs[1])));
         let mut other = ridge.clone();

@@ -90,7 +90,8 @@ impl Layer {
         if self.of.as_ref().is_some_and(same) {
             return;
         }
-        self.blocks.resize_with(cards.shards().len(), Block::default);
+        self.blocks
+            .resize_with(cards.shards().len(), Block::default);
         let shards = cards.shards().iter().zip(given.shards());
         for (block, (cards, given)) in self.blocks.iter_mut().zip(shards) {
             if !block.is_of(cards, given) {
@@ -103,6 +104,14 @@ impl Layer {
     /// The descriptor at a place.
     pub(super) fn descriptor(&self, part: usize, at: usize) -> Option<&Descriptor> {
         self.blocks.get(part)?.descriptors.get(at)?.as_deref()
+    }
+
+    /// The same of one card.
+    pub(super) fn closeness_of(&self, part: usize, at: usize, probes: Option<&Probes>) -> f32 {
+        let coarse = |d: &Descriptor| d.coarse(probes?);
+        self.descriptor(part, at)
+            .and_then(coarse)
+            .map_or(0.0, usable)
     }
 
     /// How close each card of a part is to the query, by its mean vector; 0 where they cannot be compared.

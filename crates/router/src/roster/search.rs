@@ -29,6 +29,9 @@ const fn code(reason: Reason) -> u8 {
     reason as u8 + 1
 }
 
+/// A part of whose cards fewer than one in so many fit is not gone through as a whole.
+const FEW: usize = 8;
+
 /// By the first filter that an expert does not pass.
 const REASONS: [Reason; 6] = [
     Reason::Kind,
@@ -265,12 +268,24 @@ impl<'a> Field<'a> {
             let (codes, further) = rest.split_at(part.ids.len());
             rest = further;
             let both = || codes.iter().zip(&part.traits).enumerate();
-            if !both().any(|(_, (code, has))| takes(*code, *has)) {
+            let taken = both().filter(|(_, (code, has))| takes(**code, **has));
+            let some = taken.clone().count();
+            if some == 0 {
                 continue;
             }
+            values.clear();
             match layer {
-                Some(layer) => layer.closeness(number, self.probes, &mut values),
-                None => values.clear(),
+                // Side by side they cost little each, so that some may be for nothing.
+                Some(layer) if some * FEW >= part.ids.len() => {
+                    layer.closeness(number, self.probes, &mut values);
+                }
+                Some(layer) => {
+                    values.resize(part.ids.len(), 0.0);
+                    for (at, _) in taken {
+                        values[at] = layer.closeness_of(number, at, self.probes);
+                    }
+                }
+                None => {}
             }
             values.resize(part.ids.len(), 0.0);
             for ((at, (code, has)), value) in both().zip(&values) {
@@ -295,14 +310,14 @@ impl<'a> Field<'a> {
 fn count(codes: &[u8], wanted: u8) -> usize {
     // As many as a byte can count.
     let some = |codes: &[u8]| codes.iter().map(|c| u8::from(*c == wanted)).sum::<u8>();
-    codes.chunks(255).map(|codes| usize::from(some(codes))).sum()
+    codes
+        .chunks(255)
+        .map(|codes| usize::from(some(codes)))
+        .sum()
 }
 
 /// Experts that these peers offer.
-fn offered<'a>(
-    index: &'a Index,
-    peers: &'a [PeerId],
-) -> impl Iterator<Item = &'a ExpertId> {
+fn offered<'a>(index: &'a Index, peers: &'a [PeerId]) -> impl Iterator<Item = &'a ExpertId> {
     let offers = peers.iter().filter_map(|peer| index.peers().get(peer));
     offers.flat_map(|offer| &offer.experts)
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use polymath_router::{
-    Decision, Descriptor, Descriptors, Features, Outcome, PeerState, Reach, Request, Router, RouterConfig,
-    Served,
+    Decision, Descriptor, Descriptors, Features, Outcome, PeerState, Reach, Request, Router,
+    RouterConfig, Served,
 };
 use polymath_types::{
     ErrorKind, ExpertCard, ExpertId, ExpertKind, Index, LabelSet, LoadReport, PathKind, PeerId,
@@ -127,7 +127,10 @@ pub(crate) struct World {
     pub(crate) states: HashMap<PeerId, PeerState>,
 }
 
-pub(crate) fn world(experts: &[(ExpertCard, Vec<u8>, Option<Descriptor>)], states: &[PeerState]) -> World {
+pub(crate) fn world(
+    experts: &[(ExpertCard, Vec<u8>, Option<Descriptor>)],
+    states: &[PeerState],
+) -> World {
     let mut offers: BTreeMap<PeerId, Vec<ExpertId>> = BTreeMap::new();
     let mut cards = HashMap::new();
     let mut vectors = Descriptors::default();
@@ -164,13 +167,11 @@ fn run(world: &World, wish: &Wish, past: &[Past], config: &RouterConfig) -> Vec<
     let ids: Vec<ExpertId> = world.index.experts().map(|e| e.id).collect();
     let mut decisions = Vec::new();
     for (which, n, error, ms, pause) in past.iter().copied().chain([(0, 0, None, 0, 0)]) {
-        decisions.push(router.decide(
-            now,
-            &request,
-            &world.index,
-            &world.vectors,
-            &|p| world.states[p].clone(),
-        ));
+        decisions.push(
+            router.decide(now, &request, &world.index, &world.vectors, &|p| {
+                world.states[p].clone()
+            }),
+        );
         if let Some(expert) = ids.get(which % ids.len().max(1)).copied() {
             let peer = peer(n);
             let ms = Duration::from_millis(ms.into());

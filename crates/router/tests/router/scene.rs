@@ -7,8 +7,8 @@ use std::{
 };
 
 use polymath_router::{
-    Decision, Descriptor, Descriptors, Features, Outcome, PeerState, Reach, Request, Router, RouterConfig,
-    Served,
+    Decision, Descriptor, Descriptors, Features, Outcome, PeerState, Reach, Request, Router,
+    RouterConfig, Served,
 };
 use polymath_types::{
     ErrorKind, ExpertCard, ExpertId, ExpertKind, Index, Keypair, LabelSet, Message, Model,
@@ -149,13 +149,10 @@ impl Scene {
             features: &self.features,
             explore,
         };
-        self.router.decide(
-            self.now,
-            &request,
-            &self.index,
-            &self.vectors,
-            &|id| self.peers.get(id).cloned().unwrap_or_else(connected),
-        )
+        self.router
+            .decide(self.now, &request, &self.index, &self.vectors, &|id| {
+                self.peers.get(id).cloned().unwrap_or_else(connected)
+            })
     }
 
     pub(crate) fn ask(&mut self) -> Decision {
