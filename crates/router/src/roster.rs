@@ -73,24 +73,38 @@ fn name_hash(name: &str) -> u64 {
 }
 
 impl Part {
+    /// What `before` knows of the same cards is copied: it lies together, the cards themselves lie anywhere.
     fn new(of: &Shard<ExpertId, ExpertCard>, before: Option<&Self>) -> Self {
-        let weights = |id: &ExpertId, card: &Arc<ExpertCard>| {
-            let known = before.and_then(|b| {
-                let at = b.ids.binary_search(id).ok()?;
-                Arc::ptr_eq(&b.cards[at], card).then_some(b.weights[at])
-            });
-            known.unwrap_or_else(|| card.model.weights_id())
-        };
-        Self {
+        let mut part = Self {
             of: Arc::clone(of),
             ids: of.keys().copied().collect(),
             cards: of.values().cloned().collect(),
-            traits: of.values().map(|c| traits(c.kind, labels_of(c))).collect(),
-            contexts: of.values().map(|c| c.model.context_length).collect(),
-            names: of.values().map(|c| name_hash(&c.name)).collect(),
-            models: of.values().map(|c| name_hash(&c.model.name)).collect(),
-            weights: of.iter().map(|(id, card)| weights(id, card)).collect(),
+            traits: Vec::with_capacity(of.len()),
+            contexts: Vec::with_capacity(of.len()),
+            names: Vec::with_capacity(of.len()),
+            models: Vec::with_capacity(of.len()),
+            weights: Vec::with_capacity(of.len()),
+        };
+        for (id, card) in part.ids.iter().zip(&part.cards) {
+            let known = before.and_then(|b| {
+                let at = b.ids.binary_search(id).ok()?;
+                Arc::ptr_eq(&b.cards[at], card).then_some((b, at))
+            });
+            if let Some((known, at)) = known {
+                part.traits.push(known.traits[at]);
+                part.contexts.push(known.contexts[at]);
+                part.names.push(known.names[at]);
+                part.models.push(known.models[at]);
+                part.weights.push(known.weights[at]);
+            } else {
+                part.traits.push(traits(card.kind, labels_of(card)));
+                part.contexts.push(card.model.context_length);
+                part.names.push(name_hash(&card.name));
+                part.models.push(name_hash(&card.model.name));
+                part.weights.push(card.model.weights_id());
+            }
         }
+        part
     }
 }
 

@@ -21,9 +21,12 @@ pub(super) struct Layer {
 #[derive(Debug, Default)]
 struct Block {
     of: Option<(Shard<ExpertId, ExpertCard>, Shard<ExpertId, Descriptor>)>,
+    ids: Vec<ExpertId>,
     descriptors: Vec<Option<Arc<Descriptor>>>,
     /// How long the vectors of the first are; those of others are zero here.
     dimensions: usize,
+    /// How long a row is.
+    width: usize,
     rows: Vec<i8>,
     scales: Vec<f32>,
     /// Places of those whose vectors are of another length.
@@ -31,35 +34,63 @@ struct Block {
 }
 
 impl Block {
-    fn new(cards: &Shard<ExpertId, ExpertCard>, given: &Shard<ExpertId, Descriptor>) -> Self {
-        let descriptors: Vec<_> = cards.keys().map(|id| given.get(id).cloned()).collect();
-        let first = descriptors.iter().flatten().find(|d| d.dimensions() > 0);
-        let dimensions = first.map_or(0, |d| d.dimensions());
-        let width = first.map_or(0, |d| d.mean().0.len());
-        let (mut rows, mut strays) = (Vec::with_capacity(width * cards.len()), Vec::new());
-        let mut scales = Vec::with_capacity(cards.len());
-        for (at, descriptor) in descriptors.iter().enumerate() {
-            match descriptor {
-                Some(d) if d.dimensions() == dimensions => {
-                    let (row, scale) = d.mean();
-                    rows.extend_from_slice(row);
-                    scales.push(scale);
+    /// What `before` has of the same descriptors is copied: it lies together, they lie anywhere.
+    fn new(
+        cards: &Shard<ExpertId, ExpertCard>,
+        given: &Shard<ExpertId, Descriptor>,
+        before: &Self,
+    ) -> Self {
+        let ids: Vec<ExpertId> = cards.keys().copied().collect();
+        let descriptors: Vec<_> = ids.iter().map(|id| given.get(id).cloned()).collect();
+        let known = |id: &ExpertId, descriptor: &Arc<Descriptor>| {
+            let at = before.ids.binary_search(id).ok()?;
+            let same = before.descriptors[at].as_ref()?;
+            let whole = Arc::ptr_eq(same, descriptor) && !before.strays.contains(&at);
+            (whole && before.dimensions > 0).then_some(at)
+        };
+        let mut block = Self {
+            of: Some((Arc::clone(cards), Arc::clone(given))),
+            ..Self::default()
+        };
+        // Of vectors of several lengths the first's count.
+        for (id, descriptor) in ids.iter().zip(&descriptors) {
+            let Some(descriptor) = descriptor else {
+                continue;
+            };
+            if known(id, descriptor).is_some() {
+                (block.dimensions, block.width) = (before.dimensions, before.width);
+            } else {
+                let (row, _) = descriptor.mean();
+                (block.dimensions, block.width) = (descriptor.dimensions(), row.len());
+            }
+            if block.dimensions > 0 {
+                break;
+            }
+        }
+        block.rows.reserve_exact(block.width * ids.len());
+        for (at, (id, descriptor)) in ids.iter().zip(&descriptors).enumerate() {
+            let end = block.rows.len() + block.width;
+            let known = descriptor.as_ref().and_then(|d| known(id, d));
+            match (known, descriptor) {
+                (Some(at), _) if block.dimensions == before.dimensions => {
+                    let row = at * before.width..(at + 1) * before.width;
+                    block.rows.extend_from_slice(&before.rows[row]);
+                    block.scales.push(before.scales[at]);
                 }
-                other => {
-                    rows.resize(rows.len() + width, 0);
-                    scales.push(0.0);
-                    strays.extend(other.is_some().then_some(at));
+                (_, Some(d)) if d.dimensions() == block.dimensions => {
+                    let (row, scale) = d.mean();
+                    block.rows.extend_from_slice(row);
+                    block.scales.push(scale);
+                }
+                (_, other) => {
+                    block.rows.resize(end, 0);
+                    block.scales.push(0.0);
+                    block.strays.extend(other.is_some().then_some(at));
                 }
             }
         }
-        Self {
-            of: Some((Arc::clone(cards), Arc::clone(given))),
-            descriptors,
-            dimensions,
-            rows,
-            scales,
-            strays,
-        }
+        (block.ids, block.descriptors) = (ids, descriptors);
+        block
     }
 
     fn is_of(
@@ -95,7 +126,7 @@ impl Layer {
         let shards = cards.shards().iter().zip(given.shards());
         for (block, (cards, given)) in self.blocks.iter_mut().zip(shards) {
             if !block.is_of(cards, given) {
-                *block = Block::new(cards, given);
+                *block = Block::new(cards, given, block);
             }
         }
         self.of = Some((cards.clone(), given.clone()));
