@@ -1,6 +1,6 @@
 //! Who is asked, in which order.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use polymath_router::{
     Descriptor, Descriptors, Features, Outcome, PeerState, Reach, Request, Router, RouterConfig,
