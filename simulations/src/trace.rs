@@ -249,6 +249,7 @@ impl Author {
             why,
         };
         let config = CatalogConfig {
+            unix: 0,
             key: actors::key(self.chance, self.number)?,
             mesh: MESH,
             founders: Vec::new(),

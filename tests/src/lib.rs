@@ -7,4 +7,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod asker;
+pub mod fake_upstream;
 pub mod script;

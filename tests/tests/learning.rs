@@ -98,6 +98,37 @@ fn ratings_change_the_choice_outlast_a_restart_and_count_once() {
     node.wait();
     let node = lab.up("node", &args).ready();
     assert_eq!(choice(&node), other(&before));
+    for n in 0..40 {
+        rate(&node, &before, if n % 3 == 0 { "bad" } else { "good" });
+    }
+    node.signal("TERM");
+    node.wait();
+    let node = lab.up("node", &args).ready();
+    for _ in 0..3 {
+        rate(&node, &before, "bad");
+        node.ask(&QUESTION);
+    }
+
+    // What was decided in all three runs, decided again from the log alone.
+    let log = lab.path().join("decisions.jsonl");
+    let log = log.to_str().unwrap();
+    node.cli(&["route", "log", "export", log]).run().ok();
+    let replay = ["route", "eval", "--replay", log, "--strict", "--json"];
+    let replayed = node.cli(&replay).run().ok().json();
+    let figure = |metric: &str| {
+        let rows = replayed["rows"].as_array().unwrap();
+        let row = rows.iter().find(|r| r["metric"] == metric);
+        row.and_then(|r| r["value"].as_f64()).unwrap_or(0.0)
+    };
+    assert!(figure("decided again") >= 57.0, "{replayed}");
+    assert_eq!(figure("identical"), figure("decided again"));
+    assert_eq!(figure("left out"), 0.0);
+    // A check that can fail: of another answer to one question all that follows differs.
+    let text = std::fs::read_to_string(log).unwrap();
+    let altered = text.replacen("\"reward\":0.0", "\"reward\":1.0", 1);
+    assert_ne!(altered, text);
+    std::fs::write(log, altered).unwrap();
+    node.cli(&replay).run().fails(8, &[]);
 }
 
 #[test]

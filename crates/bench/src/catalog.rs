@@ -261,6 +261,7 @@ fn index(index: &Arc<Index>, mesh: &str) -> Vec<Row> {
 
 fn config() -> CatalogConfig {
     CatalogConfig {
+        unix: 0,
         key: NodeKey::generate(),
         mesh: MESH,
         founders: Vec::new(),

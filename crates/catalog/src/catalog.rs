@@ -35,7 +35,7 @@ use crate::{
         observations::ObservationKind,
         offer::OfferKind,
     },
-    limits::{NEWS_BYTES, WORK},
+    limits::{NEWS_BYTES, WORK, latest_epoch},
     record::{self, Record},
     weigh::Observers,
 };
@@ -53,6 +53,8 @@ pub struct CatalogConfig {
     /// Whether observations are kept and exchanged. A node that does not neither asks for them nor passes
     /// them on, and publishes none.
     pub observations: bool,
+    /// What the wall clock shows, Unix seconds; [`Catalog::set_time`] goes on from there.
+    pub unix: u64,
     /// Bounds.
     pub limits: CatalogLimits,
 }
@@ -169,6 +171,8 @@ pub struct Catalog {
     answers: Answers,
     asked_cards: Asks<ExpertId>,
     ticks: u64,
+    /// The highest epoch there can be now.
+    pub(crate) latest_epoch: u64,
     index: Arc<Index>,
     counters: Counters,
 }
@@ -181,6 +185,7 @@ impl Catalog {
         stored: impl IntoIterator<Item = (String, Vec<u8>)>,
     ) -> (Self, Recovered) {
         let CatalogConfig {
+            unix,
             key,
             mesh,
             founders,
@@ -212,6 +217,7 @@ impl Catalog {
             answers: Answers::default(),
             asked_cards: Asks::new(limits.cards),
             ticks: 0,
+            latest_epoch: latest_epoch(unix),
             index: Arc::default(),
             counters: Counters::default(),
             limits,
@@ -237,6 +243,7 @@ impl Catalog {
             None | Some(0) => 0,
             Some(last) => last.saturating_add(1),
         };
+        catalog.set_time(unix);
         catalog.begin_tick::<OfferKind>();
         catalog.begin_tick::<CharterKind>();
         catalog.begin_tick::<ObservationKind>();
@@ -321,6 +328,21 @@ impl Catalog {
             batch.cards.push((id, card));
             self.asked_cards.close(&id);
         }
+    }
+
+    /// Says what the wall clock shows, Unix seconds; before each tick. By it epochs are bounded, and nothing else
+    /// is: a clock that is wrong by days does no harm.
+    pub fn set_time(&mut self, unix: u64) {
+        self.latest_epoch = latest_epoch(unix);
+        self.offers.documents.set_latest_epoch(self.latest_epoch);
+        self.charters.documents.set_latest_epoch(self.latest_epoch);
+        let observations = &mut self.observations.documents;
+        observations.set_latest_epoch(self.latest_epoch);
+        let late = self
+            .merged
+            .not_yet
+            .is_some_and(|epoch| epoch <= self.latest_epoch);
+        self.merge_due |= late;
     }
 
     /// Called at a steady pace, e.g. every 10 s: compares with all connected peers, puts

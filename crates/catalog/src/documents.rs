@@ -19,10 +19,10 @@ use crate::{
     buckets::{Buckets, Known, MARK, Position},
     chunk,
     document::{Document, Head, check_continuity},
-    envelope,
+    effort, envelope,
     evictions::Evictions,
     kind::{Bounds, Kind},
-    limits::{APPLIED_A_TICK, EPOCH_LEAP, HOT_DOCUMENTS},
+    limits::{APPLIED_A_TICK, HOT_DOCUMENTS, latest_epoch},
     log::{self, Log},
 };
 
@@ -139,7 +139,7 @@ impl<K: Kind> Author<K> {
     }
 
     /// Bytes of what it signed.
-    fn signed_bytes(&self) -> usize {
+    pub(crate) fn signed_bytes(&self) -> usize {
         self.log.change_bytes() + self.other().map_or(0, |other| other.change.len())
     }
 
@@ -283,6 +283,8 @@ pub(crate) struct Documents<K: Kind> {
     hot: Vec<(PeerId, u64, Document)>,
     connected: BTreeSet<PeerId>,
     tick: u64,
+    /// The highest epoch there can be now.
+    latest_epoch: u64,
     /// How many gave way in this tick, to whom.
     evictions: Evictions,
     forgotten: BTreeMap<PeerId, room::Forgotten>,
@@ -299,6 +301,7 @@ impl<K: Kind> Default for Documents<K> {
             hot: Vec::new(),
             connected: BTreeSet::new(),
             tick: 0,
+            latest_epoch: latest_epoch(0),
             evictions: Evictions::default(),
             forgotten: BTreeMap::new(),
             members: Arc::default(),
@@ -307,6 +310,16 @@ impl<K: Kind> Default for Documents<K> {
 }
 
 impl<K: Kind> Documents<K> {
+    /// Says which epoch is the highest there can be.
+    pub(crate) fn set_latest_epoch(&mut self, epoch: u64) {
+        self.latest_epoch = epoch;
+    }
+
+    /// Whether an author can have begun so high an epoch.
+    pub(crate) fn is_begun(&self, epoch: u64) -> bool {
+        epoch <= self.latest_epoch
+    }
+
     pub(crate) fn get(&self, author: &PeerId) -> Option<&Author<K>> {
         self.authors.get(author)
     }
@@ -473,7 +486,7 @@ impl<K: Kind> Documents<K> {
             });
         }
         envelope::check_signature::<K>(&change, &author, mesh)?;
-        if epoch - known_epoch > EPOCH_LEAP {
+        if !self.is_begun(epoch) {
             return Err(Refusal::Epoch);
         }
         if author == *me {
@@ -655,6 +668,13 @@ impl<K: Kind> Documents<K> {
             (document, head, says) = (changed, Some(at), Some(view));
         }
         says
+    }
+
+    /// What it costs to have an author's document at hand, that of its epoch, in about a microsecond each.
+    pub(crate) fn history_cost(&self, author: &PeerId, epoch: u64) -> u32 {
+        let live = self.hot.iter().any(|(a, e, _)| a == author && *e == epoch);
+        let known = self.get(author).filter(|log| log.epoch == epoch);
+        known.map_or(0, |log| effort::history(log.head.last_op, live))
     }
 
     /// Bytes of all changes of an author's present epoch.

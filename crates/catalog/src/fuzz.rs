@@ -118,6 +118,7 @@ pub fn sync_frame(bytes: &[u8]) {
         return;
     };
     let config = CatalogConfig {
+        unix: 0,
         key: NodeKey::generate(),
         // Of the golden files, so that what they hold is taken.
         mesh: MeshId::from_bytes([7; 32]),

@@ -109,6 +109,11 @@ impl Refusal {
         )
     }
 
+    /// Whether a change may have been applied to a copy of its document before it was refused.
+    pub(crate) const fn is_late(self) -> bool {
+        self.is_poison() || matches!(self, Self::Full | Self::TooMuch)
+    }
+
     /// Whether no document can contain what its author signed there.
     pub(crate) const fn is_poison(self) -> bool {
         matches!(

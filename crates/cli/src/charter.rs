@@ -177,6 +177,12 @@ async fn lay_down(
     };
     let mut value = section.json(&answer.charter.unwrap_or_default());
     value["changed"] = answer.changed.into();
+    value["unknown"] = answer.unknown.clone().into();
+    for name in &answer.unknown {
+        eprintln!(
+            "nobody is known here to offer '{name}' now: `polymath experts` shows who is there"
+        );
+    }
     output::print(session, &value, || {
         let before = if answer.changed { "" } else { " already" };
         format!("{done}{before}")

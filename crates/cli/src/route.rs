@@ -2,7 +2,7 @@
 
 use std::{fs::OpenOptions, io::Write, path::Path};
 
-use polymath_eval::{DataError, Entry, Options, evaluate, pareto::pareto, policies};
+use polymath_eval::{DataError, Entry, Options, evaluate, pareto::pareto, policies, replay};
 use polymath_figures::Report;
 use polymath_node::Node;
 use polymath_proto::v1;
@@ -117,6 +117,12 @@ fn routed_json(routed: &v1::RoutedQuery) -> Value {
             "propensity": expected.propensity,
         })
     };
+    let learned = |l: &Option<v1::Learned>| {
+        l.map(|l| {
+            let seed = format!("{:016x}", l.seed);
+            json!({ "seed": seed, "counted": l.counted, "grades": l.grades, "others": l.others })
+        })
+    };
     let outcome = routed.outcome.as_ref().map(|o| {
         let answered = !o.expert.is_empty();
         let peer = PeerId::from_bytes(&o.peer).map(|p| p.to_string());
@@ -133,15 +139,25 @@ fn routed_json(routed: &v1::RoutedQuery) -> Value {
         "encoder": routed.encoder, "places": routed.places, "values": routed.values,
         "cues": routed.cues, "experts": routed.experts.iter().map(expert).collect::<Vec<_>>(),
         "explored": routed.explored, "outcome": outcome, "reward": routed.reward,
+        "grade": routed.grade, "learned": learned(&routed.learned),
+        "graded_at": learned(&routed.graded_at),
     })
 }
 
 fn evaluated(eval: &RouteEval) -> Result<Report, Failure> {
+    let data = match (&eval.data, &eval.replay) {
+        (Some(data), _) => data,
+        (None, Some(log)) => return replay::report(log).map_err(|e| unusable(&e)),
+        (None, None) => {
+            let message = "name the data sets with --data DIR, or a log with --replay FILE";
+            return Err(Failure::new(ErrorKind::InvalidInput, message));
+        }
+    };
     let options = Options {
         only: eval.only.clone(),
         policy: policy(&eval.policy)?,
     };
-    evaluate(&eval.data, &options, &mut output::note).map_err(|e| unusable(&e))
+    evaluate(data, &options, &mut output::note).map_err(|e| unusable(&e))
 }
 
 fn front(args: &RoutePareto) -> Result<Report, Failure> {

@@ -121,10 +121,12 @@ struct Line {
     truth: Option<String>,
 }
 
-/// Reads a file of graded answers. Experts are those that answered every query, or those named by `only`;
-/// a row that lacks one of `only` is left out.
-pub fn load(path: &Path, only: Option<&[&str]>) -> Result<Table, DataError> {
-    let (mut lines, mut number) = (Vec::new(), 0);
+/// Gives each line of a file that is not blank, with its number from 1.
+pub(crate) fn lines(
+    path: &Path,
+    take: &mut dyn FnMut(&[u8], usize) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let (mut taken, mut line) = (0, 0);
     let mut reader = BufReader::new(open(path)?);
     loop {
         let mut text = Vec::new();
@@ -136,44 +138,60 @@ pub fn load(path: &Path, only: Option<&[&str]>) -> Result<Table, DataError> {
             source,
         })?;
         if bytes == 0 {
-            break;
+            return Ok(());
         }
-        number += 1;
+        line += 1;
         let form = |why: String| DataError::Form {
             path: path.into(),
-            line: number,
+            line,
             why,
         };
         if bytes as u64 == LONGEST_LINE && text.last() != Some(&b'\n') {
             return Err(form(format!("longer than {LONGEST_LINE} bytes")));
         }
-        if lines.len() == MOST_ROWS {
-            return Err(form(format!("more than {MOST_ROWS} rows")));
-        }
         if text.trim_ascii().is_empty() {
             continue;
         }
-        let line: Line = serde_json::from_slice(&text).map_err(|e| form(e.to_string()))?;
-        if line.scores.values().any(|s| !(0.0..=1.0).contains(s)) {
+        if taken == MOST_ROWS {
+            return Err(form(format!("more than {MOST_ROWS} rows")));
+        }
+        take(&text, line)?;
+        taken += 1;
+    }
+}
+
+/// Reads a file of graded answers. Experts are those that answered every query, or those named by `only`;
+/// a row that lacks one of `only` is left out.
+pub fn load(path: &Path, only: Option<&[&str]>) -> Result<Table, DataError> {
+    let mut rows = Vec::new();
+    lines(path, &mut |text, line| {
+        let form = |why: String| DataError::Form {
+            path: path.into(),
+            line,
+            why,
+        };
+        let row: Line = serde_json::from_slice(text).map_err(|e| form(e.to_string()))?;
+        if row.scores.values().any(|s| !(0.0..=1.0).contains(s)) {
             return Err(form("a score is from 0 to 1".into()));
         }
-        if line.scores.is_empty() && line.answers.is_empty() {
+        if row.scores.is_empty() && row.answers.is_empty() {
             return Err(form("neither `scores` nor `answers` of any expert".into()));
         }
-        if !line.answers.is_empty() && line.truth.is_none() {
+        if !row.answers.is_empty() && row.truth.is_none() {
             return Err(form(
                 "`answers` without the `truth` to grade them by".into(),
             ));
         }
-        if !matches!(line.split.as_str(), "" | "train" | "test") {
+        if !matches!(row.split.as_str(), "" | "train" | "test") {
             return Err(form(format!(
                 "the split '{}' is neither train nor test",
-                line.split
+                row.split
             )));
         }
-        lines.push(line);
-    }
-    let table = table(&lines, only);
+        rows.push(row);
+        Ok(())
+    })?;
+    let table = table(&rows, only);
     if table.rows.is_empty() || table.experts.is_empty() || table.experts.len() > MOST_EXPERTS {
         let why = format!("no row that all of 1 to {MOST_EXPERTS} experts answered");
         return Err(DataError::Form {

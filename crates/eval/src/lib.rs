@@ -15,6 +15,7 @@ pub mod experiments;
 mod figures;
 pub mod pareto;
 pub mod policies;
+pub mod replay;
 pub mod study;
 
 pub use data::{Answered, DataError, FORMAT, Graded, Table, Utterance, Utterances, load};

@@ -174,6 +174,7 @@ pub(crate) fn look_at_rest(home: &Home, lock: &HomeLock) -> Result<Catalog, Fail
 
 fn read(home: &Home, lock: &HomeLock, records: Records) -> Result<Catalog, Failure> {
     let config = CatalogConfig {
+        unix: crate::unix_now(),
         mesh: mesh_at_rest(home)?,
         key: home.identity(lock)?,
         founders: founders(home)?,

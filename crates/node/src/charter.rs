@@ -8,7 +8,7 @@ use std::{
 
 use polymath_catalog::{CharterEdit, CharterError};
 use polymath_proto::v1::{self, charter_edit::Edit};
-use polymath_types::{Charter, ErrorKind, Failure, PeerId, Stated};
+use polymath_types::{Charter, ErrorKind, Failure, Index, PeerId, Stated};
 
 use crate::{
     Home, HomeLock, Node,
@@ -26,9 +26,14 @@ impl Node {
         &self,
         edit: Option<v1::CharterEdit>,
     ) -> Result<v1::EditCharterResponse, Failure> {
-        let changed = self.inner.sync.edit_charter(from_proto(edit)?).await?;
-        let charter = Some(to_proto(&self.charter()));
-        Ok(v1::EditCharterResponse { changed, charter })
+        let edit = from_proto(edit)?;
+        let unknown = unknown(&edit, &self.inner.index.load());
+        let changed = self.inner.sync.edit_charter(edit).await?;
+        Ok(v1::EditCharterResponse {
+            changed,
+            charter: Some(to_proto(&self.charter())),
+            unknown,
+        })
     }
 
     /// Names that stand for experts: their ids, names or models' names.
@@ -91,12 +96,28 @@ pub fn edit_charter_at_rest(
     edit: v1::CharterEdit,
 ) -> Result<v1::EditCharterResponse, Failure> {
     let mut at_rest = open_at_rest(home, lock)?;
-    let actions = at_rest.catalog.edit_charter(from_proto(Some(edit))?);
+    let edit = from_proto(Some(edit))?;
+    let unknown = unknown(&edit, &at_rest.catalog.index());
+    let actions = at_rest.catalog.edit_charter(edit);
     let actions = actions.map_err(|e| failure(&e))?;
     let changed = !actions.is_empty();
     at_rest.write(actions)?;
-    let charter = Some(to_proto(at_rest.catalog.charter()));
-    Ok(v1::EditCharterResponse { changed, charter })
+    Ok(v1::EditCharterResponse {
+        changed,
+        charter: Some(to_proto(at_rest.catalog.charter())),
+        unknown,
+    })
+}
+
+/// The experts named in an edit that nobody is known to offer: it may be ahead of them, or mistyped.
+fn unknown(edit: &CharterEdit, index: &Index) -> Vec<String> {
+    let named = match edit {
+        CharterEdit::Alias { expert, .. } => expert.as_slice(),
+        CharterEdit::Category { experts, .. } => experts,
+        _ => &[],
+    };
+    let offered = |name: &&String| index.experts().any(|e| Index::names(e, name));
+    named.iter().filter(|n| !offered(n)).cloned().collect()
 }
 
 /// Why an edit was refused.

@@ -158,8 +158,8 @@ impl Router {
         self.own.iter().map(peer).collect()
     }
 
-    pub(crate) fn policy(&self) -> Result<Box<dyn Policy>, Failure> {
-        let seed = u64::from_be_bytes(crate::random());
+    /// The policy, with nothing learnt.
+    pub(crate) fn policy(&self, seed: u64) -> Result<Box<dyn Policy>, Failure> {
         by_name(&self.policy, seed).ok_or_else(|| {
             bad(format!(
                 "router.policy = \"{}\": use one of {}",

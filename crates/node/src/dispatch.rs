@@ -9,7 +9,7 @@ mod hedge;
 use std::{collections::HashMap, time::Duration};
 
 use polymath_net::PeerInfo;
-use polymath_proto::v1::{self, RoutedOutcome, ask_event::Event};
+use polymath_proto::v1::{self, Learned, RoutedOutcome, ask_event::Event};
 use polymath_router::{Decision, Features, PeerState, Reach, Request};
 use polymath_rpc as rpc;
 use polymath_types::{
@@ -230,7 +230,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 struct Decided {
     decision: Decision,
     features: Features,
-    policy: &'static str,
+    /// Which policy decided, and what it had heard.
+    policy: (&'static str, Learned),
 }
 
 /// Notes how a question ended, whichever way it ended.
@@ -408,7 +409,8 @@ impl Asked {
         let peers = |peer: &PeerId| self.reach(peer, &connected);
         let mut router = self.node.router();
         let decision = router.decide(self.node.elapsed(), &request, &index, &descriptors, &peers);
-        let policy = router.policy().name();
+        // Under the router's lock, so that no grade comes between.
+        let policy = (router.policy().name(), inner.learning.learned());
         Decided {
             decision,
             features,

@@ -20,7 +20,7 @@ use std::{
 
 pub(crate) use exchange::exchange;
 use polymath_encoder::ENCODER_ID;
-use polymath_proto::v1::{self, RoutedExpert, RoutedOutcome, RoutedQuery};
+use polymath_proto::v1::{self, Learned, RoutedExpert, RoutedOutcome, RoutedQuery};
 use polymath_router::{Decision, Features, Policy, Question, learning::Sparse};
 use polymath_types::{ErrorKind, ExpertId, Failure, Privacy, Query};
 use prost::Message;
@@ -69,6 +69,8 @@ struct Log {
     last_grade: u64,
     /// Grades in what was counted when it was written last.
     counted: u64,
+    /// What the policy has heard by now.
+    learned: Learned,
     /// Records that differ from the disk's.
     unwritten: Changes,
     /// The request id of the latest answer, noted or not.
@@ -138,7 +140,9 @@ impl Log {
         let Some(mut routed) = self.open.remove(at) else {
             return Err(Failure::new(ErrorKind::Internal, "the log is broken"));
         };
+        routed.graded_at = Some(self.learned);
         self.last_grade += 1;
+        self.learned.grades = self.last_grade;
         routed.reward = Some(reward);
         routed.grade = self.last_grade;
         self.keep(&routed);
@@ -175,10 +179,16 @@ impl Learning {
         }
     }
 
-    /// Opens what an earlier run has left in `dir`, and tells `policy` of it.
-    pub(crate) fn open(dir: &Path, policy: &mut dyn Policy) -> Result<Self, Failure> {
+    /// Opens what an earlier run has left in `dir`, and tells `policy`, made with `seed`, of it.
+    pub(crate) fn open(dir: &Path, policy: &mut dyn Policy, seed: u64) -> Result<Self, Failure> {
         let (store, records) = RecordStore::open(dir)?;
-        let log = Log::read(records, policy);
+        let mut log = Log::read(records, policy);
+        log.learned = Learned {
+            seed,
+            counted: log.counted,
+            grades: log.last_grade,
+            others: 0,
+        };
         Ok(Self {
             log: Mutex::new(log),
             store: Some(Arc::new(Mutex::new(store))),
@@ -195,12 +205,23 @@ impl Learning {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the policy has heard by now: to be read while it cannot hear more.
+    pub(crate) fn learned(&self) -> Learned {
+        self.log().learned
+    }
+
+    /// Others' word has changed, or `false`: there is none, as before.
+    fn heard(&self, any: bool) {
+        let others = &mut self.log().learned.others;
+        *others += u64::from(any || *others > 0);
+    }
+
     /// Notes a decision, if there was a choice. Returns its number.
     pub(crate) fn note(
         &self,
         query: &Query,
         features: &Features,
-        policy: &str,
+        policy: (&str, Learned),
         decision: &Decision,
     ) -> Option<u64> {
         let mut experts: Vec<RoutedExpert> = Vec::new();
@@ -230,7 +251,8 @@ impl Learning {
             request_id: query.id.to_string(),
             at_ms: u64::try_from(at.unwrap_or_default().as_millis()).unwrap_or(u64::MAX),
             kind: query.kind.as_str().to_owned(),
-            policy: policy.to_owned(),
+            policy: policy.0.to_owned(),
+            learned: Some(policy.1),
             agent: AGENT.to_owned(),
             encoder: ENCODER_ID.to_owned(),
             places,

@@ -426,7 +426,10 @@ impl Keeper {
                     self.answer(room);
                     continue;
                 }
-                _ = tick.tick() => self.catalog.tick(),
+                _ = tick.tick() => {
+                    self.catalog.set_time(crate::unix_now());
+                    self.catalog.tick()
+                }
             };
             // One transaction for all that has come meanwhile.
             for _ in 1..GROUP {

@@ -31,6 +31,7 @@ const MARK: &[u8] = b"\nframe:";
 
 fn config(key: NodeKey) -> CatalogConfig {
     CatalogConfig {
+        unix: 0,
         key,
         mesh: MESH,
         founders: Vec::new(),

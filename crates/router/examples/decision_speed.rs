@@ -145,7 +145,7 @@ impl Mesh {
                     sequence: 1,
                     labels: BTreeMap::from([(
                         "office".to_owned(),
-                        if at % 1000 == 0 {
+                        if at.is_multiple_of(1000) {
                             "berlin"
                         } else {
                             "elsewhere"

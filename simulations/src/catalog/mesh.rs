@@ -104,6 +104,7 @@ impl Mesh {
         let key = actors::key(self.chance, n)?;
         let id = key.peer_id();
         let config = CatalogConfig {
+            unix: 0,
             key,
             mesh: MESH,
             founders: Vec::new(),

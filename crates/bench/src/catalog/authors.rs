@@ -61,6 +61,7 @@ impl Author {
     /// Writes the next change, and sends it: one of three addresses is another.
     pub(super) fn next(&mut self) -> Result<Offers, Failure> {
         let config = CatalogConfig {
+            unix: 0,
             key: self.key.clone(),
             ..config()
         };

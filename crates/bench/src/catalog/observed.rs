@@ -59,6 +59,7 @@ impl Observer {
 
     fn next(&mut self, number: usize, experts: &[ExpertId]) -> Result<Offers, Failure> {
         let config = CatalogConfig {
+            unix: 0,
             key: self.key.clone(),
             ..config()
         };

@@ -19,7 +19,7 @@ use crate::{
 
 impl Catalog {
     pub(super) fn merged_now(&self) -> Merged {
-        merge(&self.founders, |peer| self.paper(peer))
+        merge(&self.founders, self.latest_epoch, |peer| self.paper(peer))
     }
 
     /// Whether not all that an admin said counts, as it contradicts itself.

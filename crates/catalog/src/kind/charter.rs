@@ -190,6 +190,7 @@ impl Kind for CharterKind {
             document_bytes: CHARTER.document_bytes,
             change_bytes: CHARTER.change_bytes,
             operations: CHARTER.operations,
+            epoch_operations: CHARTER.operations * 4,
             burst: CHARTER.burst,
             changes_a_tick: CHARTER.changes_a_tick,
             change_cost: 1,
@@ -273,8 +274,6 @@ impl Kind for CharterKind {
                     Ok(Some((voided, _))) if section == Section::Roles => whole(&voided),
                     _ => Some(0),
                 };
-                // An author whose epochs are all void could never speak again.
-                let voided = voided.filter(|epoch| *epoch <= CHARTER.last_voided);
                 let entry = Entry {
                     at: at.ok_or(Refusal::Schema)?,
                     says: document.texts(&list, most, bytes)?,

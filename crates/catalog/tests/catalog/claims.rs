@@ -4,8 +4,8 @@ use polymath_catalog::{CatalogLimits, Refusal};
 
 use crate::driver::{Disk, Mesh, Node, claim, head, key, stranger, wanted};
 
-/// As far above what is known as anybody is asked for.
-const FAR: u64 = 1 << 31;
+/// As high an epoch as anybody is asked for.
+const FAR: u64 = 1 << 20;
 
 /// A node, an honest peer that knows itself and one more author, and a stranger, all connected to
 /// the node; nothing was delivered yet.

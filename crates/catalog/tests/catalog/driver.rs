@@ -88,6 +88,7 @@ impl Node {
         founders: Vec<PeerId>,
     ) -> (Self, Recovered) {
         let config = CatalogConfig {
+            unix: 0,
             key: key.clone(),
             mesh: MESH,
             founders: founders.clone(),

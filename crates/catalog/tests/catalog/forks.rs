@@ -193,6 +193,43 @@ fn nobody_uses_up_the_epochs_of_an_author_whose_key_he_once_had() {
     assert!(owner.catalog.index().peers()[&author].epoch < 4);
 }
 
+#[test]
+fn an_owner_goes_on_everywhere_a_second_after_a_thief_used_up_all_epochs_of_its_key() {
+    let scene = crate::scene::scene();
+    let author = scene.hostile.peer_id();
+    let now = 1_900_000_000;
+    let latest = now - 1_767_225_600 + (1 << 20);
+    let chunk = |epoch: u64| {
+        let bytes = crate::scene::crafted(crate::scene::actor(&author, epoch), |tx| {
+            crate::scene::valid_root(tx);
+        });
+        scene.sign(epoch, 1, bytes)
+    };
+    let from = key(97).peer_id();
+    let mut node = scene.victim();
+    node.catalog.set_time(now);
+    node.connect_to(from);
+    node.receive(from, offers(vec![chunk(latest + 1), chunk(u64::MAX)]));
+    assert_eq!(node.catalog.counters().refused(Refusal::Epoch), 2);
+    node.receive(from, offers(vec![chunk(latest)]));
+    assert_eq!(node.catalog.index().peers()[&author].epoch, latest);
+    // The owner hears of it, and so does somebody who never heard of the owner.
+    let mut owner = Node::open(scene.hostile.clone(), CatalogLimits::default(), Disk::new()).0;
+    let mut newcomer = scene.victim();
+    for node in [&mut owner, &mut newcomer] {
+        node.catalog.set_time(now + 1);
+        node.connect_to(from);
+    }
+    owner.receive(from, offers(vec![chunk(latest)]));
+    owner.offer(&["poet"]);
+    assert_eq!(owner.catalog.index().peers()[&author].epoch, latest + 1);
+    for node in [&mut node, &mut newcomer] {
+        node.catalog.set_time(now + 1);
+        node.receive(from, offers(vec![chunk(latest + 1)]));
+        assert_eq!(node.catalog.index().peers()[&author].epoch, latest + 1);
+    }
+}
+
 /// The first changes of authors that are not there, all of whom serve `name`.
 fn serving(authors: std::ops::Range<u16>, name: &str) -> Vec<SignedChange> {
     let first = |author| {

@@ -62,6 +62,7 @@ impl Node {
     /// The same node on its disk, with or without observations.
     fn reopened(&self, observations: bool) -> Self {
         let config = CatalogConfig {
+            unix: 0,
             key: self.key.clone(),
             mesh: MESH,
             founders: Vec::new(),

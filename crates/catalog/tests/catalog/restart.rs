@@ -114,6 +114,7 @@ fn records_under_wrong_names_or_of_another_mesh_are_left_alone() {
     assert!(node.catalog.index().is_empty());
 
     let config = polymath_catalog::CatalogConfig {
+        unix: 0,
         key: key(4),
         mesh: polymath_types::MeshId::from_bytes([9; 32]),
         founders: Vec::new(),

@@ -47,8 +47,12 @@ pub(crate) enum RouteVerb {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RouteEval {
     /// The folder of the data sets, as `cargo xtask data` makes it, or your own
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "replay")]
+    pub(crate) data: Option<PathBuf>,
+    /// Instead of data sets: decide again what `polymath route log export FILE` wrote, and say whether every
+    /// expert is found as good as it was
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "only", "policy"])]
+    pub(crate) replay: Option<PathBuf>,
     /// Only this experiment; `any` are the files that belong to none; repeatable
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,

@@ -295,7 +295,8 @@ impl Asked {
                 step,
             } => {
                 // An answer that is carried on has started already.
-                if let (Some(started), true) = (started, progress.ids.is_empty()) {
+                if let (Some(started), true) = (started, progress.is_empty()) {
+                    progress.untold = self.tells_no_ids(attempt.candidate);
                     progress.expert = Some(attempt.candidate.expert);
                     progress.seed = Some(started.seed);
                     progress.fingerprint.clone_from(&started.engine_fingerprint);
@@ -404,7 +405,7 @@ impl Asked {
             match step {
                 Step::Tokens(tokens) => {
                     progress.take(&tokens, attempt.most_tokens)?;
-                    pace.note(tokens.ids.len());
+                    pace.note(if progress.untold { 1 } else { tokens.ids.len() });
                     self.send(Event::Tokens(tokens)).await;
                 }
                 Step::Finished(finished) => return Ok(finished),
@@ -428,7 +429,7 @@ impl Asked {
             .last
             .unwrap_or(first)
             .saturating_duration_since(first);
-        let tokens = u32::try_from(progress.ids.len()).unwrap_or(u32::MAX);
+        let tokens = u32::try_from(progress.tokens()).unwrap_or(u32::MAX);
         let decoded = tokens > 1 && !decode.is_zero();
         let rate = if decoded {
             f64::from(tokens - 1) / decode.as_secs_f64()

@@ -40,7 +40,7 @@ fn encoder() -> (TempDir, Arc<Encoder>) {
 fn known(named: experts::Named, store: &Store) -> Arc<ExpertCard> {
     match experts::prepare(named, store).unwrap() {
         Card::Known(card) => card,
-        Card::Awaited(_) => panic!("its model is no file"),
+        _ => panic!("its model is no file, and nothing is said of it but its card"),
     }
 }
 

@@ -49,7 +49,9 @@ pub(crate) async fn exchange(node: Node) {
                 hear = false;
                 heard = Instant::now() + HEARD_EVERY;
                 let seen = observed(&inner.index.load_full());
-                node.router().policy_mut().share(&mut seen.into_iter());
+                let mut router = node.router();
+                inner.learning.heard(!seen.is_empty());
+                router.policy_mut().share(&mut seen.into_iter());
             }
         }
     }

@@ -70,7 +70,7 @@ fn grade(learning: &Learning, policy: &mut dyn Policy, request: &str, reward: f6
 async fn what_was_graded_outlasts_a_restart_counted_or_not() {
     let dir = tempfile::tempdir().unwrap();
     let mut policy = learner();
-    let learning = Learning::open(dir.path(), &mut policy).unwrap();
+    let learning = Learning::open(dir.path(), &mut policy, 1).unwrap();
     for n in 0..40 {
         let request = format!("r{n}");
         let number = learning.log().add(decided(&request));
@@ -91,7 +91,7 @@ async fn what_was_graded_outlasts_a_restart_counted_or_not() {
     drop(learning);
 
     let mut policy = learner();
-    let learning = Learning::open(dir.path(), &mut policy).unwrap();
+    let learning = Learning::open(dir.path(), &mut policy, 1).unwrap();
     let after = EXPERTS.map(|n| expected(&policy, n));
     assert!(
         (0..2).all(|n| (before[n] - after[n]).abs() < 0.03),

@@ -40,6 +40,7 @@ fn scene() -> Scene {
 
 fn config(key: &NodeKey) -> CatalogConfig {
     CatalogConfig {
+        unix: 0,
         key: key.clone(),
         mesh: MESH,
         founders: Vec::new(),

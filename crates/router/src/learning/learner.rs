@@ -19,6 +19,9 @@ const KEPT: f32 = 0.05;
 /// rarely that its own change would be found late.
 const KEPT_OF_OTHERS: f32 = 0.3;
 
+/// A question's vector and cues, and the same prepared.
+type Last = (Sparse, Vec<f32>, Arc<Seen>);
+
 /// Estimator, exploration and drift in one.
 #[derive(Debug)]
 pub struct Learner {
@@ -26,7 +29,7 @@ pub struct Learner {
     explorer: Explorer,
     drifts: HashMap<ExpertId, Drift>,
     most: usize,
-    last: Mutex<Option<(Sparse, Vec<f32>, Arc<Seen>)>>,
+    last: Mutex<Option<Last>>,
 }
 
 impl Learner {

@@ -12,7 +12,7 @@ use super::{
     merge::{last_words, merge},
     peer_of,
 };
-use crate::{Catalog, catalog::Action, limits::CHARTER};
+use crate::{Catalog, catalog::Action, envelope, limits::CHARTER};
 
 /// A change of the charter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +101,9 @@ impl Catalog {
                 if charter.is_admin(&peer) {
                     return Ok(Vec::new());
                 }
+                if !envelope::can_sign(&peer) {
+                    return Err(CharterError::Mute { peer });
+                }
                 if self.merged.counted.len() >= CHARTER.admins && !counts(&peer) {
                     let limit = CHARTER.admins;
                     return Err(CharterError::Admins { limit });
@@ -117,9 +120,8 @@ impl Catalog {
                 if !counts(&peer) {
                     return Err(not_found("admin", &peer.to_string(), "admin"));
                 }
-                // What it said of two minds could not be repeated.
-                if !void && self.contradicts_itself(&peer) {
-                    return Err(CharterError::Unheard { peer });
+                if !void {
+                    self.check_heard(&peer)?;
                 }
                 draft = self.removal(peer, void)?;
                 draft.fields.push((role(&peer), Vec::new()));
@@ -133,6 +135,7 @@ impl Catalog {
                     }
                 }
                 if counts(&peer) {
+                    self.check_heard(&peer)?;
                     // Another role in its place takes it away.
                     draft = self.removal(peer, false)?;
                 } else if given.is_none() && !charter.roles.contains_key(&peer) {
@@ -213,6 +216,14 @@ impl Catalog {
         }
     }
 
+    /// Whether all that `peer` said can be repeated: of what it says of two minds one half would go silently.
+    fn check_heard(&self, peer: &PeerId) -> Result<(), CharterError> {
+        match self.contradicts_itself(peer) {
+            true => Err(CharterError::Unheard { peer: *peer }),
+            false => Ok(()),
+        }
+    }
+
     /// Begins an edit after which `peer`, which counts, is no admin: who resigned counts, too.
     fn removal(&self, peer: PeerId, void: bool) -> Result<Draft, CharterError> {
         let charter = &self.merged.charter;
@@ -278,12 +289,13 @@ impl Catalog {
         let seniors = about.unwrap_or(self.merged.counted.len());
         let counted = self.merged.counted.iter().take(seniors);
         let said = counted.filter_map(|peer| self.heard(peer)?.0.get(field));
-        let said = said.map(|entry| entry.voided).max().unwrap_or(0);
+        let said = said.map(|entry| entry.voided);
+        let said = said.filter(|epoch| *epoch <= self.latest_epoch).max();
         let removed = removed.filter(|gone| *field == role(gone));
         let known = removed
             .and_then(|gone| self.charters.epoch(&gone))
             .unwrap_or(0);
-        said.max(known).min(CHARTER.last_voided)
+        said.unwrap_or(0).max(known)
     }
 
     /// What of an admin's words holds in the charter, the earliest first.
@@ -321,7 +333,7 @@ impl Catalog {
             }
             Some(gone) => {
                 let remaining = |peer: &PeerId| self.paper(peer).filter(|_| *peer != gone);
-                merge(&self.founders, remaining).last
+                merge(&self.founders, self.latest_epoch, remaining).last
             }
         };
         let fits = |at: &u64| {

@@ -10,7 +10,8 @@
 //! Nothing of a document counts whose author is not admitted, whatever counts or positions it claims:
 //! whoever removes an admin repeats, in its own document, what of the removed one's is to stay, and states
 //! the epoch of that document up to which nothing counts, should its author be admitted once more. Of what
-//! its seniors state the highest holds.
+//! its seniors state the highest holds of those that can have been begun by now: else a junior of theirs
+//! could be silenced for good.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +28,8 @@ pub(crate) struct Merged {
     pub(crate) counted: Vec<PeerId>,
     /// Of those, up to which epoch nothing counts that their documents said, where there is one.
     voided: BTreeMap<PeerId, u64>,
+    /// The lowest epoch stated so that cannot have been begun yet.
+    pub(crate) not_yet: Option<u64>,
     /// The highest count in any of them.
     pub(crate) last: u64,
 }
@@ -62,17 +65,20 @@ impl<'a, F: Fn(&PeerId) -> Option<&'a Entries>> Documents<'a> for F {}
 struct Admitted {
     candidates: Vec<Candidate>,
     voided: BTreeMap<PeerId, u64>,
+    not_yet: Option<u64>,
 }
 
-/// Merges `documents`; those of others than admins do no harm.
+/// Merges `documents`, of which none has begun an epoch above the latest; those of others than admins do no harm.
 pub(crate) fn merge<'a>(
     founders: &[PeerId],
+    latest_epoch: u64,
     documents: impl Fn(&PeerId) -> Option<&'a Paper>,
 ) -> Merged {
     let Admitted {
         candidates: admitted,
         voided,
-    } = admit(founders, &documents);
+        not_yet,
+    } = admit(founders, latest_epoch, &documents);
     let documents = |peer: &PeerId| {
         let voided = voided.get(peer).copied().unwrap_or(0);
         documents(peer)?.since(voided)
@@ -105,6 +111,7 @@ pub(crate) fn merge<'a>(
         counted,
         last: highest.unwrap_or(0),
         voided,
+        not_yet,
     }
 }
 
@@ -192,11 +199,17 @@ struct Words<'a> {
     last: BTreeMap<(PeerId, Section), (PeerId, &'a Entry)>,
     /// The highest epoch up to which somebody said that nothing of a peer's document counts.
     voided: BTreeMap<PeerId, u64>,
+    /// What is above it is not believed yet.
+    latest_epoch: u64,
+    not_yet: Option<u64>,
 }
 
 impl<'a> Words<'a> {
     fn add(&mut self, section: Section, about: PeerId, author: PeerId, entry: &'a Entry) {
-        if entry.voided > 0 {
+        if entry.voided > self.latest_epoch {
+            let lowest = self.not_yet.get_or_insert(entry.voided);
+            *lowest = entry.voided.min(*lowest);
+        } else if entry.voided > 0 {
             let voided = self.voided.entry(about).or_default();
             *voided = entry.voided.max(*voided);
         }
@@ -211,7 +224,11 @@ impl<'a> Words<'a> {
     }
 }
 
-fn admit<'a>(founders: &[PeerId], documents: &impl Fn(&PeerId) -> Option<&'a Paper>) -> Admitted {
+fn admit<'a>(
+    founders: &[PeerId],
+    latest_epoch: u64,
+    documents: &impl Fn(&PeerId) -> Option<&'a Paper>,
+) -> Admitted {
     let founders = founders.iter().zip(0..).map(|(peer, at)| Candidate {
         level: 0,
         at,
@@ -221,7 +238,10 @@ fn admit<'a>(founders: &[PeerId], documents: &impl Fn(&PeerId) -> Option<&'a Pap
     let mut queue: BTreeSet<Candidate> = founders.collect();
     let mut admitted: Vec<Candidate> = Vec::new();
     let mut void = BTreeMap::new();
-    let mut words = Words::default();
+    let mut words = Words {
+        latest_epoch,
+        ..Words::default()
+    };
     while let Some(next) = queue.pop_first() {
         if admitted.len() == CHARTER.admins {
             break;
@@ -258,6 +278,7 @@ fn admit<'a>(founders: &[PeerId], documents: &impl Fn(&PeerId) -> Option<&'a Pap
     Admitted {
         candidates: admitted,
         voided: void,
+        not_yet: words.not_yet,
     }
 }
 

@@ -122,6 +122,14 @@ pub enum CharterError {
         /// Who.
         peer: PeerId,
     },
+    /// Nobody could verify what it lays down.
+    #[error(
+        "{peer} cannot be an admin: its id does not hold its key, as those of Ed25519 keys do (they begin with 12D3KooW)"
+    )]
+    Mute {
+        /// Who.
+        peer: PeerId,
+    },
     /// Some admin has used the count up.
     #[error(
         "the charter's count is used up by {by}: remove that admin with `polymath mesh admin remove {by} --void`"
@@ -146,9 +154,10 @@ impl CharterError {
                 ErrorKind::FailedPrecondition
             }
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::Text { .. } | Self::Reserved { .. } | Self::Experts { .. } => {
-                ErrorKind::InvalidInput
-            }
+            Self::Text { .. }
+            | Self::Reserved { .. }
+            | Self::Experts { .. }
+            | Self::Mute { .. } => ErrorKind::InvalidInput,
             Self::Admins { .. }
             | Self::Full { .. }
             | Self::TooLarge { .. }

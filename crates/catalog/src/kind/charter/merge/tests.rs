@@ -57,7 +57,7 @@ impl Papers {
     }
 
     fn merged(&self) -> Merged {
-        merge(&self.peers[..2], |peer| self.of.get(peer))
+        merge(&self.peers[..2], u64::MAX, |peer| self.of.get(peer))
     }
 
     /// The admins by number, by rank.
