@@ -40,5 +40,5 @@ pub use path::{PathKind, Transport};
 pub use query::{
     Constraints, How, Message, Preference, Privacy, Query, RequestId, Role, SamplingOverrides,
 };
-pub use table::{Table, TableKey};
+pub use table::{Shard, Table, TableKey};
 pub use version::{Format, VersionMismatch};
