@@ -395,7 +395,7 @@ impl Asked {
             policy,
         } = decided;
         let calls = self.ledger.calls_left();
-        let experts = Experts::of(&decision, &node.index(), node.peer_id(), how, calls);
+        let experts = Experts::of(&decision, &node.index(), node.peer_id(), &query, calls);
         let mut described = describe(&decision, &query);
         experts.tell(how, &mut described);
         self.send(Event::Decision(described)).await;

@@ -111,12 +111,13 @@ impl Ledger {
         self.book().purse.is_bounded()
     }
 
-    /// Sets aside what a call takes at most; until what is returned is dropped.
+    /// Sets aside what a call takes at most, prompt and answer, until what is returned is dropped; of what is left
+    /// one of so many shares.
     pub(super) fn grant(
         self: &Arc<Self>,
-        prompt: u64,
-        answer: u64,
+        tokens: (u64, u64),
         terms: Terms,
+        shares: usize,
     ) -> Result<Granted, Failure> {
         let mut book = self.book();
         let spent = book.calls.iter().map(Entry::spent);
@@ -124,7 +125,7 @@ impl Ledger {
             tokens: a.tokens.saturating_add(b.tokens),
             cost: a.cost.saturating_add(b.cost),
         });
-        let grant = book.purse.grant(spent, prompt, answer, terms);
+        let grant = book.purse.grant(spent, tokens, terms, shares);
         let grant = grant.ok_or_else(|| {
             Failure::new(
                 ErrorKind::ResourceExhausted,

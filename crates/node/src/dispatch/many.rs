@@ -21,7 +21,7 @@ use polymath_router::{
 use polymath_types::{ErrorKind, Failure, How, Index, PeerId, Query};
 use tokio::time::Instant;
 
-use self::reply::Reply;
+use self::reply::{Ask, Reply};
 use super::Asked;
 
 /// Experts that may be asked for one question, whatever the caller allows.
@@ -61,9 +61,15 @@ impl Experts {
         decision: &Decision,
         index: &Index,
         me: PeerId,
-        how: How,
+        query: &Query,
         calls: usize,
     ) -> Self {
+        let named = query.constraints.model.is_some();
+        let how = match query.constraints.how.unwrap_or_default() {
+            // Whoever names an expert thinks that it suits.
+            How::Auto if named => How::One,
+            how => how,
+        };
         let mut groups: Vec<Vec<Candidate>> = Vec::new();
         for candidate in &decision.candidates {
             match groups.iter_mut().find(|g| g[0].expert == candidate.expert) {
@@ -77,7 +83,7 @@ impl Experts {
             let first = &group[0];
             let expert = index.expert(&first.expert);
             let fit = first.terms.iter().find(|t| t.name == "quality");
-            let named = |card| {
+            let listed = |card| {
                 general
                     .iter()
                     .any(|n| Index::is_name(&first.expert, card, n))
@@ -87,7 +93,7 @@ impl Experts {
                 fit: fit.map_or(0.0, |t| t.value),
                 evidence: first.expected.evidence,
                 price: super::terms_of(index, first, me).price() as f64,
-                general: expert.is_some_and(|e| e.card.can(GENERAL) || named(&e.card)),
+                general: expert.is_some_and(|e| e.card.can(GENERAL) || listed(&e.card)),
             }
         };
         let standings: Vec<Standing> = groups.iter().map(standing).collect();
@@ -209,7 +215,7 @@ impl Asked {
             let (group, rest): (Vec<_>, Vec<_>) = left
                 .into_iter()
                 .partition(|c: &Candidate| c.expert == expert);
-            match self.granted(query, &group) {
+            match self.granted(query, &group, 1) {
                 Ok((_granted, query)) => return self.attempt_all(&query, group, deadline).await,
                 Err(failure) => refused = refused.or(Some(failure)),
             }
@@ -243,10 +249,13 @@ impl Asked {
             let missing = missing.map(|at| experts.expected(*at));
             all_short && settled(shorts, missing, sharpness)
         };
-        let by = part_of(deadline, 9, 10);
-        let replies = self
-            .replies("voter", query, experts, voters, by, &enough)
-            .await;
+        let voting = Ask {
+            role: "voter",
+            asked: "",
+            shares: 0,
+            by: part_of(deadline, 9, 10),
+        };
+        let replies = self.replies(voting, query, experts, voters, &enough).await;
         let compared = self.compare(experts, &replies, sharpness, deadline).await;
         self.agreement = compared.share;
         match compared.winner {
@@ -265,10 +274,14 @@ impl Asked {
         deadline: Instant,
     ) -> Result<RoutedOutcome, Failure> {
         let rule = Escalation::default();
-        let by = part_of(deadline, 1, 2);
-        let replies = self
-            .replies("first", query, experts, cheap, by, &|_| false)
-            .await;
+        // The strong one's share is kept.
+        let first = Ask {
+            role: "first",
+            asked: "",
+            shares: 1,
+            by: part_of(deadline, 1, 2),
+        };
+        let replies = self.replies(first, query, experts, cheap, &|_| false).await;
         let compared = self
             .compare(experts, &replies, rule.sharpness, deadline)
             .await;
@@ -278,7 +291,7 @@ impl Asked {
             return self.pass(replies, at).await;
         }
         self.role = "strongest";
-        let failure = match self.granted(query, &experts.groups[strong]) {
+        let failure = match self.granted(query, &experts.groups[strong], 1) {
             Ok((_granted, query)) => {
                 let query = reply::only(&query, &experts.groups[strong]);
                 let group = experts.groups[strong].clone();
@@ -296,21 +309,23 @@ impl Asked {
         }
     }
 
-    /// Asks several at once, until `enough` of what is there; in the order of `places`.
+    /// Asks several at once, until `enough` of what is there; in the order of `places`. Of what the question may
+    /// still cost each has one share, beside those that are kept.
     async fn replies(
         &self,
-        role: &'static str,
+        kept: Ask<'_>,
         query: &Query,
         experts: &Experts,
         places: &[usize],
-        by: Instant,
         enough: &(dyn Fn(&[(usize, Result<Reply, Failure>)]) -> bool + Sync),
     ) -> Vec<(usize, Result<Reply, Failure>)> {
-        let ask = async |at: usize| {
+        let ask = async |(before, at): (usize, usize)| {
             let group = experts.groups[at].clone();
-            (at, self.reply(role, "", query, group, by).await)
+            let shares = kept.shares + places.len() - before;
+            (at, self.reply(Ask { shares, ..kept }, query, group).await)
         };
-        let mut asking: FuturesUnordered<_> = places.iter().map(|at| ask(*at)).collect();
+        let places_of = places.iter().copied().enumerate();
+        let mut asking: FuturesUnordered<_> = places_of.map(ask).collect();
         let mut replies = Vec::with_capacity(places.len());
         while let Some(reply) = asking.next().await {
             replies.push(reply);

@@ -73,23 +73,31 @@ impl Purse {
     }
 
     /// Sets aside what a call takes at most: a prompt of `prompt` tokens and an answer of `answer`, or of fewer
-    /// where there is no room for so many. `spent` is what all calls have taken so far. `None`: it cannot be made.
-    pub fn grant(&mut self, spent: Spent, prompt: u64, answer: u64, terms: Terms) -> Option<Grant> {
+    /// where there is no room for so many. `spent` is what all calls have taken so far; of what is left the call may
+    /// have one of `shares` equal parts, so that others, at the same time or later, have theirs. `None`: it cannot
+    /// be made.
+    pub fn grant(
+        &mut self,
+        spent: Spent,
+        (prompt, answer): (u64, u64),
+        terms: Terms,
+        shares: usize,
+    ) -> Option<Grant> {
         if self.calls_left() == 0 {
             return None;
         }
         let taken = spent.plus(self.aside);
+        let shares = u64::try_from(shares.max(1)).unwrap_or(u64::MAX);
         let mut most = answer;
         if let Some(tokens) = self.limits.tokens {
-            let room = tokens.saturating_sub(taken.tokens).saturating_sub(prompt);
-            most = most.min(room);
+            let room = tokens.saturating_sub(taken.tokens) / shares;
+            most = most.min(room.saturating_sub(prompt));
         }
         if let Some(cost) = self.limits.cost
             && terms.price() > 0
         {
-            let room = cost
-                .checked_sub(taken.cost)?
-                .checked_sub(terms.cost(prompt, 0))?;
+            let room = cost.checked_sub(taken.cost)? / shares;
+            let room = room.checked_sub(terms.cost(prompt, 0))?;
             if terms.price_out > 0 {
                 let affordable = u128::from(room) * 1000 / u128::from(terms.price_out);
                 most = most.min(u64::try_from(affordable).unwrap_or(u64::MAX));
@@ -139,16 +147,19 @@ mod tests {
             cost: None,
         });
         let free = Terms::default();
-        let first = purse.grant(Spent::default(), 20, 50, free).unwrap();
+        let first = purse.grant(Spent::default(), (20, 50), free, 1).unwrap();
         assert_eq!(first.max_tokens, 50);
         // Thirty are left beside what was set aside for the first.
-        assert_eq!(purse.grant(Spent::default(), 20, 50, free), None);
+        assert_eq!(purse.grant(Spent::default(), (20, 50), free, 1), None);
         purse.give_back(first);
         let spent = Spent {
             tokens: 40,
             cost: 0,
         };
-        assert_eq!(purse.grant(spent, 20, 50, free).unwrap().max_tokens, 40);
+        assert_eq!(
+            purse.grant(spent, (20, 50), free, 1).unwrap().max_tokens,
+            40
+        );
     }
 
     #[test]
@@ -161,33 +172,47 @@ mod tests {
         let mut purse = Purse::new(limits);
         let dear = priced(1_000, 10_000);
         // A hundred tokens of prompt cost 100, which leaves 900: ninety tokens.
-        let grant = purse.grant(Spent::default(), 100, 500, dear).unwrap();
+        let grant = purse.grant(Spent::default(), (100, 500), dear, 1).unwrap();
         assert_eq!(grant.max_tokens, 90);
-        assert_eq!(purse.grant(Spent::default(), 100, 500, dear), None);
+        assert_eq!(purse.grant(Spent::default(), (100, 500), dear, 1), None);
         assert!(
             purse
-                .grant(Spent::default(), 100, 500, Terms::default())
+                .grant(Spent::default(), (100, 500), Terms::default(), 1)
                 .is_some()
         );
         let overdrawn = Spent {
             tokens: 0,
             cost: 5_000,
         };
-        assert_eq!(purse.grant(overdrawn, 1, 500, dear), None);
+        assert_eq!(purse.grant(overdrawn, (1, 500), dear, 1), None);
+    }
+
+    #[test]
+    fn what_is_left_is_shared_among_those_who_are_asked_at_once() {
+        let mut purse = Purse::new(PurseLimits {
+            calls: 3,
+            tokens: Some(300),
+            cost: None,
+        });
+        let mut grant = |shares| {
+            let grant = purse.grant(Spent::default(), (20, 500), Terms::default(), shares);
+            grant.unwrap().max_tokens
+        };
+        assert_eq!([grant(3), grant(2), grant(1)], [80, 80, 80]);
     }
 
     proptest! {
         #[test]
         fn calls_that_keep_to_their_grants_never_pass_the_limits(
             calls in prop::collection::vec((1u64..200, 1u64..300, 0u64..5_000, 0u64..5_000, 0.0..1.0), 1..20),
-            tokens in 50u64..3_000, cost in 0u64..5_000,
+            tokens in 50u64..3_000, cost in 0u64..5_000, shares in 0usize..4,
         ) {
             let limits = PurseLimits { calls: 8, tokens: Some(tokens), cost: Some(cost) };
             let mut purse = Purse::new(limits);
             let (mut spent, mut made) = (Spent::default(), 0);
             for (prompt, answer, price_in, price_out, part) in calls {
                 let terms = priced(price_in, price_out);
-                let Some(grant) = purse.grant(spent, prompt, answer, terms) else { continue };
+                let Some(grant) = purse.grant(spent, (prompt, answer), terms, shares) else { continue };
                 made += 1;
                 prop_assert!(grant.max_tokens <= answer);
                 let said = (grant.max_tokens as f64 * part) as u64;

@@ -7,7 +7,7 @@ use polymath_router::many::{Plan, PlanBounds, declines, integration, planning};
 use polymath_types::{Failure, Message, Query, Role, SamplingOverrides};
 use tokio::time::Instant;
 
-use super::{Experts, is_over, part_of};
+use super::{Ask, Experts, is_over, part_of};
 use crate::dispatch::Asked;
 
 /// Tokens of a plan: more than any within the bounds.
@@ -40,8 +40,13 @@ impl Asked {
             },
             ..query.clone()
         };
-        let by = part_of(deadline, 1, 4);
-        let written = self.reply("planner", "", &divide, planner, by).await;
+        let ask = Ask {
+            role: "planner",
+            asked: "",
+            shares: 3,
+            by: part_of(deadline, 1, 4),
+        };
+        let written = self.reply(ask, &divide, planner).await;
         let plan = written.ok().and_then(|w| Plan::parse(&w.text, &bounds));
         let answers = match &plan {
             Some(plan) => self.steps(query, plan, &bounds, deadline).await,
@@ -72,9 +77,11 @@ impl Asked {
         let mut answers: Vec<Option<String>> = vec![None; plan.steps.len()];
         for round in plan.rounds() {
             let by = part_of(deadline, 1, 2);
-            let asking = round.iter().map(|at| {
+            let asking = round.iter().enumerate().map(|(before, at)| {
                 let asked = plan.asked(*at, &answers, bounds);
-                self.step(query, asked, by)
+                // Later rounds and the end have their shares, too.
+                let shares = plan.steps.len() - before + 1;
+                self.step(query, asked, shares, by)
             });
             let told = join_all(asking).await;
             for (at, answer) in round.iter().zip(told) {
@@ -84,7 +91,13 @@ impl Asked {
         answers
     }
 
-    async fn step(&self, query: &Query, asked: String, by: Instant) -> Option<String> {
+    async fn step(
+        &self,
+        query: &Query,
+        asked: String,
+        shares: usize,
+        by: Instant,
+    ) -> Option<String> {
         let mut step = Query {
             messages: vec![Message::user(asked.clone())],
             ..query.clone()
@@ -100,7 +113,13 @@ impl Asked {
         if self.ledger.calls_left() < 2 || is_over(by) {
             return None;
         }
-        let reply = self.reply("step", &asked, &step, group, by).await.ok()?;
+        let ask = Ask {
+            role: "step",
+            asked: &asked,
+            shares,
+            by,
+        };
+        let reply = self.reply(ask, &step, group).await.ok()?;
         Some(reply.text).filter(|text| !declines(text))
     }
 }

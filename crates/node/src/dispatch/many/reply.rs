@@ -43,6 +43,17 @@ pub(super) fn only(query: &Query, group: &[Candidate]) -> Query {
     query
 }
 
+/// As what one of several is asked.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) role: &'static str,
+    /// What a plan's step asks.
+    pub(super) asked: &'a str,
+    /// Its part of what the question may still cost is one of so many.
+    pub(super) shares: usize,
+    pub(super) by: Instant,
+}
+
 #[derive(Default)]
 struct Kept {
     events: Vec<Event>,
@@ -79,17 +90,20 @@ fn clip(text: &str) -> String {
 }
 
 impl Asked {
-    /// Asks one expert, on whichever of its replicas, and keeps what it says. `asked` is what a plan's step asks.
+    /// Asks one expert, on whichever of its replicas, and keeps what it says.
     pub(super) async fn reply(
         &self,
-        role: &'static str,
-        asked: &str,
+        Ask {
+            role,
+            asked,
+            shares,
+            by,
+        }: Ask<'_>,
         query: &Query,
         group: Vec<Candidate>,
-        deadline: Instant,
     ) -> Result<Reply, Failure> {
         let first = group.first().map(|c| (c.expert, c.name.clone()));
-        let ended = self.reply_kept(role, query, group, deadline).await;
+        let ended = self.reply_kept(role, query, group, (shares, by)).await;
         let (answer, failure, peer) = match &ended {
             Ok(reply) => (clip(&reply.text), String::new(), reply.done.peer.clone()),
             Err(failure) => (String::new(), failure.to_string(), String::new()),
@@ -114,16 +128,16 @@ impl Asked {
         role: &'static str,
         query: &Query,
         group: Vec<Candidate>,
-        deadline: Instant,
+        (shares, by): (usize, Instant),
     ) -> Result<Reply, Failure> {
-        let (_granted, query) = self.granted(query, &group)?;
+        let (_granted, query) = self.granted(query, &group, shares)?;
         let query = only(&query, &group);
         let (events, heard) = mpsc::channel(EVENTS);
         let part = self.part(role, events);
         let ask = async {
             // Its end closes the channel, which ends the keeping.
             let part = part;
-            part.attempt_all(&query, group, deadline).await
+            part.attempt_all(&query, group, by).await
         };
         let (outcome, kept) = futures::future::try_join(ask, keep(heard)).await?;
         let done = kept.done.ok_or_else(|| {
@@ -138,11 +152,12 @@ impl Asked {
     }
 
     /// The question as it may be asked of this expert now: its answer may be shortened to what is left of the
-    /// question's bounds, of which its call's part is set aside.
+    /// question's bounds, of which one of so many shares is set aside.
     pub(super) fn granted(
         &self,
         query: &Query,
         group: &[Candidate],
+        shares: usize,
     ) -> Result<(Granted, Query), Failure> {
         let index = self.node.index();
         let me = self.node.peer_id();
@@ -163,7 +178,7 @@ impl Asked {
         let prompt = bytes as u64 + TEMPLATE * turns;
         let by_card = card.map_or(u32::MAX, |c| c.sampling.max_tokens);
         let answer = query.sampling.max_tokens.unwrap_or(by_card);
-        let granted = self.ledger.grant(prompt, answer.into(), terms)?;
+        let granted = self.ledger.grant((prompt, answer.into()), terms, shares)?;
         let mut query = query.clone();
         if granted.max_tokens() < answer {
             query.sampling.max_tokens = Some(granted.max_tokens());
