@@ -177,9 +177,9 @@ impl Hosted {
         .await;
     }
 
-    /// Hosts one more expert, in the place of `before` if there is one, which serves on until the new one
-    /// does or cannot. Of an expert that is here already only the manner changes.
-    pub(crate) fn host(&self, card: Card, before: Option<ExpertId>) -> Result<(), Failure> {
+    /// Hosts one more expert of the home's own. Those of the same name serve on until this one does or cannot.
+    /// Of an expert that is here already only the manner changes.
+    pub(crate) fn host(&self, card: Card) -> Result<(), Failure> {
         let loading = self.loading.get().cloned().ok_or_else(|| {
             Failure::new(
                 ErrorKind::Unavailable,
@@ -189,6 +189,11 @@ impl Hosted {
         let entry = Entry::new(card);
         let id = entry.card.id();
         let mut experts = self.experts.write().unwrap_or_else(PoisonError::into_inner);
+        let name = entry.card.name.clone();
+        let is_before =
+            |e: &Entry, key: &ExpertId| e.manner.own && e.card.name == name && *key != id;
+        let before = experts.iter().filter(|(key, e)| is_before(e, key));
+        let before: Vec<ExpertId> = before.map(|(key, _)| *key).collect();
         let same_server = |e: &Entry| match (&e.upstream, &entry.upstream) {
             (Some(a), Some(b)) => a.config() == b.config(),
             (a, b) => a.is_none() && b.is_none(),
@@ -197,23 +202,20 @@ impl Hosted {
             here.manner = entry.manner;
             drop(experts);
             self.changed.send_modify(|n| *n += 1);
-            if let Some(before) = before.filter(|b| *b != id) {
-                self.remove(&before);
-            }
+            before.iter().for_each(|id| self.remove(id));
             return Ok(());
         }
         // The same expert behind another server.
         if let Some(old) = experts.remove(&id) {
             old.gone.cancel();
         }
-        let name = entry.card.name.clone();
         experts.insert(id, entry.clone());
         drop(experts);
         self.changed.send_modify(|n| *n += 1);
         let this = self.clone();
         loading.tasks.clone().spawn(async move {
             let stop = loading.stop.clone();
-            let succeeding = this.succeed(before.filter(|b| *b != id), &name, &stop);
+            let succeeding = this.succeed(before, &name, &stop);
             match entry.upstream {
                 Some(upstream) => {
                     let watching =
@@ -229,25 +231,29 @@ impl Hosted {
     }
 
     /// Takes `before` out as soon as another expert of the name is ready, or has failed.
-    async fn succeed(&self, before: Option<ExpertId>, name: &str, stop: &CancellationToken) {
-        let Some(before) = before else { return };
+    async fn succeed(&self, before: Vec<ExpertId>, name: &str, stop: &CancellationToken) {
+        if before.is_empty() {
+            return;
+        }
         let mut changes = self.changes();
         let settled = || {
             self.entries().iter().any(|(id, e)| {
-                *id != before
+                e.manner.own
                     && e.card.name == name
+                    && !before.contains(id)
                     && matches!(e.state, State::Ready | State::Failed(_))
             })
         };
+        let here = || self.any(&before);
         let waiting = async {
-            while !settled() {
+            while !settled() && here() {
                 if changes.changed().await.is_err() {
                     return;
                 }
             }
         };
         if stop.run_until_cancelled(waiting).await.is_some() {
-            self.remove(&before);
+            before.iter().for_each(|id| self.remove(id));
         }
     }
 

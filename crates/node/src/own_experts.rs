@@ -197,10 +197,12 @@ impl Node {
         let foreign: Vec<String> = foreign.map(|(_, card, _)| card.name.clone()).collect();
         match edit(&Own::of(&inner.home), &store, wanted(change)?, &foreign).await? {
             Edited::Written(definition, card) => {
-                hosted.host(card, self.own_expert(&definition.name))?;
+                hosted.host(card)?;
                 let now = self.own_experts()?.into_iter();
-                let mut now = now.filter(|e| e.own && e.name == definition.name);
-                Ok(now.next().unwrap_or_else(|| resting(&definition, None)))
+                // The latest: one before it may still be serving on.
+                let is_it = |e: &v1::OwnExpert| e.own && e.name == definition.name;
+                let now = now.filter(is_it).max_by_key(|e| e.state != "ready");
+                Ok(now.unwrap_or_else(|| resting(&definition, None)))
             }
             Edited::Removed(definition, damaged) => {
                 let mut was = resting(&definition, None);
