@@ -8,5 +8,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod asker;
+pub mod fake_upstream;
 pub mod says;
 pub mod script;

@@ -104,6 +104,7 @@ async fn say(text: &str, job: GenerateJob, events: &Sender<Result<Generated, Eng
         usage: Usage {
             prompt_tokens: 10,
             completion_tokens: u32::try_from(words.len()).unwrap(),
+            estimated: false,
         },
     }))
     .await;

@@ -139,6 +139,7 @@ async fn answer(job: GenerateJob, slowness: u32, events: &Sender<Result<Generate
         usage: Usage {
             prompt_tokens: 1,
             completion_tokens: line.tokens,
+            estimated: false,
         },
     }))
     .await;

@@ -17,7 +17,11 @@ use missing::Missing;
 use polymath_types::{ExpertCard, ExpertId, PeerId};
 use prost::bytes::Bytes;
 
-use crate::{CatalogLimits, Refusal, evictions::Evictions, limits::CARD_WAITERS};
+use crate::{
+    CatalogLimits, Refusal,
+    evictions::Evictions,
+    limits::{ALL_CARD_WAITS, CARD_WAITERS, CARD_WAITS},
+};
 
 /// Ids of peers that are kept to be shared among the cards that they bring.
 const INTRODUCERS: usize = 64;
@@ -56,6 +60,9 @@ pub(crate) struct Cards {
     missing: Missing,
     /// Peers that asked for a card we do not have yet.
     waiters: BTreeMap<ExpertId, BTreeSet<PeerId>>,
+    /// For how many each waits, and all together.
+    waits: BTreeMap<PeerId, usize>,
+    waiting: usize,
     /// Peers that brought some lately.
     introducers: VecDeque<Arc<PeerId>>,
     evictions: Evictions,
@@ -108,7 +115,7 @@ impl Cards {
                 if *count == 0 {
                     self.references.remove(id);
                     self.missing.remove(id);
-                    self.waiters.remove(id);
+                    self.release(id);
                 }
             }
         }
@@ -178,22 +185,44 @@ impl Cards {
         self.insert(id, Arc::new(card), Some(from));
         Ok(Some(Taken {
             id,
-            waiting: self.waiters.remove(&id).unwrap_or_default(),
+            waiting: self.release(&id),
             evicted,
         }))
     }
 
-    /// Remembers that `peer` asked for a card that is on its way to us.
+    /// Remembers that `peer` asked for a card that is on its way to us. Whoever is not remembered asks again.
     pub(crate) fn wait(&mut self, id: ExpertId, peer: PeerId) {
-        if self.is_referenced(&id) {
-            let waiters = self.waiters.entry(id).or_default();
-            if waiters.len() < CARD_WAITERS {
-                waiters.insert(peer);
-            }
+        let own = self.waits.get(&peer).copied().unwrap_or(0);
+        if !self.is_referenced(&id) || own >= CARD_WAITS || self.waiting >= ALL_CARD_WAITS {
+            return;
+        }
+        let waiters = self.waiters.entry(id).or_default();
+        if waiters.len() < CARD_WAITERS && waiters.insert(peer) {
+            self.waits.insert(peer, own + 1);
+            self.waiting += 1;
         }
     }
 
+    /// Nobody waits for a card any more; who did.
+    fn release(&mut self, id: &ExpertId) -> BTreeSet<PeerId> {
+        let waited = self.waiters.remove(id).unwrap_or_default();
+        for peer in &waited {
+            self.waiting -= 1;
+            if let Some(own) = self.waits.get_mut(peer) {
+                *own -= 1;
+                if *own == 0 {
+                    self.waits.remove(peer);
+                }
+            }
+        }
+        waited
+    }
+
     pub(crate) fn disconnected(&mut self, peer: &PeerId) {
+        let Some(own) = self.waits.remove(peer) else {
+            return;
+        };
+        self.waiting -= own;
         self.waiters.retain(|_, peers| {
             peers.remove(peer);
             !peers.is_empty()
@@ -243,5 +272,37 @@ impl Cards {
         if let Some(kept) = self.kept.remove(id) {
             self.bytes -= kept.size;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_wait_for_cards_are_bounded_and_let_go() {
+        let mut cards = Cards::default();
+        let id = |n: usize| {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&n.to_be_bytes());
+            ExpertId::from_bytes(bytes)
+        };
+        let all: Vec<ExpertId> = (0..2 * CARD_WAITS).map(id).collect();
+        cards.reference(&all, &[]);
+        let peers: Vec<PeerId> = (0..2 * ALL_CARD_WAITS / CARD_WAITS)
+            .map(|_| PeerId::random())
+            .collect();
+        for peer in &peers {
+            all.iter().for_each(|id| cards.wait(*id, *peer));
+            assert!(cards.waits.get(peer).is_none_or(|own| *own <= CARD_WAITS));
+        }
+        assert!(cards.waiting <= ALL_CARD_WAITS);
+        cards.disconnected(&peers[0]);
+        assert_eq!(
+            cards.waiting,
+            cards.waiters.values().map(BTreeSet::len).sum::<usize>()
+        );
+        cards.reference(&[], &all);
+        assert_eq!((cards.waiting, cards.waits.len()), (0, 0));
     }
 }

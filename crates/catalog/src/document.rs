@@ -73,7 +73,8 @@ pub(crate) fn check_continuity<K: Kind>(
     head: Option<Head>,
     limits: &CatalogLimits,
 ) -> Result<Head, Refusal> {
-    let facts = chunk::read(bytes, K::bounds(limits).operations)?;
+    let bounds = K::bounds(limits);
+    let facts = chunk::read(bytes, bounds.operations)?;
     let last_op = head.map_or(0, |h| h.last_op);
     let continues = facts.actor == actor::<K>(author, epoch)
         && facts.sequence == sequence
@@ -85,6 +86,9 @@ pub(crate) fn check_continuity<K: Kind>(
     let last_op = last_op
         .checked_add(facts.operations)
         .ok_or(Refusal::Continuity)?;
+    if last_op > bounds.epoch_operations {
+        return Err(Refusal::TooMuch);
+    }
     // The hash is Automerge's to compute; until then the claimed checksum stands in its place.
     let mut hash = [0; 32];
     hash[..4].copy_from_slice(&facts.checksum);

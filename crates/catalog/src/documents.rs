@@ -19,7 +19,7 @@ use crate::{
     buckets::{Buckets, Known, MARK, Position},
     chunk,
     document::{Document, Head, check_continuity},
-    envelope,
+    effort, envelope,
     evictions::Evictions,
     kind::{Bounds, Kind},
     limits::{APPLIED_A_TICK, HOT_DOCUMENTS, latest_epoch},
@@ -139,7 +139,7 @@ impl<K: Kind> Author<K> {
     }
 
     /// Bytes of what it signed.
-    fn signed_bytes(&self) -> usize {
+    pub(crate) fn signed_bytes(&self) -> usize {
         self.log.change_bytes() + self.other().map_or(0, |other| other.change.len())
     }
 
@@ -668,6 +668,13 @@ impl<K: Kind> Documents<K> {
             (document, head, says) = (changed, Some(at), Some(view));
         }
         says
+    }
+
+    /// What it costs to have an author's document at hand, that of its epoch, in about a microsecond each.
+    pub(crate) fn history_cost(&self, author: &PeerId, epoch: u64) -> u32 {
+        let live = self.hot.iter().any(|(a, e, _)| a == author && *e == epoch);
+        let known = self.get(author).filter(|log| log.epoch == epoch);
+        known.map_or(0, |log| effort::history(log.head.last_op, live))
     }
 
     /// Bytes of all changes of an author's present epoch.

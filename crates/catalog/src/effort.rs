@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use polymath_proto::v1::sync_frame::Frame;
 use polymath_types::PeerId;
 
-use crate::limits::{APPLIED, APPLIED_BYTES, CONDUCTS, EFFORT_A_TICK, EFFORT_BURST};
+use crate::limits::{
+    APPLIED, APPLIED_BYTES, CONDUCTS, EFFORT_A_TICK, EFFORT_BURST, FREE_OPERATIONS, WRITTEN_BYTES,
+};
 
 /// What the peers have left. It outlasts their connections, else a new one would fill it up.
 #[derive(Debug)]
@@ -33,6 +35,21 @@ impl Default for Efforts {
 /// each.
 pub(crate) fn applied(bytes: u32) -> u32 {
     (bytes / APPLIED_BYTES).saturating_add(APPLIED)
+}
+
+/// What it costs to have a history of so many operations at hand: copied if its document is live, else replayed.
+pub(crate) fn history(operations: u64, live: bool) -> u32 {
+    let cost = if live {
+        operations.saturating_sub(FREE_OPERATIONS) / 3
+    } else {
+        operations.saturating_mul(3) / 2
+    };
+    u32::try_from(cost).unwrap_or(u32::MAX)
+}
+
+/// What it costs to write a record of so many bytes.
+pub(crate) fn written(bytes: usize) -> u32 {
+    u32::try_from(bytes / WRITTEN_BYTES).unwrap_or(u32::MAX)
 }
 
 /// What it costs to handle a frame, in about a microsecond each; `known` documents are compared.

@@ -59,6 +59,9 @@ pub(crate) struct Bounds {
     pub(crate) change_bytes: usize,
     /// Operations in one change.
     pub(crate) operations: u64,
+    /// Operations of all changes of one epoch: what a change costs to apply grows with them, and a few bytes
+    /// can stand for thousands.
+    pub(crate) epoch_operations: u64,
     /// What an author may spend on its record without a pause, what it gains a tick, and what writing
     /// the record costs.
     pub(crate) burst: u32,

@@ -41,7 +41,7 @@ use self::{
     order::Order,
     pace::Allowance,
     signed::{Said, Suspicion},
-    spread::{Key, Spread},
+    spread::{Haste, Key, Spread},
     table::Table,
     voices::Voices,
 };
@@ -62,6 +62,8 @@ const LOST: usize = 1024;
 const IN_FLIGHT: Duration = Duration::from_secs(3);
 /// Losses within this are taken together.
 const TOGETHER: Duration = Duration::from_secs(10);
+/// A loss counts of one that was known for so long, or for half of this run.
+const SETTLED: Duration = Duration::from_secs(60);
 /// Shortest pause between two answers to suspicions, or to another run.
 const ANSWERS: Duration = Duration::from_secs(1);
 /// So many answers to suspicions come as soon; by then no number of witnesses suspends this node, and there is
@@ -127,6 +129,8 @@ pub enum LiveAction {
         /// Nothing of one that was forgotten.
         view: View,
     },
+    /// Nothing is held of a peer any more: others took its place.
+    Forgotten(PeerId),
     /// A lost peer may have spoken before it was lost: see whether it can be reached now, and if not say
     /// [`Live::lost`] again.
     Probe(PeerId),
@@ -382,7 +386,7 @@ impl Live {
         }
         self.reach(now, peer, &mut actions);
         if self.own.message.is_none() && !self.own.ended {
-            self.publish(now, (false, true), &mut actions);
+            self.publish(now, (Haste::Calm, true), &mut actions);
         }
         let mut messages = Vec::new();
         messages.extend(self.own.message.clone());
@@ -438,7 +442,12 @@ impl Live {
             self.lost.entry(peer).or_insert(now);
         }
         self.losses.retain(|at| now.saturating_sub(*at) < TOGETHER);
-        self.losses.push_back(now);
+        // Keys that come and go by the dozen say nothing of this node's own line.
+        let long = SETTLED.min(now / 2);
+        let known = self.table.get(&peer);
+        if known.is_some_and(|e| now.saturating_sub(e.since) >= long) {
+            self.losses.push_back(now);
+        }
         if self.losses.len() > LOST {
             self.losses.pop_front();
         }
@@ -469,14 +478,11 @@ impl Live {
         };
         self.counters.suspected += 1;
         self.table.doubt(now, (me, peer), message, &self.voices);
-        self.spread.note(
-            Key::Doubt {
-                subject: peer,
-                witness: me,
-            },
-            true,
-            None,
-        );
+        let doubt = Key::Doubt {
+            subject: peer,
+            witness: me,
+        };
+        self.spread.note(doubt, Haste::Disputed, true, None);
         self.tell_view(now, peer, &mut actions);
         self.flush(now, &mut actions);
         actions
@@ -511,8 +517,12 @@ impl Live {
         let speaks = !self.own.order.leaving && !self.own.ended;
         if speaks && self.own.at.is_none_or(|at| now.saturating_sub(at) >= pause) {
             self.own.load = load;
-            let urgent = self.own.due || self.own.accused;
-            self.publish(now, (urgent, changed), &mut actions);
+            let haste = if self.own.due || self.own.accused {
+                Haste::Disputed
+            } else {
+                Haste::Calm
+            };
+            self.publish(now, (haste, changed), &mut actions);
         }
         self.tell_relayed(now, &mut actions);
         self.flush(now, &mut actions);
@@ -527,7 +537,7 @@ impl Live {
             return actions;
         }
         self.own.order.leaving = true;
-        self.publish(now, (true, true), &mut actions);
+        self.publish(now, (Haste::Disputed, true), &mut actions);
         let message = self.own.message.clone();
         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
         for peer in peers {
@@ -619,8 +629,11 @@ impl Live {
                 self.refuted(now, witness, actions);
             }
         }
+        for peer in taken.evicted {
+            actions.push(LiveAction::Forgotten(peer));
+        }
         self.spread
-            .note_news(Key::Status(author), taken.urgent, taken.news, Some(from));
+            .note(Key::Status(author), taken.haste, taken.news, Some(from));
         self.tell_view(now, author, actions);
         if let Some(at) = self.lost.get(&author)
             && now.saturating_sub(*at) < IN_FLIGHT
@@ -676,8 +689,8 @@ impl Live {
         self.table
             .doubt(now, (witness, subject), message, &self.voices);
         self.counters.suspicions += 1;
-        self.spread
-            .note(Key::Doubt { subject, witness }, true, Some(from));
+        let doubt = Key::Doubt { subject, witness };
+        self.spread.note(doubt, Haste::Disputed, true, Some(from));
         self.tell_view(now, subject, actions);
         Ok(())
     }
@@ -716,7 +729,8 @@ impl Live {
             }
         } else {
             self.own.pressed = true;
-            self.spread.note(Key::Status(self.me), true, None);
+            self.spread
+                .note(Key::Status(self.me), Haste::Disputed, true, None);
         }
         Ok(())
     }

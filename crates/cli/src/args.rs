@@ -1,6 +1,7 @@
 //! The command line.
 
 mod charter;
+mod expert;
 mod route;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use clap::{
 pub(crate) use charter::{
     AdminVerb, AliasVerb, CategoryVerb, CharterVerb, CodebookVerb, RevokedVerb, RoleVerb,
 };
+pub(crate) use expert::{Add as ExpertAdd, ExpertVerb, Says as ExpertSays};
 pub(crate) use route::{LogVerb, Route, RouteEval, RoutePareto, RouteVerb};
 
 const EXIT_CODES: &str = "\
@@ -89,6 +91,11 @@ pub(crate) enum Verb {
     Doctor(Doctor),
     /// Show the experts the running node knows
     Experts,
+    /// Serve experts of your own: a model file, or a server that you run (Ollama, llama-server, vLLM)
+    Expert {
+        #[command(subcommand)]
+        verb: ExpertVerb,
+    },
     /// Answer no peer until `resume`, also after a restart; your own questions are answered
     Pause,
     /// Answer peers again

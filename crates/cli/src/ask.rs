@@ -330,13 +330,14 @@ impl Show {
         }
         if self.verbose {
             let usage = done.usage.unwrap_or_default();
+            let about = if usage.estimated { "about " } else { "" };
             let tries = if done.attempts > 1 {
                 format!(" · {} tries", done.attempts)
             } else {
                 String::new()
             };
             output::note(&output::dim(&format!(
-                "{} · {} ({}) on {} · {} {} · TTFT {:.0} ms · {:.1} tokens/s · {} + {} tokens · {:.0} ms{tries}",
+                "{} · {} ({}) on {} · {} {} · TTFT {:.0} ms · {:.1} tokens/s · {about}{} + {} tokens · {:.0} ms{tries}",
                 c.decision.as_ref().map_or("", |d| &d.request_id),
                 done.expert,
                 done.model,
@@ -388,7 +389,8 @@ impl Collected {
             "path": done.path, "transport": done.transport, "attempts": done.attempts,
             "ttft_ms": done.ttft_ms, "total_ms": done.total_ms, "tokens_per_second": done.tokens_per_second,
             "finish_reason": if done.reason() == v1::finished::Reason::Length { "length" } else { "stop" },
-            "usage": { "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens },
+            "usage": { "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens,
+                "estimated": usage.estimated },
             "engine_fingerprint": done.engine_fingerprint, "seed": done.seed, "hedged": done.hedged,
             "how": done.how, "calls_made": done.calls_made, "cost": credits(done.cost),
             "total_usage": done.total.map(|t| json!({

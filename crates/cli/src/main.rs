@@ -9,6 +9,7 @@ mod config;
 mod daemon;
 mod demo;
 mod doctor;
+mod expert;
 mod identity;
 mod join;
 mod logs;
@@ -87,6 +88,7 @@ async fn run(session: Session, verb: Verb) -> Result<(), Failure> {
         Verb::Peers(peers) => peers::run(session, peers).await,
         Verb::Doctor(doctor) => doctor::run(session, doctor).await,
         Verb::Experts => views::experts(session).await,
+        Verb::Expert { verb } => expert::run(session, verb).await,
         Verb::Pause => views::pause(session, true).await,
         Verb::Resume => views::pause(session, false).await,
         Verb::Down => views::down(session).await,

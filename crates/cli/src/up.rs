@@ -3,7 +3,7 @@
 use std::{io::Write, net::SocketAddr, os::unix::process::CommandExt, process::Command};
 
 use polymath_blobs::Store;
-use polymath_node::{End, Node, Options, config::Config, experts};
+use polymath_node::{End, Home, Node, Options, config::Config, experts};
 use polymath_proto::v1;
 use polymath_types::{ErrorKind, Failure};
 use tokio::{
@@ -28,7 +28,7 @@ pub(crate) async fn run(session: Session, up: args::Up) -> Result<(), Failure> {
     }
     let store = session.store(&config)?;
     polymath_node::allow_open_files();
-    let cards = cards(&config, &store).await?;
+    let cards = cards(&config, &home, &store).await?;
     let api = bind_api(&config.api.listen).await?;
     let grpc = bind_grpc(&config.api.grpc).await?;
     let node = Node::start(Options {
@@ -155,12 +155,17 @@ fn flags(up: &args::Up) -> Table {
 }
 
 /// Cards of the experts to host; models are fetched and files imported behind the open API.
-async fn cards(config: &Config, store: &Store) -> Result<Vec<experts::Card>, Failure> {
+async fn cards(config: &Config, home: &Home, store: &Store) -> Result<Vec<experts::Card>, Failure> {
     let (names, store) = (config.experts.clone(), store.clone());
+    let (home, client) = (home.clone(), config.client);
     // Headers of files are read: off the async threads.
     let cards = tokio::task::spawn_blocking(move || {
         let card = |name: &String| experts::prepare(experts::find(name)?, &store);
-        names.iter().map(card).collect()
+        let mut cards: Vec<experts::Card> = names.iter().map(card).collect::<Result<_, _>>()?;
+        if !client {
+            cards.extend(experts::own_cards(&home, &store)?);
+        }
+        Ok(cards)
     });
     cards
         .await

@@ -1,7 +1,7 @@
 //! BERT sentence embeddings (Devlin et al. 2018; pooling as in Reimers and Gurevych 2019): the
 //! encoder of MiniLM and its kin, in 32-bit floats on candle's matrix product.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, io::Read, path::Path};
 
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 use candle_nn::ops::softmax_last_dim;
@@ -33,7 +33,77 @@ struct Config {
     hidden_act: String,
 }
 
+/// What an encoder's configuration says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EncoderInfo {
+    /// Longest text, tokens.
+    pub context_length: u32,
+    /// Length of its vectors.
+    pub dimensions: u32,
+}
+
+/// Reads an encoder's `config.json`.
+///
+/// # Errors
+/// Those of a damaged file, and [`LoadError::Unsupported`] for what is no BERT sentence encoder.
+pub fn inspect_encoder(config: &Path) -> Result<EncoderInfo, LoadError> {
+    let config = Config::read(config)?;
+    Ok(EncoderInfo {
+        context_length: MAX_TOKENS.min(config.max_position_embeddings) as u32,
+        dimensions: config.hidden_size as u32,
+    })
+}
+
+/// Largest configuration, bytes.
+const LARGEST_CONFIG: u64 = 1 << 20;
+
 impl Config {
+    fn read(path: &Path) -> Result<Self, LoadError> {
+        let name = path.display().to_string();
+        let unreadable = |reason: String| LoadError::Unreadable {
+            path: name.clone(),
+            reason,
+        };
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(path)
+            .and_then(|file| file.take(LARGEST_CONFIG + 1).read_to_end(&mut bytes));
+        read.map_err(|e| unreadable(e.to_string()))?;
+        if bytes.len() as u64 > LARGEST_CONFIG {
+            return Err(unreadable("it is too large for a configuration".into()));
+        }
+        #[derive(serde::Deserialize)]
+        struct Named {
+            model_type: Option<String>,
+        }
+        let corrupt = |e: serde_json::Error| LoadError::Corrupt {
+            path: name.clone(),
+            reason: e.to_string(),
+        };
+        let unsupported = |what: String| LoadError::Unsupported {
+            path: name.clone(),
+            what,
+            supported: "BERT sentence encoders with gelu".into(),
+        };
+        let named: Named = serde_json::from_slice(&bytes).map_err(corrupt)?;
+        if let Some(other) = named.model_type.filter(|t| t != "bert") {
+            let shown: String = other.chars().take(64).collect();
+            return Err(unsupported(format!("its architecture is '{shown}'")));
+        }
+        let c: Self = serde_json::from_slice(&bytes).map_err(corrupt)?;
+        let sound = (1..=1 << 14).contains(&c.hidden_size)
+            && (1..=256).contains(&c.num_hidden_layers)
+            && (1..=c.hidden_size).contains(&c.num_attention_heads)
+            && c.hidden_size.is_multiple_of(c.num_attention_heads)
+            && c.max_position_embeddings >= 8
+            && c.layer_norm_eps > 0.0;
+        if !sound || c.hidden_act != "gelu" {
+            let what = "its sizes or its activation are not those of a BERT sentence encoder";
+            return Err(unsupported(what.into()));
+        }
+        Ok(c)
+    }
+
     /// What the encoder takes, whose file has `stored` bytes.
     fn need(&self, stored: u64) -> Need {
         // What the file claims is not yet checked against its tensors.
@@ -187,32 +257,9 @@ impl Bert {
         tokenizer: &Path,
         book: impl FnOnce(Need) -> Result<Booking, LoadError>,
     ) -> Result<Self, LoadError> {
-        let (config_path, tokenizer_path) = (
-            config.display().to_string(),
-            tokenizer.display().to_string(),
-        );
-        let bytes = std::fs::read(config).map_err(|e| LoadError::Unreadable {
-            path: config_path.clone(),
-            reason: e.to_string(),
-        })?;
-        let config: Config = serde_json::from_slice(&bytes).map_err(|e| LoadError::Corrupt {
-            path: config_path.clone(),
-            reason: e.to_string(),
-        })?;
+        let tokenizer_path = tokenizer.display().to_string();
+        let config = Config::read(config)?;
         let c = &config;
-        let sound = (1..=1 << 14).contains(&c.hidden_size)
-            && (1..=256).contains(&c.num_hidden_layers)
-            && (1..=c.hidden_size).contains(&c.num_attention_heads)
-            && c.hidden_size.is_multiple_of(c.num_attention_heads)
-            && c.max_position_embeddings >= 8
-            && c.layer_norm_eps > 0.0;
-        if !sound || c.hidden_act != "gelu" {
-            return Err(LoadError::Unsupported {
-                path: config_path,
-                what: "its sizes or its activation are not those of a BERT sentence encoder".into(),
-                supported: "BERT encoders with gelu".into(),
-            });
-        }
         if let Err(e) = std::fs::metadata(tokenizer) {
             return Err(LoadError::Unreadable {
                 path: tokenizer_path,

@@ -1,6 +1,6 @@
 //! What can go wrong when a model is loaded and when it is asked.
 
-use polymath_types::{ErrorKind, ExpertKind};
+use polymath_types::{ErrorKind, ExpertKind, Failure};
 
 use crate::memory::MiB;
 
@@ -142,6 +142,9 @@ pub enum EngineError {
     /// A fault of our own.
     #[error("the engine failed: {0}")]
     Internal(String),
+    /// What answers in the engine's place says so.
+    #[error("{0}")]
+    Outside(Failure),
 }
 
 impl EngineError {
@@ -155,6 +158,7 @@ impl EngineError {
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
             Self::Stopped(_) => ErrorKind::Unavailable,
             Self::Internal(_) => ErrorKind::Internal,
+            Self::Outside(failure) => failure.kind,
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Asking for an answer and reading it.
 
-use std::{fmt::Debug, sync::Arc, time::Instant};
+use std::{fmt::Debug, pin::Pin, sync::Arc, time::Instant};
 
 use polymath_types::{FinishReason, Message, SamplingOverrides, Usage};
 use tokio::sync::mpsc;
 
-use crate::{EngineError, inbox::Inbox, sequence::EVENTS_A_STEP};
+use crate::{Embedded, EngineError, inbox::Inbox, sequence::EVENTS_A_STEP};
 
 /// Events that wait for a slow reader before its sequence pauses.
 pub(crate) const EVENTS: usize = 64;
@@ -55,13 +55,22 @@ pub enum Generated {
     },
 }
 
-/// Answers in place of a model, so that what is around the engine can be tested with more answers at once
-/// than any model here could give. No shipped program has one.
-#[doc(hidden)]
+/// Vectors on their way from a [`StandIn`].
+pub type Embedding = Pin<Box<dyn Future<Output = Result<Embedded, EngineError>> + Send>>;
+
+/// Answers in place of a model: for an expert that another server computes; and in tests of what is around
+/// the engine, with more answers at once than any model here could give.
 pub trait StandIn: Debug + Send + Sync {
     /// Sends an answer's events, as [`Generated`] orders them, from a task or thread of its own. Nobody
     /// listens any more when `events` is closed.
     fn generate(&self, job: GenerateJob, events: mpsc::Sender<Result<Generated, EngineError>>);
+
+    /// Turns texts into unit vectors. Dropping it cancels.
+    fn embed(&self, texts: Vec<String>) -> Embedding {
+        let _ = texts;
+        let refused = EngineError::InvalidInput("this expert makes no vectors".into());
+        Box::pin(std::future::ready(Err(refused)))
+    }
 }
 
 /// An answer as it comes. Dropping it cancels the generation within one token or one chunk of the

@@ -31,12 +31,11 @@ mod vector;
 mod worker;
 mod zero_shot;
 
+pub use bert::{EncoderInfo, inspect_encoder};
 pub use encode::{Classified, Embedded, Overlong};
 pub use engine::{Engine, EngineConfig};
 pub use error::{EngineError, LoadError};
-#[doc(hidden)]
-pub use generate::StandIn;
-pub use generate::{GenerateJob, GenerateStream, Generated};
+pub use generate::{Embedding, GenerateJob, GenerateStream, Generated, StandIn};
 pub use gguf::{GgufInfo, inspect_gguf};
 pub use language::{detect_language, language_labels};
 pub use memory::MemoryLimit;

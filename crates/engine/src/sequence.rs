@@ -197,6 +197,7 @@ impl Sequence {
         let usage = Usage {
             prompt_tokens: self.prompt as u32,
             completion_tokens: (self.tokens.len() - self.prompt) as u32,
+            estimated: false,
         };
         self.send(Ok(Generated::Finished { reason, usage }));
     }

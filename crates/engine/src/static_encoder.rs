@@ -6,8 +6,6 @@
 //! for Large Scale Multitask Learning"), weighted by 1 + ln(count), and the vector is normalised to
 //! length 1. It sees shared word forms, not shared meaning.
 
-use std::collections::BTreeMap;
-
 /// Names this encoder and its version: vectors with another id must not be compared.
 pub const ENCODER_ID: &str = "static-hash-1024-v1";
 
@@ -41,13 +39,10 @@ pub fn encode(text: &str) -> Vec<f32> {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    // Ordered, so that sums and therefore vectors are equal on every machine.
-    let mut features = BTreeMap::<u64, (f32, u32)>::new();
-    let mut add = |kind: &str, feature: &str, weight: f32| {
-        let entry = features.entry(hash(kind, feature)).or_insert((weight, 0));
-        entry.1 += 1;
-    };
     let lower = text[..end].to_lowercase();
+    let mut features = Vec::with_capacity(lower.len() * 3);
+    let [word_kind, stem_kind, gram_kind] = ["word", "stem", "gram"].map(kind);
+    let mut framed = String::new();
     for word in lower
         .split(|c: char| !c.is_alphanumeric())
         .filter(|w| !w.is_empty())
@@ -57,22 +52,39 @@ pub fn encode(text: &str) -> Vec<f32> {
         } else {
             1.0
         };
-        add("word", word, WORD * factor);
-        add("stem", stem(word), STEM * factor);
-        let framed: Vec<char> = std::iter::once('^')
-            .chain(word.chars())
-            .chain(std::iter::once('$'))
-            .collect();
-        for n in 3..=5 {
-            for gram in framed.windows(n) {
-                add("gram", &gram.iter().collect::<String>(), GRAM * factor);
+        features.push((mix(feed(word_kind, word)), WORD * factor));
+        features.push((mix(feed(stem_kind, stem(word))), STEM * factor));
+        framed.clear();
+        framed.extend(std::iter::once('^').chain(word.chars()).chain(['$']));
+        for (start, _) in framed.char_indices() {
+            let rest = &framed[start..];
+            let mut hash = gram_kind;
+            for (n, (at, c)) in (1..=5).zip(rest.char_indices()) {
+                hash = feed(hash, &rest[at..at + c.len_utf8()]);
+                if n >= 3 {
+                    features.push((mix(hash), GRAM * factor));
+                }
             }
         }
     }
     let mut vector = vec![0f32; DIMENSIONS];
-    for (hash, (weight, count)) in features {
-        let sign = if hash >> 63 == 0 { 1.0 } else { -1.0 };
-        vector[(hash % DIMENSIONS as u64) as usize] += sign * weight * (1.0 + (count as f32).ln());
+    // Ordered, so that sums and therefore vectors are equal on every machine. The first weight of equals counts.
+    let (mut places, ends) = by_place(&features);
+    let mut begin = 0;
+    for (value, end) in vector.iter_mut().zip(ends) {
+        let features = &mut places[begin..end];
+        begin = end;
+        features.sort_by_key(|(hash, _)| *hash);
+        for equal in features.chunk_by(|a, b| a.0 == b.0) {
+            let (hash, weight) = equal[0];
+            let sign = if hash >> 63 == 0 { 1.0 } else { -1.0 };
+            let damped = if equal.len() == 1 {
+                1.0
+            } else {
+                1.0 + (equal.len() as f32).ln()
+            };
+            *value += sign * weight * damped;
+        }
     }
     let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
     if norm > 0.0 {
@@ -81,18 +93,45 @@ pub fn encode(text: &str) -> Vec<f32> {
     vector
 }
 
-/// FNV-1a with a final mix (splitmix64): the low bits choose the place, the highest the sign.
-fn hash(kind: &str, feature: &str) -> u64 {
-    let mut h = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in kind
-        .bytes()
-        .chain(std::iter::once(0))
-        .chain(feature.bytes())
-    {
-        h = (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+const fn place(hash: u64) -> usize {
+    (hash % DIMENSIONS as u64) as usize
+}
+
+/// Features place behind place, those of one in their order, and where each place ends.
+fn by_place(features: &[(u64, f32)]) -> (Vec<(u64, f32)>, Vec<usize>) {
+    let mut next = vec![0usize; DIMENSIONS + 1];
+    for (hash, _) in features {
+        next[place(*hash) + 1] += 1;
     }
-    h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    for at in 1..next.len() {
+        next[at] += next[at - 1];
+    }
+    let mut sorted = vec![(0, 0.0); features.len()];
+    for feature in features {
+        let at = &mut next[place(feature.0)];
+        sorted[*at] = *feature;
+        *at += 1;
+    }
+    next.truncate(DIMENSIONS);
+    (sorted, next)
+}
+
+/// FNV-1a of a kind and what ends it.
+fn kind(name: &str) -> u64 {
+    feed(feed(0xcbf2_9ce4_8422_2325, name), "\0")
+}
+
+/// FNV-1a, gone on with.
+fn feed(hash: u64, text: &str) -> u64 {
+    text.bytes().fold(hash, |h, byte| {
+        (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// SplitMix64's end: the low bits choose the place, the highest the sign.
+const fn mix(h: u64) -> u64 {
+    let h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     h ^ (h >> 31)
 }
 
@@ -164,8 +203,19 @@ mod tests {
     }
 
     #[test]
+    fn a_vector_is_the_one_the_id_names() {
+        // A sum over places, of which each bit counts.
+        let vector = encode("How do I bake bread, and for how long? 東京 naïve bread");
+        let mut hash = kind("vector");
+        for value in &vector {
+            hash = feed(hash, &value.to_bits().to_string());
+        }
+        assert_eq!(mix(hash), 0xfa93_2174_4afe_b1f6);
+    }
+
+    #[test]
     fn the_hash_is_the_one_the_id_names() {
         // A change here changes every vector: give the encoder a new id with it.
-        assert_eq!(hash("word", "bread"), 0x29aa_54c9_8916_13b0);
+        assert_eq!(mix(feed(kind("word"), "bread")), 0x29aa_54c9_8916_13b0);
     }
 }

@@ -1,12 +1,10 @@
-//! The policies that can be measured, by name.
+//! The policies that can be measured, by name: those of daemons.
 //!
 //! Whatever implements [`Policy`] can: an [`Entry`] says how one is made, and [`evaluate`](crate::evaluate)
-//! takes any. Those here stand for a floor and a ceiling of what needs no look at the question.
-
-use std::collections::HashMap;
+//! takes any.
 
 use polymath_router::{
-    Policy, Question, Random,
+    Likeness, Policy, Question,
     learning::{Estimate, Estimator},
 };
 use polymath_types::ExpertId;
@@ -31,20 +29,30 @@ pub const LEARNED: Entry = Entry {
     make: |penalty| Box::new(Whole(estimator(whole(penalty), 1))),
 };
 
-/// All of them.
-pub const POLICIES: [Entry; 3] = [
+/// All of them, as [`polymath_router::POLICIES`] names them.
+pub const POLICIES: [Entry; 4] = [
     LEARNED,
+    Entry {
+        name: "likeness",
+        penalties: &[],
+        make: |_| plain("likeness"),
+    },
     Entry {
         name: "best-single",
         penalties: &[],
-        make: |_| Box::<BestSingle>::default(),
+        make: |_| plain("best-single"),
     },
     Entry {
         name: "random",
         penalties: &[],
-        make: |_| Box::new(Dice),
+        make: |_| plain("random"),
     },
 ];
+
+/// As a daemon has it.
+fn plain(name: &str) -> Box<dyn Policy> {
+    polymath_router::by_name(name, 1).unwrap_or_else(|| Box::new(Likeness))
+}
 
 /// The policy of a name.
 pub fn by_name(name: &str) -> Option<Entry> {
@@ -84,59 +92,15 @@ impl Policy for Whole {
     }
 }
 
-/// Every expert's mean grade, whatever the question.
-#[derive(Debug, Default)]
-struct BestSingle(HashMap<ExpertId, (f64, f64)>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Policy for BestSingle {
-    fn name(&self) -> &'static str {
-        "best-single"
-    }
-
-    fn estimate(&self, _: Question<'_>, experts: &[(ExpertId, f64)]) -> Vec<Estimate> {
-        let one = |(id, prior): &(ExpertId, f64)| {
-            let (count, sum) = self.0.get(id).copied().unwrap_or_default();
-            plain((sum + prior) / (count + 1.0), count + 1.0)
-        };
-        experts.iter().map(one).collect()
-    }
-
-    fn observe(&mut self, _: Question<'_>, (expert, _): (ExpertId, f64), reward: f64) {
-        let known = self.0.entry(expert).or_default();
-        *known = (known.0 + 1.0, known.1 + reward);
-    }
-}
-
-/// A different expert for every question, the same one again for the same question.
-#[derive(Debug)]
-struct Dice;
-
-impl Policy for Dice {
-    fn name(&self) -> &'static str {
-        "random"
-    }
-
-    fn estimate(&self, question: Question<'_>, experts: &[(ExpertId, f64)]) -> Vec<Estimate> {
-        let mut hash = blake3::Hasher::new();
-        for (place, value) in question.vector.iter() {
-            hash.update(&place.to_be_bytes())
-                .update(&value.to_be_bytes());
+    #[test]
+    fn a_name_means_the_same_policy_to_daemons_and_to_the_evaluation() {
+        assert_eq!(POLICIES.map(|p| p.name), polymath_router::POLICIES);
+        for entry in POLICIES {
+            assert_eq!((entry.make)(1.0).name(), entry.name);
         }
-        let digest = hash.finalize();
-        let seed = digest.as_bytes()[..8].iter();
-        let seed = seed.fold(0u64, |seed, byte| seed << 8 | u64::from(*byte));
-        let mut random = Random::new(seed);
-        experts.iter().map(|_| plain(random.unit(), 1.0)).collect()
-    }
-
-    fn observe(&mut self, _: Question<'_>, _: (ExpertId, f64), _: f64) {}
-}
-
-fn plain(mean: f64, mass: f64) -> Estimate {
-    Estimate {
-        mean,
-        mass,
-        levels: Vec::new(),
-        local: 0.0,
     }
 }

@@ -354,7 +354,7 @@ mod tests {
     fn gate(serve: Serve) -> Gate {
         let bounds = Bounds {
             waiting: 1,
-            places: [1, 1],
+            places: [1, 1, 1],
             peers: None,
             bytes: 1 << 20,
         };

@@ -392,6 +392,31 @@ impl control_server::Control for Service {
         Ok(Response::new(edited.map_err(|f| rpc::status(&f))?))
     }
 
+    async fn own_experts(
+        &self,
+        request: Request<v1::OwnExpertsRequest>,
+    ) -> Result<Response<v1::OwnExpertsResponse>, Status> {
+        self.owner()?;
+        check(request.get_ref().version)?;
+        let experts = self.node.own_experts().map_err(|f| rpc::status(&f))?;
+        Ok(Response::new(v1::OwnExpertsResponse { experts }))
+    }
+
+    async fn edit_expert(
+        &self,
+        request: Request<v1::EditExpertRequest>,
+    ) -> Result<Response<v1::EditExpertResponse>, Status> {
+        self.owner()?;
+        let request = request.into_inner();
+        check(request.version)?;
+        let edited = self
+            .node
+            .edit_expert(request.edit.unwrap_or_default())
+            .await;
+        let expert = Some(edited.map_err(|f| rpc::status(&f))?);
+        Ok(Response::new(v1::EditExpertResponse { expert }))
+    }
+
     async fn pause(
         &self,
         request: Request<v1::PauseRequest>,

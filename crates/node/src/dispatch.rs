@@ -490,13 +490,7 @@ impl Asked {
             inner.net.peers().into_iter().map(|p| (p.peer, p)).collect();
         let peers = |peer: &PeerId| self.reach(peer, &connected);
         let mut router = self.node.router();
-        let decision = router.decide(
-            self.node.elapsed(),
-            &request,
-            &index,
-            &|id| descriptors.get(id).cloned(),
-            &peers,
-        );
+        let decision = router.decide(self.node.elapsed(), &request, &index, &descriptors, &peers);
         // Under the router's lock, so that no grade comes between.
         let policy = (router.policy().name(), inner.learning.learned());
         Decided {

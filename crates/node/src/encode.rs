@@ -14,10 +14,13 @@ use std::{
 use arc_swap::ArcSwap;
 use polymath_blobs::Store;
 use polymath_engine::{Engine, Overlong, static_encoder};
-use polymath_router::{Descriptor, Features, learning::Sparse};
-use polymath_types::{ErrorKind, ExpertCard, ExpertId, ExpertKind, Failure, Index, Query, Runtime};
+use polymath_router::{Descriptor, Descriptors, Features, learning::Sparse};
+use polymath_types::{
+    ErrorKind, ExpertCard, ExpertId, ExpertKind, Failure, Index, Property, Query, Runtime, Table,
+};
 use tokio::{
     sync::{Notify, Semaphore, watch},
+    task::yield_now,
     time::{Instant, sleep, timeout},
 };
 
@@ -31,8 +34,14 @@ const MOST_EMBEDDED: usize = 256;
 const TURNS: usize = 8;
 /// Pause before a busy engine is asked again.
 const BUSY: Duration = Duration::from_millis(20);
-/// Descriptors kept.
+/// Descriptors by the embedder that are kept.
 const MOST_DESCRIPTORS: usize = 16_384;
+/// The same by the static encoder, of cards that nobody offers at present.
+const MOST_SPARE: usize = 4096;
+/// Cards that a question describes itself by the static encoder: those of a small mesh, and what is new in a
+/// large one. The others follow, some at once, so that nothing waits long.
+const MOST_AT_ONCE: usize = 256;
+const SOME: usize = 4;
 /// Cards that wait for their descriptors: all that an index and some questions can want.
 const MOST_WANTED: usize = 4 * MOST_EMBEDDED;
 /// How often it is looked whether the index changed; comparing two pointers costs nothing.
@@ -58,8 +67,6 @@ const SAME_BY_EMBEDDER: f32 = 0.8;
 const SAME_BY_WORDS: f32 = 0.6;
 /// Most bytes of a word that one token covers, taken generously.
 const LONGEST_TOKEN: usize = 16;
-
-type Descriptors = HashMap<ExpertId, Arc<Descriptor>>;
 
 /// How far the embedder is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +94,7 @@ pub(crate) struct Encoder {
     embedder: watch::Sender<Embedder>,
     /// Encodings at once: the rest of the engine's queue is for others.
     turns: Semaphore,
-    by_static: Mutex<Descriptors>,
+    by_static: Mutex<Described>,
     by_embedder: Mutex<Descriptors>,
     /// Counts the descriptors that were added.
     described: watch::Sender<u64>,
@@ -114,13 +121,10 @@ impl Encoder {
     }
 
     /// The question's features, and under the same encoder a descriptor of each expert it could
-    /// be sent to.
+    /// be sent to; in a large mesh of each that is described so far.
     pub(crate) async fn encode(&self, query: &Query, index: &Index) -> (Features, Descriptors) {
         let topic = clip(query.topic());
-        let cards: Vec<_> = index
-            .of_kind(query.kind)
-            .map(|e| (e.id, Arc::clone(&e.card)))
-            .collect();
+        let experts = index.having(Property::Kind(query.kind)).len();
         let tokens = query.messages.iter().map(|m| least_tokens(&m.content));
         let mut features = Features {
             encoder: static_encoder::ENCODER_ID.to_owned(),
@@ -131,12 +135,12 @@ impl Encoder {
             language: polymath_engine::detect_language(topic),
         };
         // Where there is no choice, there is nothing to learn.
-        if cards.len() > 1 {
+        if experts > 1 {
             let seen = polymath_encoder::encode(topic);
             features.words = Sparse::new(&seen.places, &seen.values);
             features.cues = seen.cues.to_vec();
         }
-        if let Some((id, descriptors)) = self.embedded(&cards).await
+        if let Some((id, descriptors)) = self.embedded(query.kind, index).await
             && let Some(mut vectors) = self.vectors(&id, vec![topic.to_owned()]).await
             && let Some(vector) = vectors.pop()
         {
@@ -145,26 +149,9 @@ impl Encoder {
             return (features, descriptors);
         }
         features.vector = static_encoder::encode(topic);
-        let mut cache = lock(&self.by_static);
-        let descriptors = cards
-            .iter()
-            .map(|(id, card)| {
-                make_room(&mut cache);
-                let descriptor = cache.entry(*id).or_insert_with(|| {
-                    let examples: Vec<_> = card
-                        .examples
-                        .iter()
-                        .map(|e| static_encoder::encode(e))
-                        .collect();
-                    Arc::new(Descriptor::new(
-                        &static_encoder::encode(&description(card)),
-                        &examples,
-                    ))
-                });
-                (*id, Arc::clone(descriptor))
-            })
-            .collect();
-        (features, descriptors)
+        let mut described = lock(&self.by_static);
+        described.add(index.cards(), MOST_AT_ONCE);
+        (features, described.descriptors.clone())
     }
 
     /// Vectors of answers, in one space, and how alike two must be there to say the same. Neither bound is
@@ -181,14 +168,14 @@ impl Encoder {
         (vectors.collect(), SAME_BY_WORDS)
     }
 
-    /// The embedder and its descriptors of all these cards, if both are here in time.
-    async fn embedded(
-        &self,
-        cards: &[(ExpertId, Arc<ExpertCard>)],
-    ) -> Option<(ExpertId, Descriptors)> {
-        if self.mode == "static" || !(2..=MOST_EMBEDDED).contains(&cards.len()) {
+    /// The embedder and its descriptors of all cards of a kind, if both are here in time.
+    async fn embedded(&self, kind: ExpertKind, index: &Index) -> Option<(ExpertId, Descriptors)> {
+        let experts = index.having(Property::Kind(kind)).len();
+        if self.mode == "static" || !(2..=MOST_EMBEDDED).contains(&experts) {
             return None;
         }
+        let cards = index.of_kind(kind).map(|e| (e.id, Arc::clone(&e.card)));
+        let cards = &cards.collect::<Vec<_>>()[..];
         let mut described = self.described.subscribe();
         let all = self.descriptors(cards);
         let few = self.missing_texts(cards) <= FEW;
@@ -223,10 +210,8 @@ impl Encoder {
     /// Descriptors by the embedder, if there is one of each card.
     fn descriptors(&self, cards: &[(ExpertId, Arc<ExpertCard>)]) -> Option<Descriptors> {
         let cache = lock(&self.by_embedder);
-        cards
-            .iter()
-            .map(|(id, _)| Some((*id, Arc::clone(cache.get(id)?))))
-            .collect()
+        let all = cards.iter().all(|(id, _)| cache.contains_key(id));
+        all.then(|| cache.clone())
     }
 
     fn missing_texts(&self, cards: &[(ExpertId, Arc<ExpertCard>)]) -> usize {
@@ -249,10 +234,25 @@ impl Encoder {
         }
     }
 
-    /// Loads the embedder as soon as it is in the store and useful, and describes the cards of
-    /// `index`, and those that questions miss, one by one ahead of the questions. Only a node that
-    /// wants no embedder sees this return.
+    /// Describes the cards of `index` as they come, ahead of the questions. Does not end.
     pub(crate) async fn prepare(&self, index: &ArcSwap<Index>) {
+        tokio::join!(self.describe_all(index), self.embed_all(index));
+    }
+
+    /// The same by the static encoder.
+    async fn describe_all(&self, index: &ArcSwap<Index>) {
+        loop {
+            let cards = index.load().cards().clone();
+            while !lock(&self.by_static).add(&cards, SOME) {
+                yield_now().await;
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Loads the embedder as soon as it is in the store and useful, and describes the cards of
+    /// `index`, and those that questions miss, one by one. Only a node that wants no embedder sees this return.
+    async fn embed_all(&self, index: &ArcSwap<Index>) {
         if self.mode == "static" {
             return;
         }
@@ -363,7 +363,9 @@ impl Encoder {
         {
             let descriptor = Arc::new(Descriptor::new(described, examples));
             let mut cache = lock(&self.by_embedder);
-            make_room(&mut cache);
+            if cache.len() >= MOST_DESCRIPTORS {
+                *cache = Descriptors::default();
+            }
             cache.insert(expert, descriptor);
             drop(cache);
             self.described.send_modify(|n| *n += 1);
@@ -399,6 +401,57 @@ impl Encoder {
     }
 }
 
+/// Cards under the static encoder.
+#[derive(Debug, Default)]
+struct Described {
+    /// All of these are.
+    of: Table<ExpertId, ExpertCard>,
+    descriptors: Descriptors,
+}
+
+impl Described {
+    /// Describes at most `most` cards of these that are not yet; whether all are now. Most cards are those of the
+    /// last time, which costs nothing.
+    fn add(&mut self, cards: &Table<ExpertId, ExpertCard>, most: usize) -> bool {
+        if self.of.is_copy_of(cards) {
+            return true;
+        }
+        let mut left = most;
+        for (known, shard) in self.of.shards().iter().zip(cards.shards()) {
+            if Arc::ptr_eq(known, shard) {
+                continue;
+            }
+            for (id, card) in shard.iter() {
+                if self.descriptors.contains_key(id) {
+                    continue;
+                }
+                if left == 0 {
+                    return false;
+                }
+                left -= 1;
+                self.descriptors.insert(*id, describe(card));
+            }
+        }
+        self.of = cards.clone();
+        if self.descriptors.len() > cards.len() + MOST_SPARE {
+            let mut kept = Descriptors::default();
+            for (known, shard) in self.descriptors.shards().iter().zip(cards.shards()) {
+                for (id, descriptor) in known.iter().filter(|(id, _)| shard.contains_key(id)) {
+                    kept.insert(*id, Arc::clone(descriptor));
+                }
+            }
+            self.descriptors = kept;
+        }
+        true
+    }
+}
+
+fn describe(card: &ExpertCard) -> Descriptor {
+    let examples = card.examples.iter().map(|e| static_encoder::encode(e));
+    let examples: Vec<_> = examples.collect();
+    Descriptor::new(&static_encoder::encode(&description(card)), &examples)
+}
+
 /// Tokens a text has at least, whichever tokenizer an expert has: a filter may exclude by it only
 /// those that cannot take the prompt. Tokens end where words do, and are seldom longer than this.
 fn least_tokens(text: &str) -> usize {
@@ -418,12 +471,6 @@ fn description(card: &ExpertCard) -> String {
         card.name.replace(['-', '_', '.'], " ")
     } else {
         card.description.clone()
-    }
-}
-
-fn make_room(cache: &mut Descriptors) {
-    if cache.len() >= MOST_DESCRIPTORS {
-        cache.clear();
     }
 }
 

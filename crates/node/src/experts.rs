@@ -1,6 +1,10 @@
 //! From what a person names (`chef`, `smollm2-135m-instruct`, `my.toml`, `my.gguf`) to an expert
 //! card whose files lie in the model store.
 
+mod draft;
+mod outside;
+pub(crate) mod own;
+
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
 use polymath_blobs::{
@@ -10,7 +14,15 @@ use polymath_types::{
     ErrorKind, ExpertCard, ExpertKind, Failure, FileRef, FileRole, Format, LabelSet, Model,
     Runtime, Sampling,
 };
-use serde::Deserialize;
+use polymath_upstream::Upstream;
+use serde::{Deserialize, Serialize};
+
+pub use outside::UpstreamDefinition;
+use outside::outside;
+pub(crate) use own::Own;
+pub use own::own_cards;
+
+use crate::terms;
 
 /// Definitions that come with the binary.
 const BUILT_IN: [&str; 8] = [
@@ -26,11 +38,15 @@ const BUILT_IN: [&str; 8] = [
 
 /// The model name of the language identifier that is compiled in.
 const TRIGRAM: &str = "trigram";
+/// The files of an encoder.
+const ENCODER: [&str; 3] = ["model.safetensors", "tokenizer.json", "config.json"];
+/// The licence of a model whose files state none.
+const UNSTATED: &str = "LicenseRef-unstated";
 /// Largest definition file, bytes.
 const LARGEST_DEFINITION: u64 = 256 * 1024;
 
 /// An expert definition, as in a `.toml` file.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Definition {
     version: u32,
@@ -38,46 +54,69 @@ pub struct Definition {
     pub name: String,
     /// What it does.
     pub kind: ExpertKind,
-    /// A known model's name, or a path to a `.gguf` file (relative to the definition).
+    /// A known model's name, a path to a `.gguf` file or to an encoder's folder (relative to the
+    /// definition), or the model's id on the server.
     pub model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     system: Option<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     description: String,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     examples: Vec<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     languages: Vec<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     labels: Option<Labels>,
     /// What it can do beyond its kind, in any order.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     capabilities: BTreeSet<String>,
-    #[serde(default)]
+    /// `IN/OUT`, credits for 1,000 tokens of prompt and answer; none: what the settings say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    price: Option<String>,
+    /// Peers are not answered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    paused: bool,
+    /// The server that computes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upstream: Option<UpstreamDefinition>,
+    #[serde(default, skip_serializing_if = "SamplingDefinition::is_default")]
     sampling: SamplingDefinition,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Labels {
     Open(OpenLabels),
     Fixed(Vec<String>),
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum OpenLabels {
     Open,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct SamplingDefinition {
+    #[serde(skip_serializing_if = "Option::is_none")]
     max_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     top_k: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     repeat_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     stop: Vec<String>,
+}
+
+impl SamplingDefinition {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Definition {
@@ -99,6 +138,18 @@ impl Definition {
         let definition: Self = toml::from_str(text).map_err(toml_error)?;
         debug_assert_eq!(definition.version, version);
         Ok(definition)
+    }
+
+    fn manner(&self) -> Result<Manner, Failure> {
+        Ok(Manner {
+            own: false,
+            paused: self.paused,
+            price: self
+                .price
+                .as_deref()
+                .map(terms::price_each_way)
+                .transpose()?,
+        })
     }
 
     fn card(self, model: Model) -> Result<ExpertCard, Failure> {
@@ -152,8 +203,10 @@ pub enum Named {
     Expert(Definition, &'static KnownModel),
     /// A definition that needs no files.
     Fileless(Definition),
-    /// A definition over a file of the person's own.
+    /// A definition over a file, or a folder of files, of the person's own.
     OwnFile(Definition, std::path::PathBuf),
+    /// A definition over a model on a server.
+    Outside(Definition, UpstreamDefinition),
 }
 
 /// Understands `name`: a built-in expert, a known model, a `.toml` definition or a `.gguf` file.
@@ -240,30 +293,27 @@ fn plain(name: &str, kind: ExpertKind) -> Definition {
         languages: Vec::new(),
         labels: None,
         capabilities: BTreeSet::new(),
+        price: None,
+        paused: false,
+        upstream: None,
         sampling: SamplingDefinition::default(),
     }
 }
 
 fn over(definition: Definition, folder: &Path) -> Result<Named, Failure> {
+    if let Some(upstream) = definition.upstream.clone() {
+        return Ok(Named::Outside(definition, upstream));
+    }
     if definition.model == TRIGRAM {
         return Ok(Named::Fileless(definition));
     }
     if let Some(known) = known_model(&definition.model) {
         return Ok(Named::Expert(definition, known));
     }
-    if definition.model.ends_with(".gguf") {
-        let path = folder.join(&definition.model);
-        if path.is_file() {
-            return Ok(Named::OwnFile(definition, path));
-        }
-        return Err(Failure::new(
-            ErrorKind::NotFound,
-            format!(
-                "expert '{}' wants the model {}, which is not there",
-                definition.name,
-                path.display()
-            ),
-        ));
+    let path = folder.join(&definition.model);
+    // Whether it is there is seen when the store is at hand, which may have it though it is gone here.
+    if definition.model.ends_with(".gguf") || definition.model.contains('/') {
+        return Ok(Named::OwnFile(definition, path));
     }
     Err(Failure::new(
         ErrorKind::NotFound,
@@ -281,6 +331,21 @@ pub enum Card {
     Known(Arc<ExpertCard>),
     /// Its model is a file that must be read first, for its checksum is part of the card.
     Awaited(Box<OwnFile>),
+    /// A server computes it.
+    Outside(Arc<ExpertCard>, Upstream),
+    /// One of these, and what its definition says beside the card.
+    Defined(Box<Card>, Manner),
+}
+
+/// How an expert is served, beside what its card says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Manner {
+    /// Its definition lies in the home: it can be changed while the node runs.
+    pub own: bool,
+    /// Peers are not answered.
+    pub paused: bool,
+    /// Millionths of a credit for 1,000 tokens of prompt and answer, if not what the settings say.
+    pub price: Option<(u64, u64)>,
 }
 
 /// An expert over a file of the person's own that was not read yet.
@@ -315,12 +380,24 @@ impl OwnFile {
 /// Makes the card of what was named, as far as that takes no time: what is wrong with a definition
 /// or a file at first sight is an error at once, files are read later.
 pub fn prepare(named: Named, store: &Store) -> Result<Card, Failure> {
-    let (definition, model) = match named {
+    let definition = match &named {
+        Named::Fileless(d) | Named::Expert(d, _) | Named::OwnFile(d, _) | Named::Outside(d, _) => d,
+    };
+    let manner = definition.manner()?;
+    let card = plainly(named, store)?;
+    Ok(match manner == Manner::default() {
+        true => card,
+        false => Card::Defined(Box::new(card), manner),
+    })
+}
+
+fn plainly(named: Named, store: &Store) -> Result<Card, Failure> {
+    let (definition, mut model) = match named {
         Named::Fileless(definition) => (definition, trigram()),
         Named::Expert(definition, known) => (definition, known.model.clone()),
         Named::OwnFile(definition, path) => return own_file(definition, &path, store),
+        Named::Outside(definition, upstream) => return outside(definition, &upstream),
     };
-    let mut model = model;
     if definition.kind == ExpertKind::Classify && model.runtime == Runtime::BertSentence {
         model.runtime = Runtime::BertZeroShot;
     }
@@ -329,26 +406,33 @@ pub fn prepare(named: Named, store: &Store) -> Result<Card, Failure> {
 
 fn own_file(definition: Definition, path: &Path, store: &Store) -> Result<Card, Failure> {
     let failure = |e: polymath_blobs::PullError| Failure::new(e.kind(), e.to_string());
-    let import = described(path, &definition.name)?;
+    if !path.exists() {
+        // It was taken in before, and is not needed any more.
+        if let Ok(Some(installed)) = store.get(&definition.name) {
+            return Ok(Card::Known(Arc::new(definition.card(installed.model)?)));
+        }
+        return Err(Failure::new(
+            ErrorKind::NotFound,
+            format!(
+                "expert '{}' wants the model {}, which is not there",
+                definition.name,
+                path.display()
+            ),
+        ));
+    }
+    let mut import = described(path, &definition.name)?;
+    if definition.kind == ExpertKind::Classify && import.runtime == Runtime::BertSentence {
+        import.runtime = Runtime::BertZeroShot;
+    }
     store.check_import(&import).map_err(failure)?;
     if let Some(installed) = store.imported(&import) {
         let card = definition.card(installed.model)?;
         return Ok(Card::Known(Arc::new(card)));
     }
-    // Told from the outlines of other files by the path in place of the content.
-    let place = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let digest = blake3::hash(place.as_os_str().as_encoded_bytes()).to_hex();
-    let file_name = path.file_name().unwrap_or_default().to_string_lossy();
     let outline = definition.clone().card(Model {
         name: import.name.clone(),
         runtime: import.runtime,
-        files: vec![FileRef {
-            role: FileRole::Weights,
-            name: file_name.into_owned(),
-            size: fs::metadata(path).map_or(0, |m| m.len()),
-            sha256: digest.to_string(),
-            blake3: digest.to_string(),
-        }],
+        files: import.files.iter().map(unread).collect(),
         adapter: None,
         context_length: import.context_length,
         dimensions: import.dimensions,
@@ -359,6 +443,20 @@ fn own_file(definition: Definition, path: &Path, store: &Store) -> Result<Card, 
         import,
         outline: Arc::new(outline),
     })))
+}
+
+/// A file that was not read: told from others by its path in place of the content.
+fn unread((role, path): &(FileRole, std::path::PathBuf)) -> FileRef {
+    let place = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let digest = blake3::hash(place.as_os_str().as_encoded_bytes()).to_hex();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    FileRef {
+        role: *role,
+        name: name.into_owned(),
+        size: fs::metadata(path).map_or(0, |m| m.len()),
+        sha256: digest.to_string(),
+        blake3: digest.to_string(),
+    }
 }
 
 /// Puts a person's own GGUF file into the store under `name`. Blocks while it reads the file.
@@ -374,17 +472,48 @@ pub fn import(
         .map_err(|e| Failure::new(e.kind(), e.to_string()))
 }
 
-/// What a GGUF file says of itself; a truncated one is refused by the lengths in its header.
+/// Whether a folder holds the files of an encoder.
+fn describes_encoder(folder: &Path) -> bool {
+    ENCODER.iter().all(|name| folder.join(name).is_file())
+}
+
+/// What a GGUF file says of itself, or the configuration in an encoder's folder; a truncated file is
+/// refused by the lengths in its header.
 fn described(path: &Path, name: &str) -> Result<Import, Failure> {
-    let info =
-        polymath_engine::inspect_gguf(path).map_err(|e| Failure::new(e.kind(), e.to_string()))?;
+    let failure = |e: polymath_engine::LoadError| Failure::new(e.kind(), e.to_string());
+    if path.is_dir() {
+        let file = |role, name: &str| (role, path.join(name));
+        let info = polymath_engine::inspect_encoder(&path.join(ENCODER[2])).map_err(failure)?;
+        return Ok(Import {
+            name: name.to_owned(),
+            runtime: Runtime::BertSentence,
+            files: vec![
+                file(FileRole::Weights, ENCODER[0]),
+                file(FileRole::Tokenizer, ENCODER[1]),
+                file(FileRole::Config, ENCODER[2]),
+            ],
+            context_length: info.context_length,
+            dimensions: info.dimensions,
+            licence: UNSTATED.into(),
+        });
+    }
+    let info = polymath_engine::inspect_gguf(path).map_err(failure)?;
+    if !info.has_chat_template {
+        return Err(Failure::new(
+            ErrorKind::FailedPrecondition,
+            format!(
+                "{} cannot be run: it has no chat template, so it is no chat model; supported: GGUF files of instruct models",
+                path.display()
+            ),
+        ));
+    }
     Ok(Import {
         name: name.to_owned(),
         runtime: Runtime::GgufLlama,
         files: vec![(FileRole::Weights, path.to_owned())],
         context_length: info.context_length,
         dimensions: 0,
-        licence: info.licence.unwrap_or_else(|| "LicenseRef-unstated".into()),
+        licence: info.licence.unwrap_or_else(|| UNSTATED.into()),
     })
 }
 

@@ -6,6 +6,7 @@
 //! mesh.json        which mesh the home belongs to, addresses that led into it, and the secret of a
 //!                  closed one; mode 0600
 //! config.toml      optional settings
+//! experts/         definitions of the operator's own experts, one file each
 //! paused           there while the node answers no peer; empty
 //! lock             held by the process that runs on this home; says its pid
 //! control.sock     the running daemon's API; a link to it if this path is too long for a socket

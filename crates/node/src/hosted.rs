@@ -2,21 +2,25 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use polymath_blobs::{Cancel, Mirror, Progress, SilentProgress, Source, Store, known_model};
-use polymath_engine::Engine;
+use polymath_engine::{Engine, StandIn};
 use polymath_types::{ErrorKind, ExpertCard, ExpertId, Failure};
+use polymath_upstream::Upstream;
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, sleep},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::experts::{Card, OwnFile};
+use crate::{
+    experts::{Card, Manner, OwnFile},
+    upstreams,
+};
 
 /// Pauses before a pull that failed for want of a network is tried again; each doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -41,9 +45,37 @@ struct Entry {
     again: Option<Instant>,
     /// The file it is made of, until that was read: its id is not the expert's yet.
     own: Option<Arc<OwnFile>>,
+    /// The server that computes it.
+    upstream: Option<Upstream>,
+    manner: Manner,
+    /// Ends what is done for it.
+    gone: CancellationToken,
 }
 
 impl Entry {
+    fn new(card: Card) -> Self {
+        let (card, manner) = match card {
+            Card::Defined(card, manner) => (*card, manner),
+            card => (card, Manner::default()),
+        };
+        let (card, own, upstream) = match card {
+            Card::Known(card) => (card, None, None),
+            Card::Awaited(own) => (Arc::clone(own.outline()), Some(Arc::new(*own)), None),
+            Card::Outside(card, upstream) => (card, None, Some(upstream)),
+            // Nothing makes one within another; what is innermost counts.
+            Card::Defined(card, _) => return Self::new(*card),
+        };
+        Self {
+            card,
+            state: State::Loading,
+            again: None,
+            own,
+            upstream,
+            manner,
+            gone: CancellationToken::new(),
+        }
+    }
+
     fn state(&self) -> State {
         match (&self.state, self.again) {
             (State::Failed(why), Some(at)) => {
@@ -62,6 +94,7 @@ pub(crate) struct Listed {
     pub(crate) id: Option<ExpertId>,
     pub(crate) card: Arc<ExpertCard>,
     pub(crate) state: State,
+    pub(crate) manner: Manner,
 }
 
 /// The experts of this node; cheap to clone.
@@ -70,6 +103,7 @@ pub(crate) struct Hosted {
     engine: Engine,
     experts: Arc<RwLock<BTreeMap<ExpertId, Entry>>>,
     changed: watch::Sender<u64>,
+    loading: Arc<OnceLock<Arc<Loading>>>,
 }
 
 /// What loading needs, shared by all experts.
@@ -84,27 +118,26 @@ struct Loading {
     cancel: Cancel,
     /// One model at a time: the store has one writer, and loading wants all cores.
     turn: Semaphore,
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Loading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loading").finish_non_exhaustive()
+    }
 }
 
 impl Hosted {
     pub(crate) fn new(engine: Engine, cards: Vec<Card>) -> Self {
         let entry = |card: Card| {
-            let (card, own) = match card {
-                Card::Known(card) => (card, None),
-                Card::Awaited(own) => (Arc::clone(own.outline()), Some(Arc::new(*own))),
-            };
-            let entry = Entry {
-                card,
-                state: State::Loading,
-                again: None,
-                own,
-            };
+            let entry = Entry::new(card);
             (entry.card.id(), entry)
         };
         Self {
             engine,
             experts: Arc::new(RwLock::new(cards.into_iter().map(entry).collect())),
             changed: watch::Sender::new(0),
+            loading: Arc::default(),
         }
     }
 
@@ -118,8 +151,10 @@ impl Hosted {
         mirror: Option<Box<dyn Mirror>>,
         stop: CancellationToken,
         cancel: Cancel,
+        tasks: TaskTracker,
     ) {
         let loading = Arc::new(Loading {
+            tasks,
             store,
             progress,
             mirror,
@@ -127,9 +162,132 @@ impl Hosted {
             cancel,
             turn: Semaphore::new(1),
         });
+        let _ = self.loading.set(Arc::clone(&loading));
         // The semaphore is fair, so turns come in this order.
         let serve = |ids| self.clone().serve(ids, Arc::clone(&loading));
-        join_all(self.models(&loading.store).into_iter().map(serve)).await;
+        let all = self.entries().into_iter();
+        let outside = all.filter_map(|(id, e)| Some((id, e.upstream?, e.gone)));
+        let outside = outside.map(|(id, upstream, gone)| {
+            upstreams::watch(self.clone(), id, upstream, loading.stop.clone(), gone)
+        });
+        join(
+            join_all(self.models(&loading.store).into_iter().map(serve)),
+            join_all(outside),
+        )
+        .await;
+    }
+
+    /// Hosts one more expert of the home's own. Those of the same name serve on until this one does or cannot.
+    /// Of an expert that is here already only the manner changes.
+    pub(crate) fn host(&self, card: Card) -> Result<(), Failure> {
+        let loading = self.loading.get().cloned().ok_or_else(|| {
+            Failure::new(
+                ErrorKind::Unavailable,
+                "the node is still starting: try again shortly",
+            )
+        })?;
+        let entry = Entry::new(card);
+        let id = entry.card.id();
+        let mut experts = self.experts.write().unwrap_or_else(PoisonError::into_inner);
+        let name = entry.card.name.clone();
+        let is_before =
+            |e: &Entry, key: &ExpertId| e.manner.own && e.card.name == name && *key != id;
+        let before = experts.iter().filter(|(key, e)| is_before(e, key));
+        let before: Vec<ExpertId> = before.map(|(key, _)| *key).collect();
+        let same_server = |e: &Entry| match (&e.upstream, &entry.upstream) {
+            (Some(a), Some(b)) => a.config() == b.config(),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        if let Some(here) = experts.get_mut(&id).filter(|e| same_server(e)) {
+            here.manner = entry.manner;
+            drop(experts);
+            self.changed.send_modify(|n| *n += 1);
+            before.iter().for_each(|id| self.remove(id));
+            return Ok(());
+        }
+        // The same expert behind another server.
+        if let Some(old) = experts.remove(&id) {
+            old.gone.cancel();
+        }
+        experts.insert(id, entry.clone());
+        drop(experts);
+        self.changed.send_modify(|n| *n += 1);
+        let this = self.clone();
+        loading.tasks.clone().spawn(async move {
+            let stop = loading.stop.clone();
+            let succeeding = this.succeed(before, &name, &stop);
+            match entry.upstream {
+                Some(upstream) => {
+                    let watching =
+                        upstreams::watch(this.clone(), id, upstream, stop.clone(), entry.gone);
+                    join(watching, succeeding).await;
+                }
+                None => {
+                    join(this.clone().serve(vec![id], loading), succeeding).await;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes `before` out as soon as another expert of the name is ready, or has failed.
+    async fn succeed(&self, before: Vec<ExpertId>, name: &str, stop: &CancellationToken) {
+        if before.is_empty() {
+            return;
+        }
+        let mut changes = self.changes();
+        let settled = || {
+            self.entries().iter().any(|(id, e)| {
+                e.manner.own
+                    && e.card.name == name
+                    && !before.contains(id)
+                    && matches!(e.state, State::Ready | State::Failed(_))
+            })
+        };
+        let here = || self.any(&before);
+        let waiting = async {
+            while !settled() && here() {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if stop.run_until_cancelled(waiting).await.is_some() {
+            before.iter().for_each(|id| self.remove(id));
+        }
+    }
+
+    /// Hosts an expert no more; answers under way end in peace.
+    pub(crate) fn remove(&self, id: &ExpertId) {
+        let mut experts = self.experts.write().unwrap_or_else(PoisonError::into_inner);
+        let removed = experts.remove(id);
+        drop(experts);
+        if let Some(entry) = removed {
+            entry.gone.cancel();
+            self.engine.unload(id);
+            self.changed.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// The model store, once the node has begun to load.
+    pub(crate) fn store(&self) -> Option<Store> {
+        self.loading.get().map(|l| l.store.clone())
+    }
+
+    /// What serves `card` from now on, and that it does.
+    pub(crate) fn stand_in(&self, id: ExpertId, stand_in: Arc<dyn StandIn>) {
+        self.engine.stand_in(id, stand_in);
+    }
+
+    /// The card of an expert that is hosted, ready or not.
+    pub(crate) fn card(&self, id: &ExpertId) -> Option<Arc<ExpertCard>> {
+        let experts = self.experts.read().unwrap_or_else(PoisonError::into_inner);
+        experts.get(id).map(|e| Arc::clone(&e.card))
+    }
+
+    /// Where tasks for experts are kept.
+    pub(crate) fn tasks(&self) -> Option<TaskTracker> {
+        self.loading.get().map(|l| l.tasks.clone())
     }
 
     /// Experts by model, for one of which a model is fetched and checked for all: those that are
@@ -137,6 +295,9 @@ impl Hosted {
     fn models(&self, store: &Store) -> Vec<Vec<ExpertId>> {
         let mut models: BTreeMap<(u8, String), Vec<ExpertId>> = BTreeMap::new();
         for (id, entry) in self.entries() {
+            if entry.upstream.is_some() {
+                continue;
+            }
             let model = &entry.card.model;
             let key = match entry.own {
                 Some(_) => (1, id.to_string()),
@@ -150,7 +311,7 @@ impl Hosted {
 
     async fn serve(self, ids: Vec<ExpertId>, loading: Arc<Loading>) {
         let mut pause = FIRST_PAUSE;
-        while !loading.stop.is_cancelled() {
+        while !loading.stop.is_cancelled() && self.any(&ids) {
             let done = {
                 let Ok(_turn) = loading.turn.acquire().await else {
                     return;
@@ -221,6 +382,8 @@ impl Hosted {
                 .engine
                 .load(Arc::clone(&entry.card), &|f| store.path(f))
             {
+                // Taken out in the meantime.
+                Ok(()) if !self.any(&[*id]) => drop(self.engine.unload(id)),
                 Ok(()) => self.set(&[*id], State::Ready),
                 Err(e) => self.fail(&[*id], &e.to_string(), None),
             }
@@ -251,15 +414,16 @@ impl Hosted {
     /// the same expert before.
     fn made(&self, outline: &[ExpertId], card: Arc<ExpertCard>) -> Option<(ExpertId, Entry)> {
         let mut experts = self.experts.write().unwrap_or_else(PoisonError::into_inner);
-        for id in outline {
-            experts.remove(id);
-        }
+        let outlines = outline.iter().filter_map(|id| experts.remove(id));
+        // Taken out while its file was read: nothing is made.
+        let outline = outlines.last()?;
         let id = card.id();
         let entry = Entry {
             card,
             state: State::Loading,
             again: None,
             own: None,
+            ..outline
         };
         let fresh = !experts.contains_key(&id);
         if fresh {
@@ -270,11 +434,16 @@ impl Hosted {
         fresh.then_some((id, entry))
     }
 
-    fn set(&self, ids: &[ExpertId], state: State) {
+    fn any(&self, ids: &[ExpertId]) -> bool {
+        let experts = self.experts.read().unwrap_or_else(PoisonError::into_inner);
+        ids.iter().any(|id| experts.contains_key(id))
+    }
+
+    pub(crate) fn set(&self, ids: &[ExpertId], state: State) {
         self.change(ids, state, None);
     }
 
-    fn fail(&self, ids: &[ExpertId], why: &str, again: Option<Instant>) {
+    pub(crate) fn fail(&self, ids: &[ExpertId], why: &str, again: Option<Instant>) {
         self.change(ids, State::Failed(why.to_owned()), again);
         for (_, entry) in self.entries().iter().filter(|(id, _)| ids.contains(id)) {
             let name = &entry.card.name;
@@ -319,9 +488,32 @@ impl Hosted {
             .map(|(id, entry)| Listed {
                 id: entry.own.is_none().then_some(id),
                 state: entry.state(),
+                manner: entry.manner,
                 card: entry.card,
             })
             .collect()
+    }
+
+    /// Those that peers may ask.
+    pub(crate) fn offered(&self) -> Vec<Arc<ExpertCard>> {
+        let offered = |e: &Entry| e.state == State::Ready && !e.manner.paused;
+        let entries = self.entries().into_iter();
+        entries
+            .filter(|(_, e)| offered(e))
+            .map(|(_, e)| e.card)
+            .collect()
+    }
+
+    /// How an expert is served.
+    pub(crate) fn manner(&self, id: &ExpertId) -> Manner {
+        let experts = self.experts.read().unwrap_or_else(PoisonError::into_inner);
+        experts.get(id).map(|e| e.manner).unwrap_or_default()
+    }
+
+    /// Whether one is paused.
+    pub(crate) fn any_paused(&self) -> bool {
+        let experts = self.experts.read().unwrap_or_else(PoisonError::into_inner);
+        experts.values().any(|e| e.manner.paused)
     }
 
     pub(crate) fn ready(&self) -> Vec<Arc<ExpertCard>> {

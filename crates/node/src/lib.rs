@@ -28,6 +28,7 @@ mod members;
 mod mesh;
 mod misses;
 mod open_files;
+mod own_experts;
 mod pause;
 mod records;
 mod remembered;
@@ -36,6 +37,7 @@ mod sources;
 mod sync;
 mod terms;
 mod unused;
+mod upstreams;
 mod views;
 
 use std::{
@@ -75,6 +77,7 @@ pub use join::{Entrance, Joined, Notice, Outcome, join, take_invite};
 pub use mesh::{create, invite_at_rest, leave, sign_anchors, view_at_rest};
 #[doc(hidden)] // for `polymath bench catalog`
 pub use open_files::{allow_open_files, local_connections};
+pub use own_experts::{edit_expert_at_rest, own_experts_at_rest};
 pub use polymath_catalog::{FileError, History, Inspected, Step, from_file, inspect, to_file};
 pub use records::RecordStore;
 use tonic::codec::CompressionEncoding;
@@ -171,6 +174,8 @@ pub(crate) struct Inner {
     pub(crate) sync: sync::SyncHandle,
     /// Why peers were not reached.
     pub(crate) misses: misses::Misses,
+    /// Held while the home's own experts are edited.
+    pub(crate) editing: tokio::sync::Mutex<()>,
     /// A place for each question at work.
     pub(crate) questions: Semaphore,
     pub(crate) begun: Instant,
@@ -322,6 +327,7 @@ impl Node {
             live,
             sync: sync.clone(),
             misses: misses::Misses::default(),
+            editing: tokio::sync::Mutex::default(),
             questions: Semaphore::new(MOST_QUESTIONS),
             begun: Instant::now(),
             end: watch::Sender::new(None),
@@ -367,7 +373,14 @@ impl Node {
             cancel.cancel();
         });
         let mirror = node.mirror(lane, outside, fetching.clone());
-        tasks.spawn(hosted.load_all(store, progress, mirror, stop.clone(), fetching));
+        tasks.spawn(hosted.load_all(
+            store,
+            progress,
+            mirror,
+            stop.clone(),
+            fetching,
+            tasks.clone(),
+        ));
         let describing = node.clone();
         tasks.spawn(async move {
             let inner = &describing.inner;
@@ -480,7 +493,8 @@ impl Node {
         // What an earlier run of this home offered, others may still hope for; and what is offered to
         // nobody, this machine's user may ask. We know better.
         let gone = offered.iter().any(|e| !ready.contains(e));
-        let withheld = service.gate.is_closed() && ready.iter().any(|e| !offered.contains(e));
+        let closed = service.gate.is_closed() || service.hosted.any_paused();
+        let withheld = closed && ready.iter().any(|e| !offered.contains(e));
         if gone || withheld {
             Arc::new(index.with_served(me, &cards))
         } else {
@@ -632,10 +646,13 @@ fn memory_for_models(config: &config::Config) -> Option<MemoryLimit> {
 /// place is kept for this machine's user.
 const ENCODINGS: usize = 3;
 
+/// Calls at work at other servers; each of them has a bound of its own.
+const OUTSIDE: usize = 64;
+
 fn gate(config: &config::Config, paused: bool) -> Gate {
     let bounds = Bounds {
         waiting: config.engine.queue.max(1),
-        places: [config.engine.slots, ENCODINGS],
+        places: [config.engine.slots, ENCODINGS, OUTSIDE],
         peers: Some(config.limits.concurrent).filter(|n| *n > 0),
         bytes: usize::try_from(memory_for_questions(config)).unwrap_or(usize::MAX),
     };

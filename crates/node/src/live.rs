@@ -405,6 +405,9 @@ impl Keeper {
                     }
                     self.shared.note(peer, view);
                 }
+                LiveAction::Forgotten(peer) => {
+                    self.shared.views().remove(&peer);
+                }
                 LiveAction::Probe(peer) => {
                     if let Some(probes) = &self.probes {
                         let _ = probes.try_send(peer);

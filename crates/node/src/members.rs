@@ -446,7 +446,7 @@ pub(crate) async fn announce(node: Node, sync: SyncHandle) {
                     addresses
                 },
                 experts: ready.iter().map(|c| c.id()).collect(),
-                terms: inner.config.terms_of(ready.iter().map(AsRef::as_ref)),
+                terms: inner.terms_of(&ready),
                 labels: inner.config.labels().unwrap_or_default(),
             };
             sync.offer(offer, ready.clone()).await;

@@ -31,6 +31,6 @@ impl Node {
         if service.gate.is_closed() {
             return Vec::new();
         }
-        service.hosted.ready()
+        service.hosted.offered()
     }
 }

@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt};
 use polymath_engine::{Engine, EngineError, GenerateJob, GenerateStream, Generated, Overlong};
 use polymath_proto::v1::{self, expert_server::Expert};
 use polymath_rpc as rpc;
-use polymath_types::{ErrorKind, ExpertId, Failure, Format, LoadReport, PathKind};
+use polymath_types::{ErrorKind, ExpertId, Failure, Format, LoadReport, PathKind, Runtime};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -54,11 +54,25 @@ struct Answer {
 }
 
 impl Service {
-    fn expert(&self, id: &[u8]) -> Result<ExpertId, Failure> {
+    /// The expert that a caller names, if it may ask it, and what computes it: an engine's lane, or a server.
+    fn expert(&self, id: &[u8], caller: Caller, lane: Lane) -> Result<(ExpertId, Lane), Failure> {
         let id = ExpertId::try_from(id)
             .map_err(|e| Failure::new(ErrorKind::InvalidInput, e.to_string()))?;
-        self.hosted.serving(&id)?;
-        Ok(id)
+        let card = self.hosted.serving(&id)?;
+        if caller != Caller::Own && self.hosted.manner(&id).paused {
+            let paused = Failure::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "{} is paused by whoever runs it: ask another replica, or again later",
+                    card.name
+                ),
+            );
+            return Err(paused.retry_after(Duration::from_secs(60)));
+        }
+        match card.model.runtime {
+            Runtime::Upstream => Ok((id, Lane::Outside)),
+            _ => Ok((id, lane)),
+        }
     }
 
     /// How busy this node is, as it tells peers.
@@ -83,7 +97,7 @@ impl Service {
         request: v1::GenerateRequest,
         budget: Duration,
     ) -> Result<Events, Failure> {
-        let id = self.expert(&request.expert)?;
+        let (id, lane) = self.expert(&request.expert, caller, Lane::Generate)?;
         if request.prefix_token_ids.len() > LONGEST_PREFIX {
             return Err(Failure::new(
                 ErrorKind::InvalidInput,
@@ -94,7 +108,7 @@ impl Service {
         let text: usize = request.messages.iter().map(|m| m.content.len()).sum();
         let call = Call {
             caller,
-            lane: Lane::Generate,
+            lane,
             class: Class::Interactive,
             bytes: text + request.prefix_token_ids.len() * size_of::<u32>(),
         };
@@ -167,9 +181,10 @@ impl Service {
         request: v1::EmbedRequest,
         budget: Duration,
     ) -> Result<v1::EmbedResponse, Failure> {
-        let id = self.expert(&request.expert)?;
+        let (id, lane) = self.expert(&request.expert, caller, Lane::Encode)?;
         check_texts(&request.texts)?;
-        let mut place = self.gate.enter(encoding(caller, &request.texts), budget)?;
+        let call = encoding(caller, lane, &request.texts);
+        let mut place = self.gate.enter(call, budget)?;
         let embedded = within(budget, async {
             place.ready().await?;
             let embedded = self.engine.embed(&id, request.texts, Overlong::Refuse);
@@ -185,7 +200,7 @@ impl Service {
                 .collect(),
             usage: Some(v1::Usage {
                 prompt_tokens: embedded.prompt_tokens,
-                completion_tokens: 0,
+                ..v1::Usage::default()
             }),
             load: Some(rpc::load_to_proto(self.load())),
         })
@@ -197,7 +212,7 @@ impl Service {
         request: v1::ClassifyRequest,
         budget: Duration,
     ) -> Result<v1::ClassifyResponse, Failure> {
-        let id = self.expert(&request.expert)?;
+        let (id, lane) = self.expert(&request.expert, caller, Lane::Encode)?;
         check_texts(&request.texts)?;
         let labels = &request.labels;
         if labels.len() > MOST_LABELS || labels.iter().any(|l| l.is_empty() || l.len() > 256) {
@@ -206,7 +221,9 @@ impl Service {
                 format!("at most {MOST_LABELS} labels of 1 to 256 bytes each"),
             ));
         }
-        let mut place = self.gate.enter(encoding(caller, &request.texts), budget)?;
+        let mut place = self
+            .gate
+            .enter(encoding(caller, lane, &request.texts), budget)?;
         let classified = within(budget, async {
             place.ready().await?;
             let classified = self.engine.classify(&id, request.texts, request.labels);
@@ -228,7 +245,7 @@ impl Service {
             classifications,
             usage: Some(v1::Usage {
                 prompt_tokens: classified.prompt_tokens,
-                completion_tokens: 0,
+                ..v1::Usage::default()
             }),
             load: Some(rpc::load_to_proto(self.load())),
         })
@@ -241,15 +258,22 @@ impl Service {
         };
         let experts = told
             .into_iter()
-            .filter_map(|Listed { id, card, state }| {
-                let id = id?;
-                Some(v1::DescribedExpert {
-                    id: id.as_bytes().to_vec().into(),
-                    card: card.to_bytes().into(),
-                    ready: state == State::Ready && !self.gate.is_closed(),
-                    engine_fingerprint: self.engine.fingerprint(&id).unwrap_or_default(),
-                })
-            })
+            .filter_map(
+                |Listed {
+                     id,
+                     card,
+                     state,
+                     manner,
+                 }| {
+                    let id = id?;
+                    Some(v1::DescribedExpert {
+                        id: id.as_bytes().to_vec().into(),
+                        card: card.to_bytes().into(),
+                        ready: state == State::Ready && !manner.paused && !self.gate.is_closed(),
+                        engine_fingerprint: self.engine.fingerprint(&id).unwrap_or_default(),
+                    })
+                },
+            )
             .collect();
         v1::DescribeResponse {
             version: Format::Wire.current(),
@@ -276,10 +300,10 @@ fn check_texts(texts: &[String]) -> Result<(), Failure> {
 }
 
 /// A call that the encoders answer.
-fn encoding(caller: Caller, texts: &[String]) -> Call {
+fn encoding(caller: Caller, lane: Lane, texts: &[String]) -> Call {
     Call {
         caller,
-        lane: Lane::Encode,
+        lane,
         class: if texts.len() > FEW_TEXTS {
             Class::Batch
         } else {
@@ -290,7 +314,10 @@ fn encoding(caller: Caller, texts: &[String]) -> Call {
 }
 
 fn said(error: EngineError) -> Failure {
-    Failure::new(error.kind(), error.to_string())
+    match error {
+        EngineError::Outside(failure) => failure,
+        error => Failure::new(error.kind(), error.to_string()),
+    }
 }
 
 async fn within<T>(

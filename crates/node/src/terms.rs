@@ -1,11 +1,11 @@
 //! On which terms this node serves, as its configuration says it: prices as `NAME=IN/OUT`, labels as
 //! `KEY=VALUE`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use polymath_types::{ErrorKind, ExpertCard, ExpertId, Failure, Terms};
 
-use crate::config::Config;
+use crate::{Inner, config::Config};
 
 fn bad(message: String) -> Failure {
     Failure::new(ErrorKind::Config, message)
@@ -25,6 +25,18 @@ fn price(text: &str) -> Result<(&str, Terms), Failure> {
     parsed.ok_or_else(|| {
         bad(format!(
             "prices = [\"{text}\"]: use EXPERT=IN/OUT, credits for 1,000 tokens of prompt and answer from 0 to 1000000, such as chef=0.5/1.5"
+        ))
+    })
+}
+
+/// `0.5/1.5`, or one number for both ways, in millionths.
+pub(crate) fn price_each_way(text: &str) -> Result<(u64, u64), Failure> {
+    let (price_in, price_out) = text.split_once('/').unwrap_or((text, text));
+    let parsed = millionths(price_in).zip(millionths(price_out));
+    parsed.ok_or_else(|| {
+        let shown: String = text.chars().take(64).collect();
+        bad(format!(
+            "the price '{shown}' cannot be read: use IN/OUT, credits for 1,000 tokens of prompt and answer from 0 to 1000000, such as 0.5/1.5"
         ))
     })
 }
@@ -53,6 +65,19 @@ fn label(text: &str) -> Result<(String, String), Failure> {
         ))
     })?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+impl Inner {
+    /// On which terms these experts are served, by the settings and by their own definitions.
+    pub(crate) fn terms_of(&self, cards: &[Arc<ExpertCard>]) -> BTreeMap<ExpertId, Terms> {
+        let mut terms = self.config.terms_of(cards.iter().map(AsRef::as_ref));
+        for (id, terms) in &mut terms {
+            if let Some((price_in, price_out)) = self.service.hosted.manner(id).price {
+                (terms.price_in, terms.price_out) = (price_in, price_out);
+            }
+        }
+        terms
+    }
 }
 
 impl Config {

@@ -9,11 +9,7 @@ use polymath_net::Multiaddr;
 use polymath_proto::v1;
 use polymath_rpc as rpc;
 
-use crate::{
-    AGENT, Node,
-    catalog::terms_to_proto,
-    hosted::{Listed, State},
-};
+use crate::{AGENT, Node, catalog::terms_to_proto, hosted::Listed, own_experts::state_name};
 
 impl Node {
     /// Where this node is: what all are told first, then what it listens on.
@@ -63,23 +59,25 @@ impl Node {
                 .hosted
                 .listed()
                 .into_iter()
-                .map(|Listed { id, card, state }| {
-                    let (state, detail) = match state {
-                        State::Loading => ("loading", String::new()),
-                        State::Pulling if id.is_none() => ("importing", String::new()),
-                        State::Pulling => ("pulling", String::new()),
-                        State::Ready => ("ready", String::new()),
-                        State::Failed(why) => ("failed", why),
-                    };
-                    v1::HostedExpert {
-                        id: id.map(|id| id.to_string()).unwrap_or_default(),
-                        name: card.name.clone(),
-                        kind: card.kind.to_string(),
-                        model: card.model.name.clone(),
-                        state: state.to_owned(),
-                        detail,
-                    }
-                })
+                .map(
+                    |Listed {
+                         id,
+                         card,
+                         state,
+                         manner,
+                     }| {
+                        let (state, detail) = state_name(state, id.is_none());
+                        v1::HostedExpert {
+                            id: id.map(|id| id.to_string()).unwrap_or_default(),
+                            name: card.name.clone(),
+                            kind: card.kind.to_string(),
+                            model: card.model.name.clone(),
+                            state: state.to_owned(),
+                            detail,
+                            paused: manner.paused,
+                        }
+                    },
+                )
                 .collect(),
             rss_bytes: resident_bytes(),
             load: Some(rpc::load_to_proto(inner.service.load())),

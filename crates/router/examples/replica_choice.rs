@@ -17,7 +17,7 @@ use std::{
 };
 
 use polymath_router::{
-    Features, Outcome, PeerState, Random, Reach, Request, Router, RouterConfig, Served,
+    Descriptors, Features, Outcome, PeerState, Random, Reach, Request, Router, RouterConfig, Served,
 };
 use polymath_types::{
     ErrorKind, ExpertCard, ExpertId, ExpertKind, Index, LabelSet, LoadReport, Message, Model,
@@ -134,7 +134,8 @@ fn run(askers: usize, load: f64, slow: f64, choice: Choice) -> Vec<f64> {
                     .filter(|(at, _)| now - at < FRESH)
                     .map(|(_, load)| *load),
             };
-            let decision = router.decide(at(now), &request, &index, &|_| None, &state);
+            let decision =
+                router.decide(at(now), &request, &index, &Descriptors::default(), &state);
             let candidates = &decision.candidates;
             let chosen = match choice {
                 Choice::Order => &candidates[0],

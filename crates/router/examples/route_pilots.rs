@@ -1,5 +1,6 @@
 //! How many CLINC150 queries reach the expert of their domain, by how quality is made of
-//! similarities: `cargo run --release -p polymath-router --example route_pilots -- DIR`.
+//! similarities: `cargo run --release -p polymath-router --example route_pilots -- DIR`; with a second argument
+//! only what preselection costs, the last table.
 //!
 //! `DIR` holds `clinc150.json.gz` (splits of `[text, intent]`) and `clinc150_domains.json`
 //! (domain to intents) of clinc/oos-eval. The ten domains are experts; each has one line of
@@ -20,11 +21,11 @@ use std::{
 };
 
 use polymath_router::{
-    Blend, Descriptor, Features, PeerState, Reach, Request, Router, RouterConfig,
+    Blend, Descriptor, Descriptors, Features, PeerState, Reach, Request, Router, RouterConfig,
 };
 use polymath_types::{
-    ExpertCard, ExpertId, ExpertKind, Index, Keypair, LabelSet, Message, Model, PeerOffer, Query,
-    RequestId, Runtime, Sampling, SamplingOverrides,
+    ExpertCard, ExpertKind, Index, Keypair, LabelSet, Message, Model, PeerOffer, Query, RequestId,
+    Runtime, Sampling, SamplingOverrides,
 };
 
 const DIMENSIONS: usize = 1024;
@@ -106,6 +107,10 @@ impl Method {
 type Split = Vec<(String, String)>;
 
 fn main() {
+    if std::env::args().nth(2).is_some() {
+        shortlist_agreement(&Path::new(&std::env::args().nth(1).unwrap()).join("clinc150.json.gz"));
+        return;
+    }
     let folder = std::env::args()
         .nth(1)
         .expect("give the folder of the CLINC150 files");
@@ -228,47 +233,70 @@ fn evaluate(
     right
 }
 
-/// All 150 intents as experts: does the preselection change the choice?
+/// Does the preselection change the choice? With the 150 intents as experts, and with a crowd, each of whom shows
+/// eight utterances of an intent.
 fn shortlist_agreement(path: &Path) {
+    const CROWD: usize = 10_000;
+    const SHOWN: usize = 8;
     let splits: HashMap<String, Split> =
         serde_json::from_reader(flate2::read::GzDecoder::new(File::open(path).unwrap())).unwrap();
-    let mut pilots: BTreeMap<String, Vec<Vec<f32>>> = BTreeMap::new();
+    let mut random = Random(1);
+    let mut train: Vec<&(String, String)> = splits["train"].iter().collect();
+    random.shuffle(&mut train);
+    let mut known: BTreeMap<String, Vec<Vec<f32>>> = BTreeMap::new();
     let mut queries = Vec::new();
-    for (text, intent) in &splits["train"] {
-        let own = pilots.entry(intent.clone()).or_default();
-        if own.len() < PILOTS {
-            own.push(encode(text))
+    for (text, intent) in train {
+        let own = known.entry(intent.clone()).or_default();
+        if own.len() < 80 {
+            own.push(encode(text));
         } else {
-            queries.push(encode(text))
+            queries.push((encode(text), intent));
         }
     }
-    let mut random = Random(1);
-    random.shuffle(&mut queries);
     queries.truncate(COMPARED);
+    let intents = known.iter();
+    let few = intents.map(|(name, own)| (name.clone(), own[..PILOTS].to_vec()));
+    let few: BTreeMap<String, Vec<Vec<f32>>> = few.collect();
+    let mut many = BTreeMap::new();
+    for n in 0..CROWD {
+        let (name, own) = known.iter().nth(n % known.len()).unwrap();
+        let shown = (0..SHOWN).map(|_| own[random.below(own.len())].clone());
+        many.insert(format!("{name}.{n}"), shown.collect());
+    }
     println!(
-        "\n| 150 intents as experts, preselected by mean vector | same choice as without |\n|---|---:|"
+        "\n| experts | preselected by mean vector | same choice as without | intent is right |\n|---:|---:|---:|---:|"
     );
-    let exact =
-        Mesh::new(&pilots, &HashMap::new(), Method::Blend(Blend::default())).route_all(&queries);
-    for shortlist in [4, 8, 16, 32, 64] {
+    for pilots in [few, many] {
         let mut mesh = Mesh::new(&pilots, &HashMap::new(), Method::Blend(Blend::default()));
-        mesh.router = Router::new(
-            RouterConfig {
-                shortlist,
-                ..RouterConfig::default()
-            },
-            1,
-        );
-        let same = mesh
-            .route_all(&queries)
-            .iter()
-            .zip(&exact)
-            .filter(|(a, b)| a == b)
-            .count();
-        println!(
-            "| {shortlist} | {:.1} % |",
-            100.0 * same as f64 / queries.len() as f64
-        );
+        let mut exact: Option<Vec<String>> = None;
+        for shortlist in [usize::MAX, 256, 128, 96, 64, 48, 32, 16] {
+            mesh.router = Router::new(
+                RouterConfig {
+                    shortlist,
+                    ..RouterConfig::default()
+                },
+                1,
+            );
+            let vectors: Vec<Vec<f32>> = queries.iter().map(|(v, _)| v.clone()).collect();
+            let chosen = mesh.route_all(&vectors);
+            let right = chosen.iter().zip(&queries);
+            let right = right.filter(|(name, (_, intent))| name.split('.').next() == Some(intent));
+            let right = right.count();
+            let exact = exact.get_or_insert_with(|| chosen.clone());
+            let same = chosen.iter().zip(exact.iter()).filter(|(a, b)| a == b);
+            let share = |n: usize| 100.0 * n as f64 / queries.len() as f64;
+            println!(
+                "| {} | {} | {:.1} % | {:.1} % |",
+                pilots.len(),
+                if shortlist == usize::MAX {
+                    "none".into()
+                } else {
+                    shortlist.to_string()
+                },
+                share(same.count()),
+                share(right)
+            );
+        }
     }
 }
 
@@ -276,7 +304,7 @@ fn shortlist_agreement(path: &Path) {
 struct Mesh {
     router: Router,
     index: Index,
-    vectors: HashMap<ExpertId, Arc<Descriptor>>,
+    vectors: Descriptors,
     experts: Vec<String>,
     random: bool,
 }
@@ -287,7 +315,7 @@ impl Mesh {
         described: &HashMap<String, Vec<f32>>,
         method: Method,
     ) -> Self {
-        let (mut cards, mut vectors) = (HashMap::new(), HashMap::new());
+        let (mut cards, mut vectors) = (HashMap::new(), Descriptors::default());
         for (name, pilots) in pilots {
             let description = described.get(name).map_or(&[][..], Vec::as_slice);
             let descriptor = match method {
@@ -366,13 +394,9 @@ impl Mesh {
             load: None,
         };
         let vectors = &self.vectors;
-        let decision = self.router.decide(
-            Duration::ZERO,
-            &request,
-            &self.index,
-            &|id| vectors.get(id).cloned(),
-            &here,
-        );
+        let decision = self
+            .router
+            .decide(Duration::ZERO, &request, &self.index, vectors, &here);
         decision.candidates[0].name.clone()
     }
 

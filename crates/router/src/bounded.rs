@@ -2,10 +2,13 @@
 
 use std::{collections::HashMap, hash::Hash};
 
+use foldhash::fast::RandomState;
+
 /// Holds at most `capacity` entries.
 #[derive(Debug)]
 pub(crate) struct Bounded<K, V> {
-    entries: HashMap<K, (u64, V)>,
+    /// Peer ids are long, and several are looked up in every decision: SipHash would take most of its time.
+    entries: HashMap<K, (u64, V), RandomState>,
     capacity: usize,
     tick: u64,
 }
@@ -13,7 +16,7 @@ pub(crate) struct Bounded<K, V> {
 impl<K: Hash + Eq + Clone, V: Default> Bounded<K, V> {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
-            entries: HashMap::new(),
+            entries: HashMap::default(),
             capacity: capacity.max(1),
             tick: 0,
         }

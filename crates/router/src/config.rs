@@ -92,7 +92,7 @@ impl Default for RouterConfig {
             trust_weight: 0.002,
             judged: 32,
             fallback_ratio: 0.25,
-            shortlist: 256,
+            shortlist: 64,
             max_candidates: 16,
             max_replicas: 8,
             max_excluded: 64,

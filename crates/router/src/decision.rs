@@ -1,6 +1,6 @@
 //! What a decision says.
 
-use polymath_types::{ExpertId, Failure, PeerId, WeightsId};
+use polymath_types::{ExpertCard, ExpertId, Failure, PeerId, WeightsId};
 use serde::Serialize;
 
 /// Who is asked, in which order, why, and who is not.
@@ -211,27 +211,49 @@ impl Tally {
 
     pub(crate) fn add(
         &mut self,
-        expert: &polymath_types::IndexedExpert,
+        expert: (ExpertId, &ExpertCard),
         peer: Option<PeerId>,
         reason: Reason,
         detail: impl FnOnce() -> String,
     ) {
-        self.counts[reason.index()] += 1;
+        self.count_all(reason, 1);
+        self.tell(expert, peer, reason, detail);
+    }
+
+    /// So many more are excluded.
+    pub(crate) const fn count_all(&mut self, reason: Reason, more: usize) {
+        self.counts[reason.index()] += more;
+    }
+
+    /// Lists one that is counted already, if there is room.
+    pub(crate) fn tell(
+        &mut self,
+        (expert, card): (ExpertId, &ExpertCard),
+        peer: Option<PeerId>,
+        reason: Reason,
+        detail: impl FnOnce() -> String,
+    ) {
         let list = if reason.off_topic() {
             &mut self.off_topic
         } else {
             &mut self.telling
         };
         if list.len() < self.limit {
-            let name = expert.card.name.clone();
             list.push(Excluded {
-                expert: expert.id,
-                name,
+                expert,
+                name: card.name.clone(),
                 peer,
                 reason,
                 detail: detail(),
             });
         }
+    }
+
+    /// How many of so many telling exclusions, and of so many others, are still listed.
+    pub(crate) fn room(&self, telling: usize, off_topic: usize) -> (usize, usize) {
+        let room = |list: &[Excluded]| self.limit.saturating_sub(list.len());
+        let (for_telling, for_others) = (room(&self.telling), room(&self.off_topic));
+        (telling.min(for_telling), off_topic.min(for_others))
     }
 
     pub(crate) fn count(&self, reason: Reason) -> usize {

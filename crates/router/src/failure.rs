@@ -21,7 +21,7 @@ const MAX_NAME: usize = 128;
 pub(crate) fn explain(
     request: &Request<'_>,
     index: &Index,
-    filtered: &Filtered<'_>,
+    filtered: &Filtered,
     tally: &Tally,
 ) -> Failure {
     let query = request.query;
@@ -44,8 +44,7 @@ pub(crate) fn explain(
     if let Some(model) = &constraints.model
         && filtered.named == 0
     {
-        if let Some(other) = filtered.other_kind {
-            let is = other.card.kind;
+        if let Some(is) = filtered.other_kind {
             return Failure::new(
                 ErrorKind::InvalidInput,
                 format!(
@@ -65,13 +64,19 @@ pub(crate) fn explain(
     }
     let count = |reason| tally.count(reason);
     if count(Reason::Context) == filtered.named {
+        // All that are meant are too short, so the longest of them is the longest there is.
+        let meant = index.of_kind(kind).filter(|e| {
+            let name = constraints.model.as_ref();
+            name.is_none_or(|name| Index::names(e, name))
+        });
+        let longest = meant.map(|e| e.card.model.context_length).max();
         return Failure::new(
             ErrorKind::ContextOverflow,
             format!(
                 "the prompt and the answer need about {} tokens, the longest context here has {}: \
                  shorten the prompt or ask for fewer tokens",
                 tokens_wanted(request),
-                filtered.longest_context
+                longest.unwrap_or(0)
             ),
         );
     }
@@ -85,7 +90,7 @@ pub(crate) fn explain(
     }
     if let Some(peer) = constraints.peer
         && count(Reason::PeerRequired) > 0
-        && filtered.fitting.is_empty()
+        && filtered.fitting == 0
     {
         let served: BTreeSet<&str> = index
             .experts()

@@ -1,95 +1,56 @@
-//! Which experts could answer a query at all, whoever serves them.
+//! Which experts could answer a query at all, whoever serves them: the rules, whichever way the cards are gone
+//! through ([`crate::roster`], [`crate::walk`]).
 
 use std::collections::BTreeMap;
 
-use polymath_types::{ExpertKind, Index, IndexedExpert, LabelSet, WeightsId};
+use polymath_types::{ExpertCard, ExpertId, ExpertKind, LabelSet, WeightsId};
 
-use crate::{Request, decision::Reason, decision::Tally};
+use crate::{Descriptor, Request, decision::Reason};
 
-/// What passed, and what the message needs when nothing did.
-#[derive(Debug, Default)]
-pub(crate) struct Filtered<'a> {
-    pub(crate) fitting: Vec<&'a IndexedExpert>,
+/// One who fits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Contender<'a> {
+    pub(crate) id: ExpertId,
+    pub(crate) descriptor: Option<&'a Descriptor>,
+}
+
+/// How many passed, and what the message needs when nobody did.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Filtered {
+    pub(crate) fitting: usize,
     /// How many experts are of the wanted kind.
     pub(crate) of_kind: usize,
     /// How many of those have the wanted name; all of them when none was given.
     pub(crate) named: usize,
-    /// Has the wanted name but does something else.
-    pub(crate) other_kind: Option<&'a IndexedExpert>,
-    /// The longest context among experts excluded for theirs, tokens.
-    pub(crate) longest_context: u32,
+    /// What another expert of the wanted name does.
+    pub(crate) other_kind: Option<ExpertKind>,
 }
 
-/// Applies every filter that needs no peer.
-pub(crate) fn experts<'a>(
-    request: &Request<'_>,
-    index: &'a Index,
-    tally: &mut Tally,
-) -> Filtered<'a> {
-    let query = request.query;
-    let mut out = Filtered::default();
-    for expert in index.experts() {
-        let card = &expert.card;
-        let named = query
-            .constraints
-            .model
-            .as_deref()
-            .map(|name| Index::names(expert, name));
-        if card.kind != query.kind {
-            if named == Some(true) {
-                out.other_kind = Some(expert);
-            }
-            tally.add(expert, None, Reason::Kind, || {
-                format!("is {}, {} was asked for", noun(card.kind), noun(query.kind))
-            });
-            continue;
+/// Why an expert is excluded, for people.
+pub(crate) fn detail(reason: Reason, card: &ExpertCard, request: &Request<'_>) -> String {
+    match reason {
+        Reason::Kind => {
+            let asked = noun(request.query.kind);
+            format!("is {}, {asked} was asked for", noun(card.kind))
         }
-        out.of_kind += 1;
-        if named == Some(false) {
-            tally.add(expert, None, Reason::Model, || "has another name".into());
-            continue;
-        }
-        out.named += 1;
-        match (&card.labels, query.labels.is_empty()) {
-            (LabelSet::Fixed(labels), false) => {
-                tally.add(expert, None, Reason::Labels, || {
-                    format!("knows its own {} labels only", labels.len())
-                });
-                continue;
-            }
-            (LabelSet::Open, true) => {
-                tally.add(expert, None, Reason::Labels, || {
-                    "needs labels to choose from".into()
-                });
-                continue;
-            }
-            _ => {}
-        }
-        let wanted = tokens_wanted(request);
-        if card.model.context_length > 0 && wanted > u64::from(card.model.context_length) {
-            out.longest_context = out.longest_context.max(card.model.context_length);
-            tally.add(expert, None, Reason::Context, || {
-                format!(
-                    "at least {wanted} tokens are needed, its context has {}",
-                    card.model.context_length
-                )
-            });
-            continue;
-        }
-        if let Some(peer) = query.constraints.peer
-            && !expert.replicas.iter().any(|r| r.peer == peer)
-        {
-            tally.add(expert, None, Reason::PeerRequired, || {
-                "is not on the required peer".into()
-            });
-            continue;
-        }
-        out.fitting.push(expert);
+        Reason::Model => "has another name".into(),
+        Reason::Labels => match &card.labels {
+            LabelSet::Fixed(labels) => format!("knows its own {} labels only", labels.len()),
+            _ => "needs labels to choose from".into(),
+        },
+        Reason::Context => format!(
+            "at least {} tokens are needed, its context has {}",
+            tokens_wanted(request),
+            card.model.context_length
+        ),
+        Reason::PeerRequired => "is not on the required peer".into(),
+        Reason::PeerExcluded => "is on none of the peers that the request allows".into(),
+        Reason::VectorSpace => format!(
+            "more peers serve another embedder; name {} to use it",
+            card.model.name
+        ),
+        other => other.as_str().to_owned(),
     }
-    if query.kind == ExpertKind::Embed {
-        one_vector_space(index, request, &mut out, tally);
-    }
-    out
 }
 
 /// Tokens that must fit the context; 0 where the expert alone can tell.
@@ -106,38 +67,17 @@ pub(crate) fn tokens_wanted(request: &Request<'_>) -> u64 {
 
 /// Vectors of different weights must never meet under one name, so all nodes with equal indices
 /// take the same weights: among the embedders the name allows, those most peers serve, reachable
-/// or not; then the lowest id.
-fn one_vector_space(
-    index: &Index,
-    request: &Request<'_>,
-    out: &mut Filtered<'_>,
-    tally: &mut Tally,
-) {
+/// or not; then the lowest id. `replicas` has the weights and peers of each of these embedders.
+pub(crate) fn vector_space(
+    replicas: impl Iterator<Item = (WeightsId, usize)>,
+) -> Option<WeightsId> {
     let mut served: BTreeMap<WeightsId, usize> = BTreeMap::new();
-    for expert in index.of_kind(ExpertKind::Embed) {
-        let name = request.query.constraints.model.as_deref();
-        if name.is_none_or(|name| Index::names(expert, name)) {
-            *served.entry(expert.card.model.weights_id()).or_default() += expert.replicas.len();
-        }
+    for (weights, peers) in replicas {
+        *served.entry(weights).or_default() += peers;
     }
     // The last of equal maxima is taken: falling by id, that is the lowest.
-    let chosen = served
-        .into_iter()
-        .rev()
-        .max_by_key(|(_, n)| *n)
-        .map(|(id, _)| id);
-    out.fitting.retain(|expert| {
-        let same = Some(expert.card.model.weights_id()) == chosen;
-        if !same {
-            tally.add(expert, None, Reason::VectorSpace, || {
-                format!(
-                    "more peers serve another embedder; name {} to use it",
-                    expert.card.model.name
-                )
-            });
-        }
-        same
-    });
+    let rising = served.into_iter().rev();
+    rising.max_by_key(|(_, peers)| *peers).map(|(id, _)| id)
 }
 
 /// What an expert of this kind is called.

@@ -147,7 +147,7 @@ impl Router {
         let is_slow = matches!((known, p95), (Some(known), Some(p95)) if known > SLOW * p95.max(SOONEST).as_secs_f64());
         if is_slow
             || statistics.is_overdue(now, expert, other, config)
-            || statistics.check(now, expert, other, config).is_err()
+            || statistics.seen(expert, other).check(now, config).is_err()
         {
             self.hedges.counts.pointless += 1;
             return false;

@@ -7,8 +7,9 @@
 //!
 //! The way of one decision:
 //!
-//! 1. **Hard filters** (`filter`): kind, name, labels, context length, vector space, required peer.
-//! 2. **Quality** (`quality`): cosine of the query with an expert's description and examples, and what a
+//! 1. **Hard filters** (`filter`): kind, name, labels, context length, vector space, required and allowed peers;
+//!    over the cards as the `roster` lays them out, which keeps up with the index by what changed.
+//! 2. **Quality** (`quality`): of the closest by their mean vectors, cosine of the query with an expert's description and examples, and what a
 //!    [`Policy`] has learnt from graded answers ([`learning`]).
 //! 3. **Replicas** (`replica`): peer allow and deny, reachability, circuit breakers; then the
 //!    expected time to answer by own observation (`statistics`).
@@ -31,17 +32,21 @@ pub mod many;
 mod policy;
 mod quality;
 mod random;
+mod ranking;
 mod reason;
 mod replica;
 mod request;
+mod roster;
 mod router;
 mod statistics;
+mod vectors;
+mod walk;
 
 pub use config::{Blend, RouterConfig};
 pub use decision::{Candidate, Decision, Excluded, Expectation, Reason, Term};
 pub use hedge::HedgeCounts;
 pub use policy::{Choice, Likeness, POLICIES, Policy, Question, by_name};
-pub use quality::Descriptor;
+pub use quality::{Descriptor, Descriptors};
 pub use random::Random;
 pub use request::{Features, Outcome, PeerState, Reach, Request, Served};
 pub use router::Router;

@@ -4,9 +4,13 @@
 //! alone, so that one of another make can take the place of [`Learner`] without knowing of peers.
 //! `examples/own_policy.rs` is one that lives outside this crate.
 
+mod baselines;
+
 use std::fmt::Debug;
 
 use polymath_types::{Cell, CodebookId, Evidence, ExpertId, Weighed};
+
+use baselines::{BestSingle, Dice};
 
 use crate::learning::{Codebook, Estimate, EstimatorConfig, Learner, Sparse};
 
@@ -112,11 +116,8 @@ impl Policy for Learner {
     }
 
     fn estimate(&self, question: Question<'_>, experts: &[(ExpertId, f64)]) -> Vec<Estimate> {
-        let seen = self.estimator().see(question.vector, question.cues);
-        experts
-            .iter()
-            .map(|(id, prior)| self.estimator().estimate(id, &seen, *prior))
-            .collect()
+        let seen = self.see(question);
+        self.estimator().estimates(experts, &seen)
     }
 
     fn knows(&self) -> bool {
@@ -128,17 +129,16 @@ impl Policy for Learner {
         if !self.estimator().has_graded() {
             return None;
         }
-        let seen = self.estimator().see(question.vector, question.cues);
-        let propensities = self.chances(experts, &seen);
-        let chosen = self.pick(experts, &seen)?.chosen;
+        let seen = self.see(question);
+        let (pick, propensities) = self.draw(experts, &seen)?;
         Some(Choice {
-            chosen,
+            chosen: pick.chosen,
             propensities,
         })
     }
 
     fn observe(&mut self, question: Question<'_>, (expert, prior): (ExpertId, f64), reward: f64) {
-        let seen = self.estimator().see(question.vector, question.cues).into();
+        let seen = self.see(question);
         Self::observe(self, expert, &seen, prior, reward);
     }
 
@@ -147,7 +147,7 @@ impl Policy for Learner {
     }
 
     fn recall(&mut self, question: Question<'_>, (expert, prior): (ExpertId, f64), reward: f64) {
-        let seen = self.estimator().see(question.vector, question.cues).into();
+        let seen = self.see(question);
         self.estimator_mut().recall(expert, &seen, prior, reward);
     }
 
@@ -174,21 +174,25 @@ impl Policy for Learner {
     }
 }
 
+/// The policy that learns, with nothing learnt.
+pub(crate) fn learned(seed: u64) -> Box<dyn Policy> {
+    let books = Codebook::defaults().into();
+    Box::new(Learner::new(EstimatorConfig::default(), books, seed))
+}
+
 /// The policy of a name, with nothing learnt.
 pub fn by_name(name: &str, seed: u64) -> Option<Box<dyn Policy>> {
     match name {
-        "learned" => {
-            let books = Codebook::defaults().into();
-            let config = EstimatorConfig::default();
-            Some(Box::new(Learner::new(config, books, seed)))
-        }
+        "learned" => Some(learned(seed)),
         "likeness" => Some(Box::new(Likeness)),
+        "best-single" => Some(Box::<BestSingle>::default()),
+        "random" => Some(Box::new(Dice)),
         _ => None,
     }
 }
 
 /// The policies that [`by_name`] knows.
-pub const POLICIES: [&str; 2] = ["learned", "likeness"];
+pub const POLICIES: [&str; 4] = ["learned", "likeness", "best-single", "random"];
 
 /// Takes likeness of question and card alone for quality, and learns nothing.
 #[derive(Debug, Clone, Copy, Default)]

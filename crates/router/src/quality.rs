@@ -6,20 +6,30 @@
 //! queries reach their domain with w = 0.35 and k = 3, 60.0 % with w = 0, 55.4 % with the mean of
 //! the examples, 47.1 % with the description alone; k = 2 and w = 0.5 are no worse within noise.
 
-use polymath_types::CARD_LIMITS;
+use polymath_types::{CARD_LIMITS, ExpertId, Table};
 
-use crate::Blend;
+use crate::{
+    Blend,
+    vectors::{Probes, fold, products, push_row},
+};
 
-/// The vectors of one card, all under one encoder.
+/// The vectors of one card, all under one encoder, in small integers.
 ///
-/// Rows lie in one block: the mean vector that preselects among many experts, the description,
-/// then the examples.
+/// The mean vector, folded where it is long, preselects among many experts; the description's and the examples'
+/// lie in one block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Descriptor {
     dimensions: usize,
     described: bool,
-    rows: Box<[f32]>,
+    mean: Box<[i8]>,
+    mean_scale: f32,
+    rows: Box<[i8]>,
+    scales: Box<[f32]>,
 }
+
+/// What the router knows of cards under one encoder. A card's vectors never change, so neither does an entry;
+/// copies are cheap, and the router looks at what differs from the one it was given before.
+pub type Descriptors = Table<ExpertId, Descriptor>;
 
 impl Descriptor {
     /// From the vectors of a card's description (empty if it has none) and examples.
@@ -60,59 +70,74 @@ impl Descriptor {
             add(row, (1.0 - weight) / examples.len() as f32);
         }
 
-        let mut rows = mean;
-        rows.extend(description.iter().flatten());
-        rows.extend(examples.iter().flatten());
+        let (mut folded, mut rows) = (Vec::new(), Vec::new());
+        let mean_scale = push_row(&mut folded, &fold(&mean));
+        let all = description.iter().chain(&examples);
+        let scales: Vec<f32> = all.map(|row| push_row(&mut rows, row)).collect();
         Self {
             dimensions,
             described: description.is_some(),
+            mean: folded.into(),
+            mean_scale,
             rows: rows.into(),
+            scales: scales.into(),
         }
+    }
+
+    /// The mean vector and its scale.
+    pub(crate) fn mean(&self) -> (&[i8], f32) {
+        (&self.mean, self.mean_scale)
+    }
+
+    /// How long its vectors are.
+    pub(crate) const fn dimensions(&self) -> usize {
+        self.dimensions
     }
 
     /// Product of the query with the mean vector: a cheap stand-in for [`Self::quality`].
-    pub(crate) fn coarse(&self, query: &[f32]) -> Option<f32> {
-        self.comparable(query)
-            .then(|| dot(&self.rows[..self.dimensions], query))
+    pub(crate) fn coarse(&self, query: &Probes) -> Option<f32> {
+        self.comparable(query).then(|| {
+            let mut product = [0.0];
+            let scales = std::slice::from_ref(&self.mean_scale);
+            products(&self.mean, scales, query.folded(), &mut product);
+            product[0]
+        })
     }
 
     /// The blended cosine; `None` when query and card cannot be compared.
-    pub(crate) fn quality(&self, query: &[f32], blend: Blend) -> Option<f32> {
+    pub(crate) fn quality(&self, query: &Probes, blend: Blend) -> Option<f32> {
         if !self.comparable(query) {
             return None;
         }
-        let mut rows = self.rows[self.dimensions..].chunks_exact(self.dimensions);
-        let description = if self.described {
-            rows.next().map(|r| dot(r, query))
-        } else {
-            None
-        };
+        let mut cosines = [0.0; 1 + CARD_LIMITS.examples];
+        let cosines = &mut cosines[..self.scales.len()];
+        products(&self.rows, &self.scales, &query.whole, cosines);
+        let (description, examples) = cosines.split_at(usize::from(self.described));
 
         // The closest, in falling order.
         let mut top = [f32::NEG_INFINITY; CARD_LIMITS.examples];
         let wanted = blend.top_examples.clamp(1, top.len());
-        let mut seen = 0;
-        for row in rows {
-            let mut value = dot(row, query);
-            seen += 1;
+        for value in examples {
+            let mut value = *value;
             for place in &mut top[..wanted] {
                 if value > *place {
                     std::mem::swap(place, &mut value);
                 }
             }
         }
-        let counted = seen.min(wanted);
+        let counted = examples.len().min(wanted);
         let examples = (counted > 0).then(|| top[..counted].iter().sum::<f32>() / counted as f32);
-        let quality = match (description, examples) {
+        let quality = match (description.first(), examples) {
             (Some(d), Some(e)) => blend.description * d + (1.0 - blend.description) * e,
-            (Some(only), None) | (None, Some(only)) => only,
+            (Some(only), None) => *only,
+            (None, Some(only)) => only,
             (None, None) => return None,
         };
         quality.is_finite().then_some(quality)
     }
 
-    fn comparable(&self, query: &[f32]) -> bool {
-        self.dimensions > 0 && query.len() == self.dimensions
+    fn comparable(&self, query: &Probes) -> bool {
+        self.dimensions > 0 && query.whole.dimensions() == self.dimensions
     }
 }
 
@@ -131,23 +156,6 @@ fn unit(vector: &[f32]) -> Option<Vec<f32>> {
     })
 }
 
-/// Inner product; the separate sums let the compiler use vector instructions.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0.0f32; LANES];
-    let (a_rest, b_rest) = (
-        a.chunks_exact(LANES).remainder(),
-        b.chunks_exact(LANES).remainder(),
-    );
-    for (x, y) in a.chunks_exact(LANES).zip(b.chunks_exact(LANES)) {
-        for i in 0..LANES {
-            sums[i] += x[i] * y[i];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum();
-    sums.iter().sum::<f32>() + rest
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -157,6 +165,10 @@ mod tests {
         description: 0.5,
         top_examples: 2,
     };
+
+    fn quality(descriptor: &Descriptor, query: &[f32]) -> Option<f32> {
+        descriptor.quality(&Probes::new(query)?, HALF)
+    }
 
     #[test]
     fn description_and_closest_examples_are_blended() {
@@ -169,24 +181,13 @@ mod tests {
                 vec![0.0, -1.0],
             ],
         );
+        let near = |ours: Option<f32>, exact: f32| (ours.unwrap() - exact).abs() < 3e-3;
         // cos with the description 1; the two closest examples 0.6 and 0.
-        assert!((d.quality(&[1.0, 0.0], HALF).unwrap() - (0.5 + 0.5 * 0.3)).abs() < 1e-6);
-        assert!(
-            (Descriptor::new(&[2.0, 0.0], &[])
-                .quality(&[1.0, 0.0], HALF)
-                .unwrap()
-                - 1.0)
-                .abs()
-                < 1e-6
-        );
-        assert!(
-            (Descriptor::new(&[], &[vec![0.0, 5.0]])
-                .quality(&[0.0, 1.0], HALF)
-                .unwrap()
-                - 1.0)
-                .abs()
-                < 1e-6
-        );
+        assert!(near(quality(&d, &[1.0, 0.0]), 0.5 + 0.5 * 0.3));
+        let described = Descriptor::new(&[2.0, 0.0], &[]);
+        assert!(near(quality(&described, &[1.0, 0.0]), 1.0));
+        let shown = Descriptor::new(&[], &[vec![0.0, 5.0]]);
+        assert!(near(quality(&shown, &[0.0, 1.0]), 1.0));
     }
 
     #[test]
@@ -195,17 +196,11 @@ mod tests {
             &[f32::NAN, 1.0],
             &[vec![0.0, 0.0], vec![f32::INFINITY, 0.0]],
         );
-        assert_eq!(nan.quality(&[1.0, 0.0], HALF), None);
+        assert_eq!(quality(&nan, &[1.0, 0.0]), None);
         let fine = Descriptor::new(&[1.0, 0.0], &[vec![1.0]]);
-        assert_eq!(fine.quality(&[1.0], HALF), None);
-        assert_eq!(fine.quality(&[], HALF), None);
-        assert_eq!(fine.quality(&[f32::NAN, 0.0], HALF), None);
-        assert!(fine.quality(&[1.0, 0.0], HALF).is_some());
-    }
-
-    #[test]
-    fn dot_covers_lanes_and_rest() {
-        let a: Vec<f32> = (0..37u8).map(f32::from).collect();
-        assert!((dot(&a, &[2.0; 37]) - 2.0 * 36.0 * 37.0 / 2.0).abs() < 1e-3);
+        assert_eq!(quality(&fine, &[1.0]), None);
+        assert_eq!(quality(&fine, &[]), None);
+        assert_eq!(quality(&fine, &[f32::NAN, 0.0]), None);
+        assert!(quality(&fine, &[1.0, 0.0]).is_some());
     }
 }

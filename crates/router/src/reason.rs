@@ -4,14 +4,14 @@ use polymath_types::{ExpertKind, PeerId, Query};
 
 use crate::{
     filter::{Filtered, noun},
+    ranking::Group,
     replica::Seat,
-    router::Group,
 };
 
 /// `groups` is sorted best first and not empty.
 pub(crate) fn explain(
     query: &Query,
-    filtered: &Filtered<'_>,
+    filtered: &Filtered,
     groups: &[Group<'_>],
     vector_spaces: bool,
 ) -> String {
@@ -42,7 +42,7 @@ pub(crate) fn experiment(groups: &[Group<'_>]) -> String {
 
 fn choice(
     query: &Query,
-    filtered: &Filtered<'_>,
+    filtered: &Filtered,
     best: &Group<'_>,
     rest: &[Group<'_>],
     vector_spaces: bool,

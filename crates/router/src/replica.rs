@@ -18,10 +18,10 @@ use polymath_types::{
 };
 
 use crate::{
-    PeerState, Reach, Request, RouterConfig, Term,
+    PeerState, Random, Reach, Request, RouterConfig, Term,
     breaker::Shut,
     decision::{Reason, Tally},
-    statistics::{Expected, Statistics},
+    statistics::{Expected, Seen, Statistics},
 };
 
 /// Expected times are compared in steps of this factor, so that noise never decides.
@@ -50,13 +50,15 @@ pub(crate) struct Seat {
     pub(crate) familiar: bool,
     pub(crate) price: f64,
     pub(crate) trust: f64,
+    /// Of the cost.
+    step: i64,
     tie: u64,
 }
 
 impl Seat {
     /// The cost's step.
-    pub(crate) fn step(&self) -> i64 {
-        (self.cost.ln() / STEP.ln()).floor() as i64
+    pub(crate) const fn step(&self) -> i64 {
+        self.step
     }
 
     /// By expected time, then this node, then advertised load, then path, then at random.
@@ -131,7 +133,8 @@ impl View<'_> {
             match self.seat(expert, replica) {
                 Ok(seat) => seats.push(seat),
                 Err((reason, detail)) => {
-                    tally.add(expert, Some(replica.peer), reason, || detail.into_owned())
+                    let who = (expert.id, &*expert.card);
+                    tally.add(who, Some(replica.peer), reason, || detail.into_owned());
                 }
             }
         }
@@ -168,8 +171,8 @@ impl View<'_> {
         let state = (self.peers)(&peer);
         self.private(&peer, &state)?;
         // Who was found by asking around has stated no price yet.
-        let stated = self.index.peers().get(&peer).is_some_and(|o| o.epoch > 0);
-        if constraints.max_price.is_some() && !stated && state.reach != Reach::Here {
+        let stated = || self.index.peers().get(&peer).is_some_and(|o| o.epoch > 0);
+        if constraints.max_price.is_some() && state.reach != Reach::Here && !stated() {
             return Err((Reason::Price, "its price is not known yet".into()));
         }
         let (here, path) = match &state.reach {
@@ -187,16 +190,14 @@ impl View<'_> {
             Reach::Connected { .. } => (false, 0.0),
             Reach::Known => (false, 0.5),
         };
-        self.statistics
-            .check(self.now, expert.id, peer, self.config)
+        let seen = self.statistics.seen(expert.id, peer);
+        seen.check(self.now, self.config)
             .map_err(|shut| (Reason::BreakerOpen, describe(shut).into()))?;
 
-        let expected = self.expected(expert, peer, &state);
-        let in_flight = self.statistics.in_flight(&peer);
+        let expected = self.expected(seen, &state);
+        let in_flight = seen.in_flight();
         let once = expected.ttft + self.answer_tokens(expert) * expected.per_token;
         let cost = (once * (f64::from(in_flight) + 1.0)).clamp(LEAST_COST, MOST_COST);
-        let mut hasher = DefaultHasher::new();
-        (self.salt, peer).hash(&mut hasher);
         Ok(Seat {
             peer,
             here,
@@ -209,7 +210,8 @@ impl View<'_> {
             familiar: false,
             price: self.price(expert, replica),
             trust: f64::from(u8::from(!here && !self.index.charter().trusts(&peer))),
-            tie: hasher.finish(),
+            step: (cost.ln() / STEP.ln()).floor() as i64,
+            tie: lot(self.salt, &peer),
         })
     }
 
@@ -220,9 +222,9 @@ impl View<'_> {
             let why = "is none of the peers that the request allows";
             return Err((Reason::PeerExcluded, why.into()));
         }
-        let stated = self.index.peers().get(peer).map(|offer| &offer.labels);
+        let stated = || self.index.peers().get(peer).map(|offer| &offer.labels);
         let states = |(key, value): &(&String, &String)| {
-            let found = stated.and_then(|labels| labels.get(*key));
+            let found = stated().and_then(|labels| labels.get(*key));
             found.is_some_and(|stated| value.is_empty() || stated == *value)
         };
         if let Some((key, value)) = constraints.peer_labels.iter().find(|label| !states(label)) {
@@ -282,7 +284,7 @@ impl View<'_> {
         credits / (credits + self.config.dear.max(f64::MIN_POSITIVE))
     }
 
-    fn expected(&self, expert: &IndexedExpert, peer: PeerId, state: &PeerState) -> Expected {
+    fn expected(&self, seen: Seen<'_>, state: &PeerState) -> Expected {
         let config = self.config;
         let here = state.reach == Reach::Here;
         let round_trip = state.rtt.filter(|_| !here).unwrap_or_default();
@@ -297,9 +299,7 @@ impl View<'_> {
             per_token: config.prior_per_token.as_secs_f64(),
             measured: false,
         };
-        let mut expected =
-            self.statistics
-                .expected(self.now, expert.id, peer, prior, config.forgetting);
+        let mut expected = seen.expected(self.now, prior, config.forgetting);
         if matches!(state.reach, Reach::Known | Reach::Suspended { .. }) {
             expected.ttft += config.dial.as_secs_f64();
         }
@@ -318,6 +318,13 @@ impl View<'_> {
             .unwrap_or(expert.card.sampling.max_tokens);
         f64::from(allowed.min(self.config.typical_tokens))
     }
+}
+
+/// A peer's lot in one decision: from the end of its id, which is of a key or of a hash.
+fn lot(salt: u64, peer: &PeerId) -> u64 {
+    let digest = peer.as_ref().digest();
+    let end = digest.last_chunk().copied().map_or(0, u64::from_le_bytes);
+    Random::new(salt ^ end).bits()
 }
 
 /// What a conversation that goes on began with: the same for each of its later turns.

@@ -130,20 +130,12 @@ impl Statistics {
         }
     }
 
-    /// Whether the breakers of the peer and of the pair let a call pass.
-    pub(crate) fn check(
-        &self,
-        now: Duration,
-        expert: ExpertId,
-        peer: PeerId,
-        config: &RouterConfig,
-    ) -> Result<(), Shut> {
-        self.peers
-            .get(&peer)
-            .map_or(Ok(()), |p| p.breaker.check(now, config))?;
-        self.pairs
-            .get(&(expert, peer))
-            .map_or(Ok(()), |p| p.breaker.check(now, config))
+    /// What was seen of a replica.
+    pub(crate) fn seen(&self, expert: ExpertId, peer: PeerId) -> Seen<'_> {
+        Seen {
+            pair: self.pairs.get(&(expert, peer)),
+            peer: self.peers.get(&peer),
+        }
     }
 
     /// A call has brought nothing for longer than such calls take.
@@ -189,21 +181,30 @@ impl Statistics {
         let latency = self.pairs.get(&(expert, peer))?.latency?;
         Some(latency.ttft)
     }
+}
 
-    pub(crate) fn in_flight(&self, peer: &PeerId) -> u32 {
-        self.peers.get(peer).map_or(0, |p| p.in_flight)
+/// What was seen of one replica; looked up once a decision.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    pair: Option<&'a Pair>,
+    peer: Option<&'a Peer>,
+}
+
+impl Seen<'_> {
+    /// Whether the breakers of the peer and of the pair let a call pass.
+    pub(crate) fn check(self, now: Duration, config: &RouterConfig) -> Result<(), Shut> {
+        self.peer.map_or(Ok(()), |p| p.breaker.check(now, config))?;
+        self.pair.map_or(Ok(()), |p| p.breaker.check(now, config))
+    }
+
+    /// Own calls under way to that peer.
+    pub(crate) fn in_flight(self) -> u32 {
+        self.peer.map_or(0, |p| p.in_flight)
     }
 
     /// What was measured, faded by its age into the prior.
-    pub(crate) fn expected(
-        &self,
-        now: Duration,
-        expert: ExpertId,
-        peer: PeerId,
-        prior: Expected,
-        forgetting: Duration,
-    ) -> Expected {
-        let Some(latency) = self.pairs.get(&(expert, peer)).and_then(|p| p.latency) else {
+    pub(crate) fn expected(self, now: Duration, prior: Expected, forgetting: Duration) -> Expected {
+        let Some(latency) = self.pair.and_then(|p| p.latency) else {
             return prior;
         };
         let kept = decay(now.saturating_sub(latency.updated), forgetting);

@@ -109,6 +109,7 @@ pub fn usage_to_proto(u: Usage) -> v1::Usage {
     v1::Usage {
         prompt_tokens: u.prompt_tokens,
         completion_tokens: u.completion_tokens,
+        estimated: u.estimated,
     }
 }
 
@@ -118,6 +119,7 @@ pub fn usage_from_proto(u: Option<v1::Usage>) -> Usage {
     Usage {
         prompt_tokens: u.prompt_tokens,
         completion_tokens: u.completion_tokens,
+        estimated: u.estimated,
     }
 }
 

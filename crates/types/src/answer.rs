@@ -29,6 +29,9 @@ pub struct Usage {
     pub prompt_tokens: u32,
     /// Tokens generated, a forced prefix included.
     pub completion_tokens: u32,
+    /// Nobody counted: reckoned from the text.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub estimated: bool,
 }
 
 /// A serving peer's load as it answers; advisory, breaks ties only.

@@ -4,7 +4,7 @@ mod capability;
 
 use std::{fmt, str::FromStr};
 
-pub use capability::Capability;
+pub use capability::{Capability, NOT_PROMISED};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -176,6 +176,8 @@ pub enum Runtime {
     BertZeroShot,
     /// The trigram language identifier compiled into the binary; has no files.
     Trigram,
+    /// A server that whoever hosts the expert vouches for, asked over OpenAI's API; has no files here.
+    Upstream,
 }
 
 /// What a file is to its runtime.

@@ -22,6 +22,8 @@ use crate::{Cell, Charter, ExpertCard, ExpertId, Table, Weighed, WeighedExpert};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Index {
     experts: Table<ExpertId, IndexedExpert>,
+    /// Their cards again, apart from who serves them: untouched by most changes of offers.
+    cards: Table<ExpertId, ExpertCard>,
     peers: Table<PeerId, PeerOffer>,
     /// Who serves the experts whose cards are not known yet.
     cardless: Table<ExpertId, Vec<Replica>>,
@@ -98,6 +100,7 @@ impl Index {
             &expert.card,
             expert.lowest_price(),
         );
+        self.cards.insert(expert.id, Arc::clone(&expert.card));
         self.experts.insert(expert.id, expert);
     }
 
@@ -108,6 +111,7 @@ impl Index {
 
     fn dismiss_priced(&mut self, id: &ExpertId, price: u64) -> Option<Arc<IndexedExpert>> {
         let expert = self.experts.remove(id)?;
+        self.cards.remove(id);
         lookups::leave(&mut self.lookups, id, &expert.card, price);
         Some(expert)
     }
@@ -195,6 +199,11 @@ impl Index {
     /// Every expert, by id.
     pub fn experts(&self) -> impl Iterator<Item = &IndexedExpert> {
         self.experts.values()
+    }
+
+    /// The cards of all of them. A copy that was taken is still one, unless an expert came or went since.
+    pub fn cards(&self) -> &Table<ExpertId, ExpertCard> {
+        &self.cards
     }
 
     /// One expert.
@@ -329,6 +338,10 @@ mod tests {
         assert_eq!(index, Index::build(offers, all));
         assert_eq!(before.experts().count(), 2);
         assert_eq!(before.expert(&a.id()).unwrap().replicas.len(), 2);
+        assert!(index.cards().keys().eq(index.experts().map(|e| &e.id)));
+        let cards = index.cards().clone();
+        index.set_offer(two, offer(&[&b]), known);
+        assert!(index.cards().is_copy_of(&cards), "another serves the same");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use anchors::{AnchorList, AnchorsError};
 pub use answer::{FinishReason, LoadReport, Usage};
 pub use card::{
     CARD_LIMITS, Capability, CardError, CardLimits, ExpertCard, ExpertId, ExpertKind, FileRef,
-    FileRole, LabelSet, Model, Runtime, Sampling, WeightsId,
+    FileRole, LabelSet, Model, NOT_PROMISED, Runtime, Sampling, WeightsId,
 };
 pub use charter::{ADMIN, Admin, Charter, Stated};
 pub use error::{Attempt, ErrorKind, Failure};
@@ -40,5 +40,5 @@ pub use path::{PathKind, Transport};
 pub use query::{
     Constraints, How, Message, Preference, Privacy, Query, RequestId, Role, SamplingOverrides,
 };
-pub use table::{Table, TableKey};
+pub use table::{Shard, Table, TableKey};
 pub use version::{Format, VersionMismatch};

@@ -34,7 +34,9 @@ impl TableKey for PeerId {
     }
 }
 
-type Shard<K, V> = Arc<BTreeMap<K, Arc<V>>>;
+/// A part of a table, one and the same in all copies that have not been written to there: whoever keeps
+/// something made of it compares pointers to learn that nothing changed.
+pub type Shard<K, V> = Arc<BTreeMap<K, Arc<V>>>;
 
 /// A map that copies in the time of one counter, and is written to in that of one shard.
 pub struct Table<K, V> {
@@ -60,6 +62,16 @@ impl<K: TableKey, V> Table<K, V> {
     /// Whether `key` has a value.
     pub fn contains_key(&self, key: &K) -> bool {
         self.shard(key).contains_key(key)
+    }
+
+    /// All parts: as many in every table, the lower keys' first where they are expert ids.
+    pub fn shards(&self) -> &[Shard<K, V>] {
+        &self.shards
+    }
+
+    /// Whether `other` is an unchanged copy. Tables with equal entries need not be.
+    pub fn is_copy_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shards, &other.shards)
     }
 
     /// Sets a value; the one before.
@@ -186,6 +198,7 @@ mod tests {
         let shared = before.shards.iter().zip(table.shards.iter());
         assert_eq!(shared.filter(|(a, b)| Arc::ptr_eq(a, b)).count(), 253);
         assert_ne!(before, table);
+        assert!(before.is_copy_of(&before.clone()) && !before.is_copy_of(&table));
         assert!(table.keys().is_sorted());
     }
 

@@ -1,9 +1,10 @@
 //! Who is asked, in which order.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use polymath_router::{
-    Descriptor, Features, Outcome, PeerState, Reach, Request, Router, RouterConfig, Served,
+    Descriptor, Descriptors, Features, Outcome, PeerState, Reach, Request, Router, RouterConfig,
+    Served,
 };
 use polymath_types::{
     Constraints, ErrorKind, ExpertCard, ExpertId, ExpertKind, Index, Message, PathKind, PeerId,
@@ -38,7 +39,7 @@ impl Policy {
 pub(super) struct Asker {
     router: Router,
     index: Index,
-    descriptors: BTreeMap<ExpertId, Arc<Descriptor>>,
+    descriptors: Descriptors,
     features: Features,
     query: Query,
     peers: Vec<PeerId>,
@@ -55,10 +56,10 @@ impl Asker {
         let cards: [Arc<ExpertCard>; 2] = ["chef", "coder"].map(actors::card);
         let [wanted, other] = [&cards[0], &cards[1]].map(|c| c.id());
         let subjects = [(wanted, [1.0, 0.0]), (other, [0.0, 1.0])];
-        let descriptors = subjects
-            .into_iter()
-            .map(|(id, v)| (id, Arc::new(Descriptor::new(&v, &[v.to_vec()]))))
-            .collect();
+        let mut descriptors = Descriptors::default();
+        for (id, v) in subjects {
+            descriptors.insert(id, Descriptor::new(&v, &[v.to_vec()]));
+        }
         let offers = peers.iter().enumerate().map(|(n, peer)| {
             let offer = PeerOffer {
                 addresses: Vec::new(),
@@ -132,13 +133,9 @@ impl Asker {
             explore: false,
         };
         let descriptors = &self.descriptors;
-        let decision = self.router.decide(
-            now,
-            &request,
-            &self.index,
-            &|id| descriptors.get(id).cloned(),
-            &state,
-        );
+        let decision = self
+            .router
+            .decide(now, &request, &self.index, descriptors, &state);
         let candidates = decision.candidates.iter();
         candidates.filter_map(|c| place(&c.peer)).collect()
     }

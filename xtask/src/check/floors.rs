@@ -47,7 +47,7 @@ const SANS_IO: &[&str] = &[
     "rustix",
 ];
 
-const ROOMS: [Room; 15] = [
+const ROOMS: [Room; 16] = [
     Room {
         package: "polymath-types",
         floor: 1,
@@ -82,6 +82,18 @@ const ROOMS: [Room; 15] = [
     room("polymath-catalog", 2, SANS_IO),
     room("polymath-router", 2, SANS_IO),
     room("polymath-encoder", 2, SANS_IO),
+    room(
+        "polymath-upstream",
+        2,
+        &[
+            "polymath-proto",
+            "libp2p*",
+            "tonic*",
+            "axum*",
+            "candle*",
+            "automerge",
+        ],
+    ),
     room(
         "polymath-blobs",
         2,

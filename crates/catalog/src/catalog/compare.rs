@@ -9,7 +9,7 @@
 //! length each asks for the other's last change. Both versions, signed by their author, prove that it
 //! contradicts itself, and go to everybody in the same way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use polymath_proto::v1::{Branches, Digest, Heads, OfferHead};
 use polymath_types::PeerId;
@@ -103,14 +103,23 @@ impl Catalog {
         if all {
             leaves = (0..).take(BRANCHES * LEAVES_A_BRANCH).collect();
         }
-        leaves.truncate(BRANCHES * LEAVES_A_BRANCH);
-        let numbers = leaves.into_iter().filter_map(|n| usize::try_from(n).ok());
-        let ahead = K::shelf(self)
-            .documents
-            .buckets()
-            .ahead_of(numbers, &theirs);
-        let ahead: Vec<OfferHead> = ahead.map(|(a, k)| frames::head(a, k)).collect();
-        batch.send(peer, frames::heads(K::CATEGORY, &ahead));
+        let numbers: BTreeSet<usize> = leaves
+            .into_iter()
+            .filter_map(|n| usize::try_from(n).ok())
+            .filter(|number| *number < BRANCHES * LEAVES_A_BRANCH)
+            .collect();
+        let buckets = K::shelf(self).documents.buckets();
+        let ahead = buckets.ahead_of(numbers.iter().copied(), &theirs);
+        let ahead: Vec<OfferHead> = ahead
+            .take(HEADS_PAGE + 1)
+            .map(|(a, k)| frames::head(a, k))
+            .collect();
+        if ahead.len() <= HEADS_PAGE {
+            batch.send(peer, frames::heads(K::CATEGORY, &ahead));
+        } else {
+            // Page by page, when there is room for one: a few bytes asked for all that is known.
+            self.owe_leaves(K::CATEGORY, peer, numbers.into_iter().collect(), batch);
+        }
     }
 
     /// New authors that `peer` may bring.

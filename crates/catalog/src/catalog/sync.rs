@@ -231,6 +231,7 @@ impl Catalog {
             let (me, mesh, limits) = (self.me, self.mesh, self.limits.clone());
             let paid = batch.touched.contains(&(K::CATEGORY, author));
             let documents = &mut K::shelf_mut(self).documents;
+            let history = documents.history_cost(&author, change.epoch);
             let taken = documents.take(change.clone(), peer, paid, &me, &mesh, &limits);
             // A question stays open until something comes that was not known: an answer of old
             // changes would else free its sender to claim the same again.
@@ -239,8 +240,14 @@ impl Catalog {
                     self.counters.changes += 1;
                     self.counters.evicted += evicted.len() as u64;
                     let shelf = K::shelf_mut(self);
-                    let weight = shelf.documents.get(&author).map(Author::weight);
-                    self.works.spend(peer, effort::applied(weight.unwrap_or(0)));
+                    let now = shelf.documents.get(&author);
+                    let weight = now.map_or(0, Author::weight);
+                    // It is written once for all changes that come together.
+                    let written = now.filter(|_| !paid).map_or(0, Author::signed_bytes);
+                    let cost = effort::applied(weight)
+                        .saturating_add(history)
+                        .saturating_add(effort::written(written));
+                    self.works.spend(peer, cost);
                     let shelf = K::shelf_mut(self);
                     shelf.asked.close(&author);
                     if solicited {
@@ -310,7 +317,8 @@ impl Catalog {
                         // A document says at most so many times what its change takes.
                         let said = change.change.len().saturating_mul(SAID_OF_CHANGE);
                         let said = u32::try_from(said).unwrap_or(u32::MAX);
-                        self.works.spend(peer, effort::applied(said));
+                        let cost = effort::applied(said).saturating_add(history);
+                        self.works.spend(peer, cost);
                     }
                     if refusal == Refusal::Replay {
                         tracing::warn!(%author, "what is kept of this author cannot be replayed; it is fetched anew");
@@ -333,7 +341,8 @@ impl Catalog {
         }
         let bytes: usize = news.iter().map(|change| change.encoded_len()).sum();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let pushes = self.spread.spend(peer, bytes);
+        // What admins lay down is bounded by itself, and a revocation must not wait for the next digest.
+        let pushes = K::CATEGORY == Category::Charter || self.spread.spend(peer, bytes);
         if !pushes && !news.is_empty() {
             self.counters.unspread += news.len() as u64;
         }

@@ -190,6 +190,7 @@ impl Kind for CharterKind {
             document_bytes: CHARTER.document_bytes,
             change_bytes: CHARTER.change_bytes,
             operations: CHARTER.operations,
+            epoch_operations: CHARTER.operations * 4,
             burst: CHARTER.burst,
             changes_a_tick: CHARTER.changes_a_tick,
             change_cost: 1,

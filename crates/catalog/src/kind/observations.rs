@@ -56,6 +56,7 @@ impl Kind for ObservationKind {
             document_bytes: OBSERVED.document_bytes,
             change_bytes: OBSERVED.change_bytes,
             operations: OBSERVED.operations,
+            epoch_operations: OBSERVED.operations * 4,
             burst: OBSERVED.burst * OBSERVED.ticks_a_change,
             changes_a_tick: 1,
             change_cost: OBSERVED.ticks_a_change,

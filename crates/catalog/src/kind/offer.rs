@@ -121,6 +121,7 @@ impl Kind for OfferKind {
             document_bytes: limits.document_bytes,
             change_bytes: limits.change_bytes,
             operations: limits.operations,
+            epoch_operations: limits.operations * 8,
             burst: CHANGE_BURST,
             changes_a_tick: CHANGES_A_TICK,
             change_cost: 1,

@@ -23,11 +23,14 @@ use super::{
 const ROUNDS: [usize; 3] = [8, 4, 4];
 /// Peers that are told of this node's own status: all with which it has a direct path, but for a bound.
 const OWN: usize = 256;
-/// Bytes sent in a burst and in a second: for statuses that say nothing new, for those that do, and for what is
-/// urgent.
+/// Bytes sent in a burst and in a second: for statuses of others that say nothing new, for those that do, for this
+/// node's own, for those who came anew or leave, and for suspicions and what refutes them. Each has a purse of its
+/// own: keys cost nothing, and whoever has many must not keep others from being heard.
 const IDLE_BYTES: [u32; 2] = [64 * 1024, 1000];
 const NEWS_BYTES: [u32; 2] = [256 * 1024, 4 * 1024];
-const URGENT_BYTES: [u32; 2] = [512 * 1024, 32 * 1024];
+const OWN_BYTES: [u32; 2] = [128 * 1024, 4 * 1024];
+const MOVED_BYTES: [u32; 2] = [256 * 1024, 8 * 1024];
+const DISPUTED_BYTES: [u32; 2] = [512 * 1024, 32 * 1024];
 /// What is around a message in a frame, bytes at most.
 const AROUND: usize = 8;
 
@@ -38,9 +41,21 @@ pub(super) enum Key {
     Doubt { subject: PeerId, witness: PeerId },
 }
 
+/// How much others are in want of something.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Haste {
+    /// The next status does as well.
+    #[default]
+    Calm,
+    /// Its author came anew, or leaves.
+    Moved,
+    /// Somebody is suspected, or refutes it.
+    Disputed,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Pending {
-    urgent: bool,
+    haste: Haste,
     news: bool,
     round: usize,
     /// Who knows it.
@@ -53,7 +68,9 @@ pub(super) struct Spread {
     random: u64,
     idle: Allowance,
     news: Allowance,
-    urgent: Allowance,
+    own: Allowance,
+    moved: Allowance,
+    disputed: Allowance,
 }
 
 impl Spread {
@@ -63,7 +80,9 @@ impl Spread {
             random: seed | 1,
             idle: Allowance::new(IDLE_BYTES[0], IDLE_BYTES[1]),
             news: Allowance::new(NEWS_BYTES[0], NEWS_BYTES[1]),
-            urgent: Allowance::new(URGENT_BYTES[0], URGENT_BYTES[1]),
+            own: Allowance::new(OWN_BYTES[0], OWN_BYTES[1]),
+            moved: Allowance::new(MOVED_BYTES[0], MOVED_BYTES[1]),
+            disputed: Allowance::new(DISPUTED_BYTES[0], DISPUTED_BYTES[1]),
         }
     }
 
@@ -71,18 +90,14 @@ impl Spread {
         self.pending.len()
     }
 
-    /// What a status that says nothing new waits as.
-    pub(super) fn note(&mut self, key: Key, urgent: bool, from: Option<PeerId>) {
-        self.note_news(key, urgent, urgent, from);
-    }
-
-    pub(super) fn note_news(&mut self, key: Key, urgent: bool, news: bool, from: Option<PeerId>) {
+    /// `news`: others would choose otherwise if they knew.
+    pub(super) fn note(&mut self, key: Key, haste: Haste, news: bool, from: Option<PeerId>) {
         let before = self.pending.get(&key);
-        let before = before.map_or((false, false), |p| (p.urgent, p.news));
+        let before = before.map_or((Haste::Calm, false), |p| (p.haste, p.news));
         self.pending.insert(
             key,
             Pending {
-                urgent: urgent || before.0,
+                haste: haste.max(before.0),
                 news: news || before.1,
                 round: 0,
                 from,
@@ -90,33 +105,37 @@ impl Spread {
         );
     }
 
-    /// What waits, in the order in which it is sent: what is urgent, what this node says itself, and of the
-    /// rest one of each peer that brought any in turn, by chance. So what does not fit is what comes in numbers.
+    /// What waits, in the order in which it is sent: what is disputed, what this node says itself, who came anew
+    /// or leaves, the rest; of each, one of each peer that brought any in turn, by chance. So what does not fit
+    /// is what comes in numbers.
     fn turns(&mut self) -> Vec<(Key, Pending)> {
-        let mut rest: Vec<(u64, Key, Pending)> = Vec::new();
-        let mut turns = Vec::new();
-        for (key, pending) in &self.pending {
-            match pending.from {
-                Some(_) if !pending.urgent => rest.push((0, *key, *pending)),
-                _ => turns.push((*key, *pending)),
-            }
+        let mut drawn: Vec<(u64, Key, Pending)> = Vec::with_capacity(self.pending.len());
+        let waiting: Vec<(Key, Pending)> = self.pending.iter().map(|(k, p)| (*k, *p)).collect();
+        for (key, pending) in waiting {
+            drawn.push((self.next(), key, pending));
         }
-        turns.sort_by_key(|(_, pending)| !pending.urgent);
-        rest.iter_mut()
-            .for_each(|(chance, ..)| *chance = self.next());
-        rest.sort_unstable_by_key(|(chance, key, _)| (*chance, *key));
-        let mut had: BTreeMap<Option<PeerId>, usize> = BTreeMap::new();
-        let mut rest: Vec<(usize, Key, Pending)> = rest
+        drawn.sort_unstable_by_key(|(chance, key, _)| (*chance, *key));
+        let mut had: BTreeMap<(Haste, Option<PeerId>), usize> = BTreeMap::new();
+        let mut turns: Vec<_> = drawn
             .into_iter()
             .map(|(_, key, pending)| {
-                let turn = had.entry(pending.from).or_default();
+                let turn = had.entry((pending.haste, pending.from)).or_default();
                 *turn += 1;
-                (*turn, key, pending)
+                let rank = match (pending.haste, pending.from) {
+                    (Haste::Disputed, _) => 0,
+                    (_, None) => 1,
+                    (Haste::Moved, _) => 2,
+                    (Haste::Calm, _) => 3,
+                };
+                // Its own first: it has one of each.
+                (rank, *turn, pending.from.is_some(), key, pending)
             })
             .collect();
-        rest.sort_by_key(|(turn, ..)| *turn);
-        turns.extend(rest.into_iter().map(|(_, key, pending)| (key, pending)));
+        turns.sort_by_key(|(rank, turn, others, ..)| (*rank, *turn, *others));
         turns
+            .into_iter()
+            .map(|(.., key, pending)| (key, pending))
+            .collect()
     }
 
     /// Xorshift64 (Marsaglia 2003).
@@ -146,7 +165,7 @@ impl Live {
     pub(super) fn publish(
         &mut self,
         now: Duration,
-        (urgent, news): (bool, bool),
+        (haste, news): (Haste, bool),
         actions: &mut Vec<LiveAction>,
     ) {
         let own = &mut self.own;
@@ -185,8 +204,7 @@ impl Live {
             own.answers = (own.answers_at(now).saturating_add(1), now);
         }
         self.counters.published += 1;
-        self.spread
-            .note_news(Key::Status(self.me), urgent, news, None);
+        self.spread.note(Key::Status(self.me), haste, news, None);
     }
 
     /// Sends what waits, as far as the allowances go.
@@ -206,12 +224,13 @@ impl Live {
                 Key::Status(author) => Some(author),
                 Key::Doubt { .. } => None,
             };
+            let urgent = pending.haste > Haste::Calm;
             let all = self.peers.iter().filter(|(id, link)| {
                 let knows = Some(**id) == pending.from || Some(**id) == author;
-                !knows && (pending.urgent || !link.relayed)
+                !knows && (urgent || !link.relayed)
             });
             let all: Vec<PeerId> = all.map(|(id, _)| *id).collect();
-            let many = if pending.urgent {
+            let many = if urgent {
                 ROUNDS[pending.round.min(2)]
             } else if author == Some(self.me) {
                 // Whoever loses this node must know its last status, or its suspicion names one that is over.
@@ -220,14 +239,16 @@ impl Live {
                 PUSHES
             };
             let bytes: usize = messages.iter().map(|(_, m)| m.encoded_len() + AROUND).sum();
-            let allowance = match (pending.urgent, pending.news) {
-                (true, _) => &mut self.spread.urgent,
-                (_, true) => &mut self.spread.news,
-                _ => &mut self.spread.idle,
+            let allowance = match pending.haste {
+                Haste::Disputed => &mut self.spread.disputed,
+                Haste::Moved => &mut self.spread.moved,
+                Haste::Calm if pending.from.is_none() => &mut self.spread.own,
+                Haste::Calm if pending.news => &mut self.spread.news,
+                Haste::Calm => &mut self.spread.idle,
             };
             if !allowance.take(now, bytes * many.min(all.len())) {
                 // The next status comes; what is urgent, and what is this node's own, waits.
-                if !pending.urgent && pending.from.is_some() {
+                if !urgent && pending.from.is_some() {
                     self.spread.pending.remove(&key);
                     self.counters.unsaid += 1;
                 }
@@ -248,7 +269,7 @@ impl Live {
                     .extend(messages.iter().cloned());
             }
             let round = pending.round + 1;
-            if pending.urgent && round < ROUNDS.len() {
+            if urgent && round < ROUNDS.len() {
                 self.spread
                     .pending
                     .insert(key, Pending { round, ..pending });

@@ -8,7 +8,7 @@ use std::{
 use polymath_proto::v1::{LiveMessage, LiveStatus};
 use polymath_types::{LoadReport, PeerId};
 
-use super::{LiveRefusal, Standing, View, order::Order, pace, voices::Voices};
+use super::{LiveRefusal, Standing, View, order::Order, pace, spread::Haste, voices::Voices};
 
 /// Witnesses of one loss that are kept and passed on; two are enough, unless the subject has refuted.
 const WITNESSES: usize = 4;
@@ -24,6 +24,8 @@ const COUNTED: usize = 256;
 const SUSPECTED: Duration = Duration::from_secs(600);
 /// Bounds of how long a status may say that it is good.
 const VALID: [u64; 2] = [10, 24 * 3600];
+/// How long after it came anew, or left, an author that does so again is in no haste.
+const MOVES: Duration = Duration::from_secs(60);
 /// Authors that give way at once when the table is full.
 const ROOM: usize = 64;
 
@@ -36,7 +38,9 @@ pub(super) struct Entry {
     /// When its status was first received.
     heard: Duration,
     /// When it was first heard of.
-    since: Duration,
+    pub(super) since: Duration,
+    /// When it was last in haste that it came anew or leaves.
+    moved: Option<Duration>,
     /// How often it was suspended and lived, and when that was last.
     survived: (u32, Duration),
     fresh_until: Duration,
@@ -56,12 +60,14 @@ struct Doubt {
 /// What a status that was taken means for others.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Taken {
-    /// Others would want to know at once: the author came, leaves, or refutes.
-    pub(super) urgent: bool,
+    /// Whether others would want to know at once.
+    pub(super) haste: Haste,
     /// They would choose otherwise if they knew.
     pub(super) news: bool,
     /// Those who were wrong about its author.
     pub(super) refuted: Vec<PeerId>,
+    /// Those of whom nothing is held any more.
+    pub(super) evicted: Vec<PeerId>,
 }
 
 impl Entry {
@@ -221,6 +227,7 @@ impl Table {
         };
         let mut taken = Taken::default();
         let (mut by, mut since, mut survived) = (by, now, (0, Duration::ZERO));
+        let mut moved = None;
         match self.entries.get(&author) {
             Some(held) => {
                 let same_run = held.run == status.run;
@@ -233,14 +240,28 @@ impl Table {
                     }
                     taken.refuted = standing.map(|d| d.witness).collect();
                 }
-                taken.urgent = order.leaving || !same_run || !held.doubts.is_empty();
+                moved = held.moved;
+                let rested = moved.is_none_or(|at| now.saturating_sub(at) >= MOVES);
+                taken.haste = if !held.doubts.is_empty() {
+                    Haste::Disputed
+                } else if (order.leaving || !same_run) && rested {
+                    Haste::Moved
+                } else {
+                    Haste::Calm
+                };
                 taken.news = !same_run || pace::changed_much(&held.load, &load);
                 (by, since) = (held.by, held.since);
             }
             None => {
-                (taken.urgent, taken.news) = (order.leaving, true);
-                self.make_room(now, &author, kept)?;
+                if order.leaving {
+                    taken.haste = Haste::Moved;
+                }
+                taken.news = true;
+                taken.evicted = self.make_room(now, &author, kept)?;
             }
+        }
+        if taken.haste == Haste::Moved {
+            moved = Some(now);
         }
         self.doubted.remove(&author);
         self.entries.insert(
@@ -252,6 +273,7 @@ impl Table {
                 load,
                 heard: now,
                 since,
+                moved,
                 survived,
                 fresh_until,
                 by,
@@ -262,15 +284,15 @@ impl Table {
     }
 
     /// The table is full of others: those whose status ran out go first, longest unheard first; then of
-    /// those that one peer brought most of.
+    /// those that one peer brought most of. Who went.
     fn make_room(
         &mut self,
         now: Duration,
         author: &PeerId,
         kept: &impl Fn(&PeerId) -> bool,
-    ) -> Result<(), LiveRefusal> {
+    ) -> Result<Vec<PeerId>, LiveRefusal> {
         if self.entries.len() < self.limit {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let pause = Duration::from_secs(1);
         if !kept(author) && self.full.is_some_and(|at| now.saturating_sub(at) < pause) {
@@ -289,15 +311,16 @@ impl Table {
             .collect();
         victims.sort_unstable();
         victims.truncate(ROOM.min(self.limit.div_ceil(4)));
-        for (_, _, id) in &victims {
+        let gone: Vec<PeerId> = victims.into_iter().map(|(_, _, id)| id).collect();
+        for id in &gone {
             self.entries.remove(id);
             self.doubted.remove(id);
         }
         self.full = Some(now);
-        if victims.is_empty() {
+        if gone.is_empty() {
             Err(LiveRefusal::Full)
         } else {
-            Ok(())
+            Ok(gone)
         }
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod attacks;
+mod bombs;
 mod bounds;
 mod charter;
 mod charter_forks;

@@ -4,6 +4,7 @@
 
 mod convergence;
 mod crowds;
+mod floods;
 mod formats;
 mod hostile;
 mod liveness;

@@ -160,6 +160,9 @@ impl Scene {
                 LiveAction::View { peer, view } => {
                     node.views.insert(peer, view);
                 }
+                LiveAction::Forgotten(peer) => {
+                    node.views.remove(&peer);
+                }
                 LiveAction::Incarnation(n) => node.incarnations.push(n),
                 LiveAction::Probe(peer) => node.probes.push(peer),
                 LiveAction::RunsTwice => node.ended = true,

@@ -56,7 +56,7 @@ pub(crate) struct RouteEval {
     /// Only this experiment; `any` are the files that belong to none; repeatable
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,
-    /// Which policy: learned, best-single or random
+    /// Which policy: learned, likeness, best-single or random
     #[arg(long, value_name = "NAME", default_value = polymath_eval::policies::LEARNED.name)]
     pub(crate) policy: String,
     /// End with exit code 8 when a figure misses what was asked for
@@ -69,7 +69,7 @@ pub(crate) struct RoutePareto {
     /// The folder of the data sets; NAME_experts.json beside NAME.jsonl gives its experts' prices
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// Which policy: learned, best-single or random
+    /// Which policy: learned, likeness, best-single or random
     #[arg(long, value_name = "NAME", default_value = polymath_eval::policies::LEARNED.name)]
     pub(crate) policy: String,
 }

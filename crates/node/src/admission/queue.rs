@@ -37,9 +37,11 @@ pub(crate) enum Caller {
 pub(crate) enum Lane {
     Generate,
     Encode,
+    /// Another server: one that is slow or silent must hold up nothing that is computed here.
+    Outside,
 }
 
-const LANES: usize = 2;
+const LANES: usize = 3;
 
 /// Whether somebody is likely to wait before a screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -37,6 +37,10 @@ const MOST_TOKENS: usize = 1 << 20;
 pub(super) struct Progress {
     /// Every token, in order.
     pub(super) ids: Vec<u32>,
+    /// Its expert tells no token ids: nobody can carry the answer on.
+    pub(super) untold: bool,
+    /// Then: how often text came.
+    pieces: usize,
     /// Bytes of text that came with them.
     text: usize,
     /// Whose tokens these are: only this expert can carry the answer on.
@@ -60,7 +64,22 @@ const CIRCLES_EVERY: usize = 16;
 
 impl Progress {
     pub(super) fn can_go_on_with(&self, candidate: &Candidate) -> bool {
-        self.ids.is_empty() || self.expert == Some(candidate.expert)
+        self.is_empty() || (!self.untold && self.expert == Some(candidate.expert))
+    }
+
+    /// Whether nothing has come yet.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.pieces == 0
+    }
+
+    /// Tokens so far, of an expert that tells none as far as that can be known.
+    pub(super) const fn tokens(&self) -> usize {
+        self.ids.len() + self.pieces
+    }
+
+    /// How many tokens these are, as far as that can be known.
+    pub(super) const fn came(&self, tokens: &v1::Tokens) -> usize {
+        if self.untold { 1 } else { tokens.ids.len() }
     }
 
     /// What of these tokens may be passed on: nothing yet while the answer may turn out to be none. An error is
@@ -120,6 +139,15 @@ impl Progress {
         };
         if tokens.ids.is_empty() && tokens.text.is_empty() {
             return Err(broken("tokens without a token"));
+        }
+        if self.untold {
+            self.pieces += 1;
+            self.text += tokens.text.len();
+            if !tokens.ids.is_empty() || self.text > most.saturating_mul(TEXT_PER_TOKEN) {
+                return Err(broken("more than its card and the question allow"));
+            }
+            self.note();
+            return Ok(());
         }
         if self.ids.len() + tokens.ids.len() > most {
             return Err(broken("more tokens than were asked for"));
@@ -207,7 +235,9 @@ impl Asked {
                 break;
             }
             let Some(candidate) = left.pop_front() else {
-                let Some(pause) = again.pause(!progress.ids.is_empty()) else {
+                // Nobody can carry on what tells no token ids: there is nothing to wait for.
+                let lost = progress.untold && !progress.is_empty();
+                let Some(pause) = again.pause(!progress.is_empty()).filter(|_| !lost) else {
                     break;
                 };
                 left = self.decide_again(query, pause, deadline, &again).await;
@@ -221,7 +251,7 @@ impl Asked {
             let others: Vec<Arc<Candidate>> = left.iter().cloned().collect();
             let rest: Vec<&Candidate> = others.iter().map(Arc::as_ref).collect();
             watch &= rest.iter().any(|c| c.expert != candidate.expert);
-            progress.begins = watch && (progress.begins || progress.ids.is_empty());
+            progress.begins = watch && (progress.begins || progress.is_empty());
             let attempt = Try {
                 query,
                 candidate,
@@ -270,7 +300,7 @@ impl Asked {
                         return Ok(RoutedOutcome {
                             expert: answerer.expert.as_bytes().to_vec().into(),
                             peer: answerer.peer.to_bytes().into(),
-                            tokens: u32::try_from(progress.ids.len()).unwrap_or(u32::MAX),
+                            tokens: u32::try_from(progress.tokens()).unwrap_or(u32::MAX),
                             finished: progress.finished.to_owned(),
                             ..RoutedOutcome::default()
                         });
@@ -301,7 +331,7 @@ impl Asked {
                 }
             }
         }
-        let tokens = progress.ids.len();
+        let tokens = progress.tokens();
         let mut end = last.unwrap_or_else(|| Failure::new(ErrorKind::DeadlineExceeded, ""));
         // A peer counts down the same budget, and may be first to say that it is over.
         let late = match end.kind {
@@ -357,6 +387,13 @@ impl Asked {
             .filter(|c| again.may_ask(c))
             .map(Arc::new)
             .collect()
+    }
+
+    /// Whether the expert tells no token ids, by its card.
+    pub(super) fn tells_no_ids(&self, candidate: &Candidate) -> bool {
+        let index = self.node.index();
+        let expert = index.expert(&candidate.expert);
+        expert.is_some_and(|e| !e.card.can_be_carried_on())
     }
 
     fn most_tokens(&self, query: &Query, candidate: &Candidate) -> usize {

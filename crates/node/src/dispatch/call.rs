@@ -312,7 +312,8 @@ impl Asked {
                 step,
             } => {
                 // An answer that is carried on has started already.
-                if let (Some(started), true) = (started, progress.ids.is_empty()) {
+                if let (Some(started), true) = (started, progress.is_empty()) {
+                    progress.untold = self.tells_no_ids(attempt.candidate);
                     progress.expert = Some(attempt.candidate.expert);
                     progress.seed = Some(started.seed);
                     progress.fingerprint.clone_from(&started.engine_fingerprint);
@@ -423,8 +424,9 @@ impl Asked {
             match step {
                 Step::Tokens(tokens) => {
                     progress.take(&tokens, attempt.most_tokens)?;
-                    pace.note(tokens.ids.len());
-                    self.ledger.came(call, tokens.ids.len());
+                    let came = progress.came(&tokens);
+                    pace.note(came);
+                    self.ledger.came(call, came);
                     for tokens in progress.sift(tokens, again)? {
                         self.send(Event::Tokens(tokens)).await;
                     }
@@ -455,7 +457,7 @@ impl Asked {
             .last
             .unwrap_or(first)
             .saturating_duration_since(first);
-        let tokens = u32::try_from(progress.ids.len()).unwrap_or(u32::MAX);
+        let tokens = u32::try_from(progress.tokens()).unwrap_or(u32::MAX);
         let decoded = tokens > 1 && !decode.is_zero();
         let rate = if decoded {
             f64::from(tokens - 1) / decode.as_secs_f64()

@@ -107,6 +107,6 @@ impl Asked {
         let candidate = first.candidate;
         let is_other = |c: &&&Candidate| c.expert == candidate.expert && c.peer != candidate.peer;
         let other = first.rest.iter().find(is_other).copied();
-        other.filter(|_| progress.ids.is_empty())
+        other.filter(|_| progress.is_empty())
     }
 }

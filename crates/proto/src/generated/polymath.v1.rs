@@ -187,6 +187,9 @@ pub struct Usage {
     pub prompt_tokens: u32,
     #[prost(uint32, tag = "2")]
     pub completion_tokens: u32,
+    /// nobody counted: reckoned from the text
+    #[prost(bool, tag = "3")]
+    pub estimated: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Load {
@@ -1248,6 +1251,120 @@ pub mod catalog_server {
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OwnExpertsRequest {
+    /// types::Format::Control
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OwnExpertsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub experts: ::prost::alloc::vec::Vec<OwnExpert>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OwnExpert {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// defined in the home; otherwise the settings or a flag name it
+    #[prost(bool, tag = "2")]
+    pub own: bool,
+    /// as of HostedExpert; resting: no node runs; damaged: its definition cannot be read
+    #[prost(string, tag = "3")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub detail: ::prost::alloc::string::String,
+    /// empty while it is not known
+    #[prost(string, tag = "5")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(bool, tag = "6")]
+    pub paused: bool,
+    /// canonical, once it is known
+    #[prost(bytes = "bytes", tag = "7")]
+    pub card: ::prost::bytes::Bytes,
+    /// TOML
+    #[prost(string, tag = "8")]
+    pub definition: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "9")]
+    pub terms: ::core::option::Option<Terms>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EditExpertRequest {
+    /// types::Format::Control
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(message, optional, tag = "2")]
+    pub edit: ::core::option::Option<ExpertEdit>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EditExpertResponse {
+    /// as it is now, or was
+    #[prost(message, optional, tag = "1")]
+    pub expert: ::core::option::Option<OwnExpert>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExpertEdit {
+    #[prost(oneof = "expert_edit::Edit", tags = "1, 2, 3, 4, 5")]
+    pub edit: ::core::option::Option<expert_edit::Edit>,
+}
+/// Nested message and enum types in `ExpertEdit`.
+pub mod expert_edit {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Edit {
+        #[prost(message, tag = "1")]
+        Add(super::ExpertDraft),
+        /// what is stated takes the place of what was; the model stays
+        #[prost(message, tag = "2")]
+        Change(super::ExpertDraft),
+        /// name
+        #[prost(string, tag = "3")]
+        Pause(::prost::alloc::string::String),
+        #[prost(string, tag = "4")]
+        Resume(::prost::alloc::string::String),
+        #[prost(string, tag = "5")]
+        Remove(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExpertDraft {
+    /// empty: by its model
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// absolute: a GGUF file, or a folder with a model
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    /// of a server instead
+    #[prost(string, tag = "3")]
+    pub url: ::prost::alloc::string::String,
+    /// on the server; empty: the only one there
+    #[prost(string, tag = "4")]
+    pub model: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub api_key_file: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub api_key_env: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "7")]
+    pub concurrency: ::core::option::Option<u32>,
+    #[prost(string, optional, tag = "8")]
+    pub kind: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "9")]
+    pub description: ::core::option::Option<::prost::alloc::string::String>,
+    /// empty: none
+    #[prost(string, optional, tag = "10")]
+    pub system: ::core::option::Option<::prost::alloc::string::String>,
+    /// none: as they were
+    #[prost(string, repeated, tag = "11")]
+    pub examples: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// of a classifier
+    #[prost(string, repeated, tag = "12")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "13")]
+    pub price: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint32, optional, tag = "14")]
+    pub max_tokens: ::core::option::Option<u32>,
+    #[prost(double, optional, tag = "15")]
+    pub temperature: ::core::option::Option<f64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CatalogRequest {
     /// types::Format::Control
     #[prost(uint32, tag = "1")]
@@ -2093,6 +2210,9 @@ pub struct HostedExpert {
     /// why it failed
     #[prost(string, tag = "6")]
     pub detail: ::prost::alloc::string::String,
+    /// peers are not answered
+    #[prost(bool, tag = "7")]
+    pub paused: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PeersRequest {
@@ -2801,6 +2921,56 @@ pub mod control_client {
                 .insert(GrpcMethod::new("polymath.v1.Control", "EditCharter"));
             self.inner.unary(req, path, codec).await
         }
+        /// The experts of this home: those it defines, and those it hosts by its settings.
+        pub async fn own_experts(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OwnExpertsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OwnExpertsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/OwnExperts",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "OwnExperts"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Adds, changes or takes out an expert that the home defines; answers when that is on the disk.
+        pub async fn edit_expert(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EditExpertRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EditExpertResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/polymath.v1.Control/EditExpert",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("polymath.v1.Control", "EditExpert"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2939,6 +3109,22 @@ pub mod control_server {
             request: tonic::Request<super::EditCharterRequest>,
         ) -> std::result::Result<
             tonic::Response<super::EditCharterResponse>,
+            tonic::Status,
+        >;
+        /// The experts of this home: those it defines, and those it hosts by its settings.
+        async fn own_experts(
+            &self,
+            request: tonic::Request<super::OwnExpertsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OwnExpertsResponse>,
+            tonic::Status,
+        >;
+        /// Adds, changes or takes out an expert that the home defines; answers when that is on the disk.
+        async fn edit_expert(
+            &self,
+            request: tonic::Request<super::EditExpertRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EditExpertResponse>,
             tonic::Status,
         >;
     }
@@ -3755,6 +3941,96 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EditCharterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/OwnExperts" => {
+                    #[allow(non_camel_case_types)]
+                    struct OwnExpertsSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::OwnExpertsRequest>
+                    for OwnExpertsSvc<T> {
+                        type Response = super::OwnExpertsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OwnExpertsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::own_experts(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OwnExpertsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/polymath.v1.Control/EditExpert" => {
+                    #[allow(non_camel_case_types)]
+                    struct EditExpertSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::EditExpertRequest>
+                    for EditExpertSvc<T> {
+                        type Response = super::EditExpertResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EditExpertRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::edit_expert(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EditExpertSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

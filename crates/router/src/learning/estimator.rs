@@ -11,7 +11,7 @@ use super::{
     Codebook, Sparse,
     cells::{Belief, Cell, Cells, Layout, Members, Sources, descend},
     exchange::Reported,
-    ridge::Ridge,
+    ridge::Ridges,
 };
 use crate::Random;
 
@@ -64,6 +64,11 @@ impl Default for EstimatorConfig {
 /// Cues that are looked at; an encoder has fewer.
 const MOST_CUES: usize = 24;
 
+/// Words, cues and their products.
+const fn design_dimensions(config: &EstimatorConfig) -> usize {
+    config.dimensions + MOST_CUES + MOST_CUES * (MOST_CUES + 1) / 2
+}
+
 /// A query as the estimator sees it.
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -105,7 +110,8 @@ impl Estimate {
 struct Expert {
     own: Cells,
     others: Option<Cells>,
-    ridge: Option<Ridge>,
+    /// Its column of the regression.
+    ridge: Option<usize>,
     used: u64,
 }
 
@@ -143,6 +149,10 @@ pub struct Estimator {
     books: Arc<[Codebook]>,
     layout: Arc<Layout>,
     experts: HashMap<ExpertId, Expert>,
+    ridges: Ridges,
+    /// Columns that are nobody's: those that were given back, and where the others begin.
+    free: Vec<usize>,
+    fresh: usize,
     observations: VecDeque<Observation>,
     random: Random,
     ticks: u64,
@@ -153,9 +163,12 @@ impl Estimator {
     pub fn new(config: EstimatorConfig, books: Arc<[Codebook]>, seed: u64) -> Self {
         Self {
             layout: Arc::new(Layout::new(&books)),
+            ridges: Ridges::new(design_dimensions(&config)),
             config,
             books,
             experts: HashMap::new(),
+            free: Vec::new(),
+            fresh: 0,
             observations: VecDeque::new(),
             random: Random::new(seed),
             ticks: 0,
@@ -212,12 +225,41 @@ impl Estimator {
 
     /// What is expected of an expert; `prior` is what is known of it without any outcome, 0 to 1.
     pub fn estimate(&self, expert: &ExpertId, seen: &Seen, prior: f64) -> Estimate {
-        let mut levels = Vec::with_capacity(4);
         let known = self.experts.get(expert);
+        let local = self.local(known, seen);
+        self.estimated(known, seen, prior, local)
+    }
+
+    /// The same of several, each with its prior.
+    pub fn estimates(&self, experts: &[(ExpertId, f64)], seen: &Seen) -> Vec<Estimate> {
+        // A line of the cache holds sixteen weights of a place: reading one costs as much as all.
+        const WORTH: usize = 16;
+        let all = experts.len() > 1 && experts.len() * WORTH >= self.fresh;
+        let locals = all.then(|| self.ridges.predict_all(&seen.design));
+        let one = |(expert, prior): &(ExpertId, f64)| {
+            let known = self.experts.get(expert);
+            let local = match &locals {
+                Some(all) => {
+                    let column = known.and_then(|k| k.ridge);
+                    column.and_then(|c| all.get(c)).copied().unwrap_or(0.0)
+                }
+                None => self.local(known, seen),
+            };
+            self.estimated(known, seen, *prior, local)
+        };
+        experts.iter().map(one).collect()
+    }
+
+    /// What a query's own words and cues add.
+    fn local(&self, known: Option<&Expert>, seen: &Seen) -> f32 {
+        let column = known.and_then(|k| k.ridge);
+        column.map_or(0.0, |c| self.ridges.predict(c, &seen.design))
+    }
+
+    fn estimated(&self, known: Option<&Expert>, seen: &Seen, prior: f64, local: f32) -> Estimate {
+        let mut levels = Vec::with_capacity(4);
         let belief = self.belief(known, &seen.members, prior, |b| levels.push(b.mean));
-        let local = known
-            .and_then(|k| k.ridge.as_ref())
-            .map_or(0.0, |r| f64::from(r.predict(&seen.design)));
+        let local = f64::from(local);
         Estimate {
             mean: (belief.mean + local).clamp(0.0, 1.0),
             mass: belief.mass,
@@ -229,10 +271,8 @@ impl Estimator {
     /// The mean alone, not held between 0 and 1: for ranking.
     pub fn score(&self, expert: &ExpertId, seen: &Seen, prior: f64) -> f64 {
         let known = self.experts.get(expert);
-        let local = known
-            .and_then(|k| k.ridge.as_ref())
-            .map_or(0.0, |r| r.predict(&seen.design));
-        self.belief(known, &seen.members, prior, |_| ()).mean + f64::from(local)
+        let local = f64::from(self.local(known, seen));
+        self.belief(known, &seen.members, prior, |_| ()).mean + local
     }
 
     fn belief(
@@ -311,7 +351,6 @@ impl Estimator {
     }
 
     fn visit(&mut self, at: usize) {
-        let dimensions = self.design_dimensions();
         let Some(observation) = self.observations.get_mut(at) else {
             return;
         };
@@ -333,8 +372,16 @@ impl Estimator {
             |_| (),
         );
         let target = observation.reward - belief.mean as f32;
-        let ridge = known.ridge.get_or_insert_with(|| Ridge::new(dimensions));
-        ridge.step(
+        let (free, fresh) = (&mut self.free, &mut self.fresh);
+        let column = *known.ridge.get_or_insert_with(|| {
+            free.pop().unwrap_or_else(|| {
+                *fresh += 1;
+                *fresh - 1
+            })
+        });
+        self.ridges.reserve(column);
+        self.ridges.step(
+            column,
             &seen.design,
             seen.square,
             &mut observation.dual,
@@ -343,19 +390,11 @@ impl Estimator {
         );
     }
 
-    fn design_dimensions(&self) -> usize {
-        // Words, cues and their products.
-        self.config.dimensions + MOST_CUES + MOST_CUES * (MOST_CUES + 1) / 2
-    }
-
     fn drop_oldest(&mut self) {
         if let Some(old) = self.observations.pop_front()
-            && let Some(ridge) = self
-                .experts
-                .get_mut(&old.expert)
-                .and_then(|k| k.ridge.as_mut())
+            && let Some(column) = self.experts.get(&old.expert).and_then(|k| k.ridge)
         {
-            ridge.forget(&old.seen.design, old.dual);
+            self.ridges.forget(column, &old.seen.design, old.dual);
         }
     }
 
@@ -365,7 +404,15 @@ impl Estimator {
         for known in self.experts.values_mut() {
             known.others = None;
         }
-        self.experts.retain(|_, known| !known.own.is_empty());
+        let (ridges, free) = (&mut self.ridges, &mut self.free);
+        self.experts.retain(|_, known| {
+            let stays = !known.own.is_empty();
+            if let Some(column) = known.ridge.filter(|_| !stays) {
+                ridges.clear(column);
+                free.push(column);
+            }
+            stays
+        });
         for told in cells {
             let cell = match told.cluster {
                 None => Some(0),
@@ -447,7 +494,9 @@ impl Estimator {
         if let Some(others) = &mut known.others {
             others.fade(keep);
         }
-        known.ridge = None;
+        if let Some(column) = known.ridge {
+            self.ridges.clear(column);
+        }
         self.observations.retain(|o| o.expert != *expert);
     }
 
@@ -485,7 +534,11 @@ impl Estimator {
                 .min_by_key(|(_, k)| k.used)
                 .map(|(id, _)| *id);
             if let Some(oldest) = oldest {
-                self.experts.remove(&oldest);
+                let gone = self.experts.remove(&oldest);
+                if let Some(column) = gone.and_then(|known| known.ridge) {
+                    self.ridges.clear(column);
+                    self.free.push(column);
+                }
                 self.observations.retain(|o| o.expert != oldest);
             }
         }

@@ -1,10 +1,14 @@
 //! The loop of learning: whom to ask, what the answer teaches, and what to do when an expert changes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use polymath_types::ExpertId;
 
-use super::{Codebook, Drift, Estimate, Estimator, EstimatorConfig, Explorer, Pick, Seen};
+use super::{Codebook, Drift, Estimator, EstimatorConfig, Explorer, Pick, Seen, Sparse};
+use crate::Question;
 
 /// Share of decisions that may explore, and how many in a row.
 const EXPLORED: f64 = 0.05;
@@ -15,6 +19,9 @@ const KEPT: f32 = 0.05;
 /// rarely that its own change would be found late.
 const KEPT_OF_OTHERS: f32 = 0.3;
 
+/// A question's vector and cues, and the same prepared.
+type Last = (Sparse, Vec<f32>, Arc<Seen>);
+
 /// Estimator, exploration and drift in one.
 #[derive(Debug)]
 pub struct Learner {
@@ -22,6 +29,7 @@ pub struct Learner {
     explorer: Explorer,
     drifts: HashMap<ExpertId, Drift>,
     most: usize,
+    last: Mutex<Option<Last>>,
 }
 
 impl Learner {
@@ -32,6 +40,7 @@ impl Learner {
             estimator: Estimator::new(config, books, seed),
             explorer: Explorer::new(EXPLORED, BURST, seed),
             drifts: HashMap::new(),
+            last: Mutex::default(),
         }
     }
 
@@ -45,23 +54,33 @@ impl Learner {
         &mut self.estimator
     }
 
+    /// A question prepared: the last one is kept, since it is often asked of twice.
+    pub(crate) fn see(&self, question: Question<'_>) -> Arc<Seen> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((vector, cues, seen)) = &*last
+            && vector == question.vector
+            && cues == question.cues
+        {
+            return Arc::clone(seen);
+        }
+        let seen = Arc::new(self.estimator.see(question.vector, question.cues));
+        let cues = question.cues.to_vec();
+        *last = Some((question.vector.clone(), cues, Arc::clone(&seen)));
+        seen
+    }
+
     /// Chooses among `experts`, each with its prior, by quality alone.
     pub fn pick(&mut self, experts: &[(ExpertId, f64)], seen: &Seen) -> Option<Pick> {
-        let estimates = self.estimates(experts, seen);
+        let estimates = self.estimator.estimates(experts, seen);
         self.explorer.pick(&estimates, |_, quality| quality)
     }
 
-    /// With what chance [`Self::pick`] chooses each.
-    pub fn chances(&self, experts: &[(ExpertId, f64)], seen: &Seen) -> Vec<f64> {
-        let estimates = self.estimates(experts, seen);
-        self.explorer.chances(&estimates, |_, quality| quality)
-    }
-
-    fn estimates(&self, experts: &[(ExpertId, f64)], seen: &Seen) -> Vec<Estimate> {
-        experts
-            .iter()
-            .map(|(id, prior)| self.estimator.estimate(id, seen, *prior))
-            .collect()
+    /// The same, with what chance each is chosen.
+    pub fn draw(&mut self, experts: &[(ExpertId, f64)], seen: &Seen) -> Option<(Pick, Vec<f64>)> {
+        let estimates = self.estimator.estimates(experts, seen);
+        let chances = self.explorer.chances(&estimates, |_, quality| quality);
+        let pick = self.explorer.pick(&estimates, |_, quality| quality)?;
+        Some((pick, chances))
     }
 
     /// An answer was graded, 0 to 1. Says whether the expert is found to have changed.

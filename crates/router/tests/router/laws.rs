@@ -7,17 +7,18 @@ use std::{
 };
 
 use polymath_router::{
-    Decision, Descriptor, Features, Outcome, PeerState, Reach, Request, Router, RouterConfig,
-    Served,
+    Decision, Descriptor, Descriptors, Features, Outcome, PeerState, Reach, Request, Router,
+    RouterConfig, Served,
 };
 use polymath_types::{
     ErrorKind, ExpertCard, ExpertId, ExpertKind, Index, LabelSet, LoadReport, PathKind, PeerId,
+    Query,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::scene::{card, offer, peer, query};
 
-const PEERS: u8 = 6;
+pub(crate) const PEERS: u8 = 6;
 
 fn number() -> impl Strategy<Value = f32> {
     prop_oneof![
@@ -27,7 +28,7 @@ fn number() -> impl Strategy<Value = f32> {
 }
 
 prop_compose! {
-    fn expert()(
+    pub(crate) fn expert()(
         name in select(vec!["a", "b", "chef", "coder", "mini"]),
         kind in select(ExpertKind::ALL.to_vec()),
         context in select(vec![0u32, 1, 64, 4096, u32::MAX]),
@@ -48,7 +49,7 @@ prop_compose! {
     }
 }
 
-fn state() -> impl Strategy<Value = PeerState> {
+pub(crate) fn state() -> impl Strategy<Value = PeerState> {
     let reach = select(vec![
         Reach::Here,
         Reach::Known,
@@ -75,18 +76,18 @@ fn state() -> impl Strategy<Value = PeerState> {
 }
 
 #[derive(Debug, Clone)]
-struct Wish {
-    kind: ExpertKind,
-    model: Option<String>,
-    peer: Option<u8>,
-    exclude: Vec<u8>,
-    labels: bool,
-    max_tokens: Option<u32>,
-    features: Features,
+pub(crate) struct Wish {
+    pub(crate) kind: ExpertKind,
+    pub(crate) model: Option<String>,
+    pub(crate) peer: Option<u8>,
+    pub(crate) exclude: Vec<u8>,
+    pub(crate) labels: bool,
+    pub(crate) max_tokens: Option<u32>,
+    pub(crate) features: Features,
 }
 
 prop_compose! {
-    fn wish()(
+    pub(crate) fn wish()(
         kind in select(ExpertKind::ALL.to_vec()),
         model in option::weighted(0.3, select(vec!["a", "chef", "chef-model", "mini-model", "", "nobody", "ümläut"])),
         peer in option::weighted(0.2, 0..PEERS + 1),
@@ -103,19 +104,36 @@ prop_compose! {
     }
 }
 
+impl Wish {
+    pub(crate) fn query(&self) -> Query {
+        let mut query = query(self.kind);
+        query.constraints.model = self.model.clone();
+        query.constraints.peer = self.peer.map(peer);
+        query.constraints.exclude = self.exclude.iter().copied().map(peer).collect();
+        query.sampling.max_tokens = self.max_tokens;
+        if self.labels {
+            query.labels = vec!["x".into(), "y".into()];
+        }
+        query
+    }
+}
+
 /// What happened before: which call, how it ended, how long after the one before.
 type Past = (usize, u8, Option<u8>, u16, u16);
 
-struct World {
-    index: Index,
-    vectors: HashMap<ExpertId, Arc<Descriptor>>,
-    states: HashMap<PeerId, PeerState>,
+pub(crate) struct World {
+    pub(crate) index: Index,
+    pub(crate) vectors: Descriptors,
+    pub(crate) states: HashMap<PeerId, PeerState>,
 }
 
-fn world(experts: &[(ExpertCard, Vec<u8>, Option<Descriptor>)], states: &[PeerState]) -> World {
+pub(crate) fn world(
+    experts: &[(ExpertCard, Vec<u8>, Option<Descriptor>)],
+    states: &[PeerState],
+) -> World {
     let mut offers: BTreeMap<PeerId, Vec<ExpertId>> = BTreeMap::new();
     let mut cards = HashMap::new();
-    let mut vectors = HashMap::new();
+    let mut vectors = Descriptors::default();
     for (card, peers, descriptor) in experts {
         cards.insert(card.id(), Arc::new(card.clone()));
         if let Some(d) = descriptor {
@@ -138,14 +156,7 @@ fn world(experts: &[(ExpertCard, Vec<u8>, Option<Descriptor>)], states: &[PeerSt
 }
 
 fn run(world: &World, wish: &Wish, past: &[Past], config: &RouterConfig) -> Vec<Decision> {
-    let mut query = query(wish.kind);
-    query.constraints.model = wish.model.clone();
-    query.constraints.peer = wish.peer.map(peer);
-    query.constraints.exclude = wish.exclude.iter().copied().map(peer).collect();
-    query.sampling.max_tokens = wish.max_tokens;
-    if wish.labels {
-        query.labels = vec!["x".into(), "y".into()];
-    }
+    let query = wish.query();
     let request = Request {
         query: &query,
         features: &wish.features,
@@ -156,13 +167,11 @@ fn run(world: &World, wish: &Wish, past: &[Past], config: &RouterConfig) -> Vec<
     let ids: Vec<ExpertId> = world.index.experts().map(|e| e.id).collect();
     let mut decisions = Vec::new();
     for (which, n, error, ms, pause) in past.iter().copied().chain([(0, 0, None, 0, 0)]) {
-        decisions.push(router.decide(
-            now,
-            &request,
-            &world.index,
-            &|id| world.vectors.get(id).cloned(),
-            &|p| world.states[p].clone(),
-        ));
+        decisions.push(
+            router.decide(now, &request, &world.index, &world.vectors, &|p| {
+                world.states[p].clone()
+            }),
+        );
         if let Some(expert) = ids.get(which % ids.len().max(1)).copied() {
             let peer = peer(n);
             let ms = Duration::from_millis(ms.into());
@@ -300,7 +309,7 @@ proptest! {
         let query = query(wish.kind);
         let request = Request { query: &query, features: &wish.features, explore: false };
         let d = router.decide(Duration::from_millis(500), &request, &world.index,
-            &|id| world.vectors.get(id).cloned(), &|p| world.states[p].clone());
+            &world.vectors, &|p| world.states[p].clone());
         prop_assert!(d.candidates.is_empty());
     }
 }

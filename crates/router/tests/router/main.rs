@@ -9,5 +9,6 @@ mod hedging;
 mod laws;
 mod learned;
 mod replicas;
+mod roster;
 mod scene;
 mod vector_space;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use polymath_router::{
-    Decision, Descriptor, Features, Outcome, PeerState, Reach, Request, Router, RouterConfig,
-    Served,
+    Decision, Descriptor, Descriptors, Features, Outcome, PeerState, Reach, Request, Router,
+    RouterConfig, Served,
 };
 use polymath_types::{
     ErrorKind, ExpertCard, ExpertId, ExpertKind, Index, Keypair, LabelSet, Message, Model,
@@ -72,7 +72,7 @@ pub(crate) struct Scene {
     pub(crate) router: Router,
     pub(crate) now: Duration,
     pub(crate) index: Index,
-    pub(crate) vectors: HashMap<ExpertId, Arc<Descriptor>>,
+    pub(crate) vectors: Descriptors,
     pub(crate) peers: HashMap<PeerId, PeerState>,
     pub(crate) features: Features,
     offers: BTreeMap<PeerId, Vec<ExpertId>>,
@@ -89,7 +89,7 @@ impl Scene {
             router: Router::new(config, seed),
             now: Duration::from_secs(1000),
             index: Index::default(),
-            vectors: HashMap::new(),
+            vectors: Descriptors::default(),
             peers: HashMap::new(),
             features: Features {
                 encoder: "three-subjects".into(),
@@ -149,13 +149,10 @@ impl Scene {
             features: &self.features,
             explore,
         };
-        self.router.decide(
-            self.now,
-            &request,
-            &self.index,
-            &|id| self.vectors.get(id).cloned(),
-            &|id| self.peers.get(id).cloned().unwrap_or_else(connected),
-        )
+        self.router
+            .decide(self.now, &request, &self.index, &self.vectors, &|id| {
+                self.peers.get(id).cloned().unwrap_or_else(connected)
+            })
     }
 
     pub(crate) fn ask(&mut self) -> Decision {

@@ -43,7 +43,18 @@ impl fmt::Display for Capability {
     }
 }
 
+/// What an expert that another server computes cannot promise, as its card states it: an answer of it has no
+/// token ids, cannot be carried on elsewhere, and is not equal to another's by a fingerprint.
+pub const NOT_PROMISED: [&str; 3] = ["no-fingerprint", NO_RESUME, NO_TOKEN_IDS];
+const NO_RESUME: &str = "no-resume";
+const NO_TOKEN_IDS: &str = "no-token-ids";
+
 impl ExpertCard {
+    /// Whether its answers come as tokens with ids, so that another replica can carry them on.
+    pub fn can_be_carried_on(&self) -> bool {
+        !self.can(NO_RESUME) && !self.can(NO_TOKEN_IDS)
+    }
+
     /// The version of a card that states these capabilities: one that states none is what it was before
     /// cards could, byte for byte.
     pub const fn version_with(capabilities: &[String]) -> u32 {

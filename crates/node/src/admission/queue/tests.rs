@@ -9,7 +9,7 @@ const LONG: Duration = Duration::from_secs(600);
 fn bounds(waiting: usize, slots: usize, peers: Option<usize>) -> Bounds {
     Bounds {
         waiting,
-        places: [slots, 2],
+        places: [slots, 2, 2],
         peers,
         bytes: 1 << 20,
     }
@@ -260,7 +260,7 @@ fn check(queue: &Queue) {
     assert!(queue.waiting() <= bounds.waiting);
     let waiting = queue.calls.values().filter(|h| !h.at_work);
     assert_eq!(waiting.clone().count(), queue.waiting());
-    for lane in [Lane::Generate, Lane::Encode] {
+    for lane in [Lane::Generate, Lane::Encode, Lane::Outside] {
         let [total, peers] = queue.in_lane(lane);
         assert!(total <= bounds.places[lane as usize]);
         assert!(peers <= queue.peer_places(lane));
