@@ -1,10 +1,10 @@
 //! An expert that says what it was told to, so that votes, cascades and plans can be staged.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use polymath_engine::{EngineError, GenerateJob, Generated, StandIn};
 use polymath_types::{FinishReason, Usage};
-use tokio::{sync::mpsc::Sender, time::sleep};
+use tokio::sync::mpsc::Sender;
 
 /// Says nothing, and ends only when it is told to.
 pub const SILENT: &str = "[silent]";
@@ -87,8 +87,8 @@ async fn say(text: &str, job: GenerateJob, events: &Sender<Result<Generated, Eng
         fingerprint: "says".into(),
     }))
     .await;
-    while text == SILENT {
-        sleep(Duration::from_secs(3600)).await;
+    if text == SILENT {
+        return std::future::pending().await;
     }
     let most = job.sampling.max_tokens.map_or(usize::MAX, |n| n as usize);
     let words: Vec<&str> = text.split_inclusive(' ').take(most).collect();
