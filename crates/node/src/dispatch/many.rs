@@ -166,6 +166,11 @@ fn part_of(deadline: Instant, part: u32, of: u32) -> Instant {
     now + deadline.saturating_duration_since(now) * part / of
 }
 
+/// What came of one of several experts: its place, and its answer if there is one.
+type Answer = (usize, Result<Reply, Failure>);
+/// Whether those that are there are enough.
+type Enough<'a> = &'a (dyn Fn(&[Answer]) -> bool + Sync);
+
 /// Answers that were compared.
 struct Compared {
     /// Whose is passed on.
@@ -233,7 +238,7 @@ impl Asked {
         deadline: Instant,
     ) -> Result<RoutedOutcome, Failure> {
         let sharpness = experts.sharpness(voters);
-        let enough = |replies: &[(usize, Result<Reply, Failure>)]| {
+        let enough = |replies: &[Answer]| {
             let shorts = replies.iter().map(|(at, reply)| {
                 let short = reply.as_ref().ok().map(Reply::short);
                 (short, experts.expected(*at))
@@ -317,8 +322,8 @@ impl Asked {
         query: &Query,
         experts: &Experts,
         places: &[usize],
-        enough: &(dyn Fn(&[(usize, Result<Reply, Failure>)]) -> bool + Sync),
-    ) -> Vec<(usize, Result<Reply, Failure>)> {
+        enough: Enough<'_>,
+    ) -> Vec<Answer> {
         let ask = async |(before, at): (usize, usize)| {
             let group = experts.groups[at].clone();
             let shares = kept.shares + places.len() - before;
@@ -343,7 +348,7 @@ impl Asked {
     async fn compare(
         &self,
         experts: &Experts,
-        replies: &[(usize, Result<Reply, Failure>)],
+        replies: &[Answer],
         sharpness: f64,
         deadline: Instant,
     ) -> Compared {
@@ -389,11 +394,7 @@ impl Asked {
     }
 
     /// Passes on the answer of one of them.
-    async fn pass(
-        &self,
-        mut replies: Vec<(usize, Result<Reply, Failure>)>,
-        at: usize,
-    ) -> Result<RoutedOutcome, Failure> {
+    async fn pass(&self, mut replies: Vec<Answer>, at: usize) -> Result<RoutedOutcome, Failure> {
         let (_, reply) = replies.swap_remove(at);
         let Reply {
             events,
@@ -416,7 +417,7 @@ impl Asked {
 }
 
 /// Why none of several answers is passed on.
-fn no_winner(replies: Vec<(usize, Result<Reply, Failure>)>) -> Failure {
+fn no_winner(replies: Vec<Answer>) -> Failure {
     let asked = replies.len();
     let mut failures = replies.into_iter().filter_map(|(_, r)| r.err());
     match failures.next() {
