@@ -330,10 +330,10 @@ impl Catalog {
         }
     }
 
-    /// Says what the wall clock shows, Unix seconds; before each tick. By it epochs are bounded, and nothing else
-    /// is: a clock that is wrong by days does no harm.
+    /// Says what the wall clock shows, Unix seconds; often. By it epochs are bounded, and nothing else is: a clock
+    /// that is wrong by days does no harm.
     pub fn set_time(&mut self, unix: u64) {
-        self.latest_epoch = latest_epoch(unix);
+        let before = std::mem::replace(&mut self.latest_epoch, latest_epoch(unix));
         self.offers.documents.set_latest_epoch(self.latest_epoch);
         self.charters.documents.set_latest_epoch(self.latest_epoch);
         let observations = &mut self.observations.documents;
@@ -342,10 +342,10 @@ impl Catalog {
             .merged
             .not_yet
             .is_some_and(|epoch| epoch <= self.latest_epoch);
-        self.merge_due |= late;
+        self.merge_due |= late || self.latest_epoch < before;
     }
 
-    /// Called at a steady pace, e.g. every 10 s: compares with all connected peers, puts
+    /// Called at a steady pace, e.g. every 30 s: compares with all connected peers, puts
     /// questions that went unanswered to others, lets every author change its offer again, and
     /// drops cards no one needs.
     pub fn tick(&mut self) -> Vec<Action> {

@@ -45,8 +45,11 @@ pub(crate) const WRITTEN_BYTES: usize = 64;
 /// What a document says, bytes in memory, to each byte of its change: about seven, measured.
 pub(crate) const SAID_OF_CHANGE: usize = 8;
 /// Bytes of one peer's news that are passed on, to each of a few: without a pause, and a tick. What is above them
-/// the digests bring.
+/// the digests bring. What they cost counts too: whoever passes on all that a stranger may cost pays for it itself,
+/// and has nothing left for news of others.
 pub(crate) const NEWS_BYTES: [u32; 2] = [4 << 20, 256 * 1024];
+/// Bytes for which a microsecond of work counts there: a fifth of what a peer may cost is passed on.
+pub(crate) const WORK_AS_BYTES: u32 = 2;
 /// Changes of one author that are applied a tick in the long run; a whole epoch without a pause.
 pub(crate) const APPLIED_A_TICK: u32 = 8;
 /// What an expert that an offer lists costs in memory, in the document, in the index and as a card that is missed,
@@ -83,7 +86,8 @@ const EPOCHS_AHEAD: u64 = 1 << 20;
 const EPOCHS_SINCE: u64 = 1_767_225_600;
 
 /// The highest epoch there can be at `unix` seconds. Who once had an owner's key can use up those until now, and
-/// no more: a second later the owner begins the next, and newcomers take it as well as those who know the owner.
+/// no more: then the owner begins the next, and newcomers take it as well as those who know the owner. What was
+/// signed in advance for later epochs comes true as these do; such a key is lost, as any that another one holds.
 pub(crate) const fn latest_epoch(unix: u64) -> u64 {
     unix.saturating_sub(EPOCHS_SINCE)
         .saturating_add(EPOCHS_AHEAD)

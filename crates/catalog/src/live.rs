@@ -62,7 +62,7 @@ const LOST: usize = 1024;
 const IN_FLIGHT: Duration = Duration::from_secs(3);
 /// Losses within this are taken together.
 const TOGETHER: Duration = Duration::from_secs(10);
-/// A loss counts of one that was known for so long, or for half of this run.
+/// A loss counts of one that was known for so long, or for half as long as half of those connected.
 const SETTLED: Duration = Duration::from_secs(60);
 /// Shortest pause between two answers to suspicions, or to another run.
 const ANSWERS: Duration = Duration::from_secs(1);
@@ -430,6 +430,14 @@ impl Live {
         }
     }
 
+    /// For how long half of the connected peers have been known.
+    fn settled(&self, now: Duration) -> Duration {
+        let known = self.peers.keys().filter_map(|peer| self.table.get(peer));
+        let mut ages: Vec<Duration> = known.map(|e| now.saturating_sub(e.since)).collect();
+        ages.sort_unstable();
+        ages.get(ages.len() / 2).copied().unwrap_or_default()
+    }
+
     /// The last connection with `peer` broke, and it could not be reached again.
     pub fn lost(&mut self, now: Duration, peer: PeerId) -> Vec<LiveAction> {
         let mut actions = Vec::new();
@@ -443,7 +451,7 @@ impl Live {
         }
         self.losses.retain(|at| now.saturating_sub(*at) < TOGETHER);
         // Keys that come and go by the dozen say nothing of this node's own line.
-        let long = SETTLED.min(now / 2);
+        let long = SETTLED.min(self.settled(now) / 2);
         let known = self.table.get(&peer);
         if known.is_some_and(|e| now.saturating_sub(e.since) >= long) {
             self.losses.push_back(now);

@@ -111,7 +111,7 @@ impl Refusal {
 
     /// Whether a change may have been applied to a copy of its document before it was refused.
     pub(crate) const fn is_late(self) -> bool {
-        self.is_poison() || matches!(self, Self::Full | Self::TooMuch)
+        self.is_poison() || matches!(self, Self::Full | Self::TooMuch | Self::Version)
     }
 
     /// Whether no document can contain what its author signed there.

@@ -118,9 +118,10 @@ fn routed_json(routed: &v1::RoutedQuery) -> Value {
         })
     };
     let learned = |l: &Option<v1::Learned>| {
-        l.map(|l| {
+        l.as_ref().map(|l| {
             let seed = format!("{:016x}", l.seed);
-            json!({ "seed": seed, "counted": l.counted, "grades": l.grades, "others": l.others })
+            json!({ "seed": seed, "counted": l.counted, "grades": l.grades, "others": l.others,
+                "policy": l.policy })
         })
     };
     let outcome = routed.outcome.as_ref().map(|o| {

@@ -29,7 +29,6 @@ const NOTHING: f64 = 1e-6;
 #[derive(Debug, Deserialize)]
 struct Decided {
     number: u64,
-    policy: String,
     encoder: String,
     places: Vec<u32>,
     values: Vec<f32>,
@@ -63,6 +62,7 @@ struct Moment {
     counted: u64,
     grades: u64,
     others: u64,
+    policy: String,
 }
 
 /// A graded answer as a policy is told of it; one that taught nothing has no lesson.
@@ -177,7 +177,7 @@ impl Replay {
             let moment = if decision { &d.learned } else { &d.graded_at };
             let reached = match moment {
                 Some(m) if d.encoder == polymath_encoder::ENCODER_ID => {
-                    self.reach(&d.policy, m, if decision { m.grades } else { d.grade })
+                    self.reach(m, if decision { m.grades } else { d.grade })
                 }
                 _ => Err(VERSION),
             };
@@ -194,17 +194,17 @@ impl Replay {
     }
 
     /// Brings the policy to where it was.
-    fn reach(&mut self, name: &str, moment: &Moment, grades: u64) -> Result<(), &'static str> {
+    fn reach(&mut self, moment: &Moment, grades: u64) -> Result<(), &'static str> {
         if moment.others > 0 {
             return Err(OTHERS);
         }
         if grades > self.grades.len() as u64 {
             return Err(GRADES);
         }
-        let run = (moment.seed.clone(), name.to_owned());
+        let run = (moment.seed.clone(), moment.policy.clone());
         if self.run != run || self.policy.is_none() || self.heard > grades {
             let seed = u64::from_str_radix(&moment.seed, 16).map_err(|_| VERSION)?;
-            let mut policy = by_name(name, seed).ok_or(POLICY)?;
+            let mut policy = by_name(&moment.policy, seed).ok_or(POLICY)?;
             if moment.counted > 0 {
                 let saved = self.saved.get(&moment.counted).ok_or(GRADES)?;
                 if !policy.restore(saved) {

@@ -255,7 +255,7 @@ struct Decided {
     decision: Decision,
     features: Features,
     /// Which policy decided, and what it had heard.
-    policy: (&'static str, Learned),
+    learned: Learned,
 }
 
 /// Notes how a question ended, whichever way it ended.
@@ -392,7 +392,7 @@ impl Asked {
         let Decided {
             decision,
             features,
-            policy,
+            learned,
         } = decided;
         let calls = self.ledger.calls_left();
         let experts = Experts::of(&decision, &node.index(), node.peer_id(), &query, calls);
@@ -430,7 +430,7 @@ impl Asked {
         // What a plan says is nobody's own answer: rating it would teach nothing of its experts.
         let number = match how {
             How::Plan => None,
-            _ => learning.note(&query, &features, policy, &decision),
+            _ => learning.note(&query, &features, learned, &decision),
         };
         let mut noted = Noted {
             node: &node,
@@ -492,11 +492,11 @@ impl Asked {
         let mut router = self.node.router();
         let decision = router.decide(self.node.elapsed(), &request, &index, &descriptors, &peers);
         // Under the router's lock, so that no grade comes between.
-        let policy = (router.policy().name(), inner.learning.learned());
+        let learned = inner.learning.learned();
         Decided {
             decision,
             features,
-            policy,
+            learned,
         }
     }
 

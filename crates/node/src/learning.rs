@@ -140,7 +140,7 @@ impl Log {
         let Some(mut routed) = self.open.remove(at) else {
             return Err(Failure::new(ErrorKind::Internal, "the log is broken"));
         };
-        routed.graded_at = Some(self.learned);
+        routed.graded_at = Some(self.learned.clone());
         self.last_grade += 1;
         self.learned.grades = self.last_grade;
         routed.reward = Some(reward);
@@ -188,6 +188,7 @@ impl Learning {
             counted: log.counted,
             grades: log.last_grade,
             others: 0,
+            policy: policy.name().to_owned(),
         };
         Ok(Self {
             log: Mutex::new(log),
@@ -207,7 +208,7 @@ impl Learning {
 
     /// What the policy has heard by now: to be read while it cannot hear more.
     pub(crate) fn learned(&self) -> Learned {
-        self.log().learned
+        self.log().learned.clone()
     }
 
     /// Others' word has changed, or `false`: there is none, as before.
@@ -221,7 +222,7 @@ impl Learning {
         &self,
         query: &Query,
         features: &Features,
-        policy: (&str, Learned),
+        learned: Learned,
         decision: &Decision,
     ) -> Option<u64> {
         let mut experts: Vec<RoutedExpert> = Vec::new();
@@ -251,8 +252,8 @@ impl Learning {
             request_id: query.id.to_string(),
             at_ms: u64::try_from(at.unwrap_or_default().as_millis()).unwrap_or(u64::MAX),
             kind: query.kind.as_str().to_owned(),
-            policy: policy.0.to_owned(),
-            learned: Some(policy.1),
+            policy: learned.policy.clone(),
+            learned: Some(learned),
             agent: AGENT.to_owned(),
             encoder: ENCODER_ID.to_owned(),
             places,

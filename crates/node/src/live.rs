@@ -217,7 +217,8 @@ impl LiveHandle {
         let now = self.shared.begun.elapsed();
         let view = *self.shared.views().get(peer)?;
         match view.standing {
-            Standing::Leaving => Some(Doubt::Leaving),
+            // It may have come back, and not everybody has heard of it.
+            Standing::Leaving if view.fresh_until >= now => Some(Doubt::Leaving),
             Standing::Suspended => Some(Doubt::Suspended),
             _ if view.fresh_until < now => Some(Doubt::Silent(now - view.fresh_until)),
             _ => None,

@@ -416,6 +416,7 @@ impl Keeper {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.catalog.set_time(crate::unix_now());
             let mut actions = tokio::select! {
                 () = cancel.cancelled() => return,
                 command = inbox.recv() => match command {
@@ -426,10 +427,7 @@ impl Keeper {
                     self.answer(room);
                     continue;
                 }
-                _ = tick.tick() => {
-                    self.catalog.set_time(crate::unix_now());
-                    self.catalog.tick()
-                }
+                _ = tick.tick() => self.catalog.tick(),
             };
             // One transaction for all that has come meanwhile.
             for _ in 1..GROUP {

@@ -110,16 +110,11 @@ impl Catalog {
             .collect();
         let buckets = K::shelf(self).documents.buckets();
         let ahead = buckets.ahead_of(numbers.iter().copied(), &theirs);
-        let ahead: Vec<OfferHead> = ahead
-            .take(HEADS_PAGE + 1)
-            .map(|(a, k)| frames::head(a, k))
-            .collect();
-        if ahead.len() <= HEADS_PAGE {
-            batch.send(peer, frames::heads(K::CATEGORY, &ahead));
-        } else {
-            // Page by page, when there is room for one: a few bytes asked for all that is known.
-            self.owe_leaves(K::CATEGORY, peer, numbers.into_iter().collect(), batch);
-        }
+        let ahead: Vec<OfferHead> = ahead.map(|(a, k)| frames::head(a, k)).collect();
+        // A few bytes ask for all that is known.
+        let cost = u32::try_from(ahead.len() / 4).unwrap_or(u32::MAX);
+        self.efforts.spend(peer, cost);
+        batch.send(peer, frames::heads(K::CATEGORY, &ahead));
     }
 
     /// New authors that `peer` may bring.

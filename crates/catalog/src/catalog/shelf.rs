@@ -185,8 +185,13 @@ impl Catalog {
     ) -> Result<(), Refusal> {
         let shelf = K::shelf(self);
         let last = shelf.documents.position(&self.me).0.max(shelf.forks.epoch);
-        // Nobody takes an epoch far above the last, so none is the last.
         let next = last.checked_add(1).ok_or(Refusal::Epoch)?;
+        if next > self.latest_epoch {
+            tracing::warn!(
+                epoch = next,
+                "this node's next epoch is ahead of its clock: others take it when theirs are that far"
+            );
+        }
         self.write_own::<K>(next, view, batch)
     }
 

@@ -22,7 +22,10 @@ use crate::{
     documents::{Author, Outcome},
     effort, envelope, frames,
     kind::{Category, Kind, charter::CharterKind, observations::ObservationKind, offer::OfferKind},
-    limits::{ANNOUNCED, FEW_HEADS, MISSING_A_TICK, PUSHES, SAID_OF_CHANGE, TOLD, WANT_ENTRIES},
+    limits::{
+        ANNOUNCED, FEW_HEADS, MISSING_A_TICK, PUSHES, SAID_OF_CHANGE, TOLD, WANT_ENTRIES,
+        WORK_AS_BYTES,
+    },
     record,
     short::Arrived,
 };
@@ -187,6 +190,7 @@ impl Catalog {
 
     fn on_changes<K: Kind>(&mut self, peer: PeerId, offers: Offers, batch: &mut Batch) {
         let mut news = Vec::new();
+        let mut passed_on = 0u32;
         let mut gaps = BTreeSet::new();
         let mut ahead = Ahead::new();
         let mut parted = Vec::new();
@@ -248,6 +252,9 @@ impl Catalog {
                         .saturating_add(history)
                         .saturating_add(effort::written(written));
                     self.works.spend(peer, cost);
+                    if !solicited {
+                        passed_on = passed_on.saturating_add(cost.saturating_mul(WORK_AS_BYTES));
+                    }
                     let shelf = K::shelf_mut(self);
                     shelf.asked.close(&author);
                     if solicited {
@@ -341,6 +348,7 @@ impl Catalog {
         }
         let bytes: usize = news.iter().map(|change| change.encoded_len()).sum();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let bytes = bytes.saturating_add(passed_on);
         // What admins lay down is bounded by itself, and a revocation must not wait for the next digest.
         let pushes = K::CATEGORY == Category::Charter || self.spread.spend(peer, bytes);
         if !pushes && !news.is_empty() {

@@ -39,8 +39,8 @@ pub(super) struct Entry {
     heard: Duration,
     /// When it was first heard of.
     pub(super) since: Duration,
-    /// When it was last in haste that it came anew or leaves.
-    moved: Option<Duration>,
+    /// When it was last in haste that it came anew, and that it leaves.
+    moved: [Option<Duration>; 2],
     /// How often it was suspended and lived, and when that was last.
     survived: (u32, Duration),
     fresh_until: Duration,
@@ -227,7 +227,8 @@ impl Table {
         };
         let mut taken = Taken::default();
         let (mut by, mut since, mut survived) = (by, now, (0, Duration::ZERO));
-        let mut moved = None;
+        let mut moved = [None; 2];
+        let leaves = usize::from(order.leaving);
         match self.entries.get(&author) {
             Some(held) => {
                 let same_run = held.run == status.run;
@@ -241,7 +242,7 @@ impl Table {
                     taken.refuted = standing.map(|d| d.witness).collect();
                 }
                 moved = held.moved;
-                let rested = moved.is_none_or(|at| now.saturating_sub(at) >= MOVES);
+                let rested = moved[leaves].is_none_or(|at| now.saturating_sub(at) >= MOVES);
                 taken.haste = if !held.doubts.is_empty() {
                     Haste::Disputed
                 } else if (order.leaving || !same_run) && rested {
@@ -261,7 +262,7 @@ impl Table {
             }
         }
         if taken.haste == Haste::Moved {
-            moved = Some(now);
+            moved[leaves] = Some(now);
         }
         self.doubted.remove(&author);
         self.entries.insert(

@@ -2001,7 +2001,7 @@ pub struct RoutedQuery {
     pub graded_at: ::core::option::Option<Learned>,
 }
 /// What the policy had heard: enough to bring another one there, grade by grade.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Learned {
     /// of this run's policy
     #[prost(fixed64, tag = "1")]
@@ -2015,6 +2015,8 @@ pub struct Learned {
     /// how often others' word has changed in this run
     #[prost(uint64, tag = "4")]
     pub others: u64,
+    #[prost(string, tag = "5")]
+    pub policy: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RoutedExpert {
