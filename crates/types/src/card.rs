@@ -30,6 +30,8 @@ pub struct CardLimits {
     pub files: usize,
     /// Number of fixed labels.
     pub labels: usize,
+    /// Tokens of an answer: callers reckon their memory by it.
+    pub answer: u32,
 }
 
 /// The limits every card is held to.
@@ -42,6 +44,7 @@ pub const CARD_LIMITS: CardLimits = CardLimits {
     example: 512,
     files: 64,
     labels: 256,
+    answer: 1 << 20,
 };
 
 macro_rules! digest_id {
@@ -451,6 +454,9 @@ impl ExpertCard {
                  repeat_penalty 0.5 to 2, at most 16 stop strings of 1 to 64 bytes"
                     .into(),
             );
+        }
+        if s.max_tokens > l.answer {
+            return fail(format!("max_tokens of at most {}", l.answer));
         }
         if self.model.licence.is_empty() || self.model.licence.len() > 128 {
             return fail("the licence must be an SPDX expression".into());

@@ -67,8 +67,19 @@ fn choice(text: &str) -> Option<char> {
     }
 }
 
-/// A number in one form: `1,000.0` and `1000` are the same.
+/// A number in one form: `1,000.0` and `1000` are the same. A comma that does not set thousands apart may stand
+/// for a point or between two numbers: then it is no number.
 fn number(text: &str) -> Option<String> {
+    let whole = text.split_once('.').map_or(text, |(whole, _)| whole);
+    let mut parts = whole.split(',');
+    let first = parts.next()?.trim_start_matches(['-', '+']);
+    let mut thousands = parts.peekable();
+    if thousands.peek().is_some() && !(1..=3).contains(&first.len())
+        || thousands.any(|t| t.len() != 3 || !t.bytes().all(|b| b.is_ascii_digit()))
+        || text.len() > whole.len() && text[whole.len()..].contains(',')
+    {
+        return None;
+    }
     let value: f64 = text.replace(',', "").parse().ok()?;
     value.is_finite().then(|| value.to_string())
 }
@@ -155,6 +166,11 @@ mod tests {
         }
         assert_ne!(short_answer("42"), short_answer("-42"));
         assert_ne!(short_answer("A cat"), short_answer("A"));
+        for (a, b) in [("1,5", "15"), ("10,20", "1020"), ("1,5", "1.5"), ("1234,567", "1234567")] {
+            assert!(short_answer(a).is_some());
+            assert_ne!(short_answer(a), short_answer(b), "{a}");
+        }
+        assert_eq!(short_answer("-1,234,567.50"), short_answer("-1234567.5"));
         let long =
             "Eggs are boiled for seven minutes in water that bubbles, and then cooled at once.";
         assert_eq!(short_answer(long), None);

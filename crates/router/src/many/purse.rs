@@ -118,6 +118,12 @@ impl Purse {
         })
     }
 
+    /// The call is not made after all, and counts as none.
+    pub fn undo(&mut self, grant: Grant) {
+        self.calls = self.calls.saturating_sub(1);
+        self.give_back(grant);
+    }
+
     /// The call has ended: what it took is among what is spent from now on.
     pub fn give_back(&mut self, grant: Grant) {
         self.aside.tokens = self.aside.tokens.saturating_sub(grant.aside.tokens);
@@ -185,6 +191,23 @@ mod tests {
             cost: 5_000,
         };
         assert_eq!(purse.grant(overdrawn, (1, 500), dear, 1), None);
+    }
+
+    #[test]
+    fn a_call_that_is_not_made_counts_as_none() {
+        let mut purse = Purse::new(PurseLimits {
+            calls: 1,
+            tokens: Some(100),
+            cost: None,
+        });
+        let free = Terms::default();
+        let first = purse.grant(Spent::default(), (20, 80), free, 1).unwrap();
+        assert_eq!(purse.calls_left(), 0);
+        purse.undo(first);
+        assert_eq!(
+            purse.grant(Spent::default(), (20, 80), free, 1),
+            Some(first)
+        );
     }
 
     #[test]
