@@ -29,6 +29,10 @@ const HAIR: Duration = Duration::from_millis(100);
 /// Most bytes of text that a token brings, on average over an answer: a generous bound, against peers
 /// that would fill the caller's memory.
 const TEXT_PER_TOKEN: usize = 256;
+/// Bytes of a token of usual text, where nobody counts.
+pub(super) const BYTES_PER_TOKEN: usize = 4;
+/// What a chat template adds to a turn at most, tokens.
+const TEMPLATE: u64 = 16;
 /// Most tokens of an answer by an expert whose card is not known any more.
 const MOST_TOKENS: usize = 1 << 20;
 
@@ -59,6 +63,10 @@ pub(super) struct Progress {
     gave_up: Option<&'static str>,
 }
 
+/// Tokens and bytes after which a beginning is an answer's, whatever it may still become: honest declarations are
+/// shorter, and what is held is in memory.
+const MOST_HELD: usize = 64;
+const MOST_HEARD: usize = 256;
 /// How often an answer is looked at whether it goes in circles, tokens.
 const CIRCLES_EVERY: usize = 16;
 
@@ -82,6 +90,15 @@ impl Progress {
         if self.untold { 1 } else { tokens.ids.len() }
     }
 
+    /// The same for what they cost: nobody pays less for coming in great pieces.
+    pub(super) fn weigh(&self, tokens: &v1::Tokens) -> usize {
+        if self.untold {
+            tokens.text.len().div_ceil(BYTES_PER_TOKEN)
+        } else {
+            tokens.ids.len()
+        }
+    }
+
     /// What of these tokens may be passed on: nothing yet while the answer may turn out to be none. An error is
     /// why another expert should be asked; `again`: also once something was passed on.
     pub(super) fn sift(
@@ -90,9 +107,16 @@ impl Progress {
         again: bool,
     ) -> Result<Vec<v1::Tokens>, Failure> {
         if self.begins {
-            self.heard.push_str(&tokens.text);
+            let room = MOST_HEARD.saturating_sub(self.heard.len());
+            let heard = tokens.text.floor_char_boundary(room);
+            self.heard.push_str(&tokens.text[..heard]);
+            let full = heard < tokens.text.len() || self.tokens() > MOST_HELD;
             self.held.push(tokens);
             return match beginning(&self.heard) {
+                Beginning::Open if full => {
+                    self.begins = false;
+                    Ok(std::mem::take(&mut self.held))
+                }
                 Beginning::Open => Ok(Vec::new()),
                 Beginning::Declines => Err(self.give_up("it says that it cannot answer")),
                 Beginning::Answers => {
@@ -165,10 +189,10 @@ impl Progress {
 /// Refusals that blame the request itself. From a peer they are hearsay: they do not count against it,
 /// so one that lies could end questions for ever. Hence a second opinion.
 #[derive(Default)]
-struct Refusals(Vec<(Candidate, ErrorKind)>);
+pub(super) struct Refusals(Vec<(Candidate, ErrorKind)>);
 
 impl Refusals {
-    const fn blames_request(kind: ErrorKind) -> bool {
+    pub(super) const fn blames_request(kind: ErrorKind) -> bool {
         matches!(
             kind,
             ErrorKind::InvalidInput
@@ -230,6 +254,12 @@ impl Asked {
         let mut calls = 0;
         let mut left: VecDeque<_> = candidates.into_iter().map(Arc::new).collect();
         let mut again = Again::default();
+        // Who names an expert asks no other one.
+        let most = match query.constraints.model {
+            Some(_) => usize::MAX,
+            None => self.ledger.calls_left().max(1),
+        };
+        let mut met: Vec<ExpertId> = Vec::new();
         'asking: loop {
             if Instant::now() >= deadline {
                 break;
@@ -247,6 +277,15 @@ impl Asked {
             if !progress.can_go_on_with(candidate) || refusals.settled(&self.node, candidate.expert)
             {
                 continue;
+            }
+            if !met.contains(&candidate.expert) {
+                if met.len() >= most {
+                    continue;
+                }
+                met.push(candidate.expert);
+            }
+            if met.len() >= most {
+                left.retain(|c| met.contains(&c.expert));
             }
             let others: Vec<Arc<Candidate>> = left.iter().cloned().collect();
             let rest: Vec<&Candidate> = others.iter().map(Arc::as_ref).collect();
@@ -405,6 +444,22 @@ impl Asked {
         asked.unwrap_or(by_card)
     }
 
+    /// Most tokens of the question as an expert reads it: none is less than a byte.
+    pub(super) fn most_prompt(&self, query: &Query, expert: &ExpertId) -> u64 {
+        let index = self.node.index();
+        let system = index
+            .expert(expert)
+            .and_then(|e| e.card.system.as_ref().map(String::len));
+        let bytes = query.messages.iter().map(|m| m.content.len());
+        let bytes = bytes.sum::<usize>() + system.unwrap_or_default();
+        let turns = query.messages.len() as u64 + 2;
+        let prompt = bytes as u64 + TEMPLATE * turns;
+        // Of labels that are asked about each is read with the whole text.
+        let labels = query.labels.iter().map(String::len).sum::<usize>() as u64;
+        let each = query.labels.len().max(1) as u64;
+        prompt.saturating_mul(each).saturating_add(labels * turns)
+    }
+
     /// Opens one call, of which the router learns however it ends, cancellation included.
     pub(super) async fn begin<'d>(
         &'d self,
@@ -416,7 +471,10 @@ impl Asked {
             .router()
             .started(self.node.elapsed(), expert, peer);
         let terms = terms_of(&self.node.index(), attempt.candidate, self.node.peer_id());
-        let call = self.ledger.began(self.role, attempt.candidate, terms);
+        let prompt = self.most_prompt(attempt.query, &expert) + progress.ids.len() as u64;
+        let call = self
+            .ledger
+            .began(self.role, attempt.candidate, terms, prompt);
         let mut report = Report {
             node: &self.node,
             ledger: &self.ledger,
@@ -550,5 +608,49 @@ impl Drop for Report<'_> {
         };
         let now = self.node.elapsed();
         self.node.router().observe(now, &outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_stays_open_for_ever_is_held_to_its_bound_only() {
+        let mut progress = Progress {
+            begins: true,
+            ..Progress::default()
+        };
+        let (mut passed, mut most) = (0, 0);
+        for id in 0..500 {
+            let blank = v1::Tokens {
+                ids: vec![id],
+                text: " ".to_owned(),
+            };
+            progress.take(&blank, 1000).unwrap();
+            passed += progress.sift(blank, false).unwrap().len();
+            most = most.max(progress.held.len());
+        }
+        assert_eq!(passed, 500);
+        assert_eq!(most, MOST_HELD);
+        assert!(progress.heard.len() <= MOST_HEARD);
+    }
+
+    #[test]
+    fn one_great_piece_of_blanks_is_no_beginning() {
+        let mut progress = Progress {
+            begins: true,
+            untold: true,
+            ..Progress::default()
+        };
+        let blank = v1::Tokens {
+            ids: Vec::new(),
+            text: " ".repeat(32 << 10),
+        };
+        progress.take(&blank, 1000).unwrap();
+        assert_eq!(progress.weigh(&blank), 8 << 10);
+        assert_eq!(progress.sift(blank, false).unwrap().len(), 1);
+        assert!(progress.heard.len() <= MOST_HEARD);
     }
 }

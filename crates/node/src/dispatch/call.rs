@@ -227,7 +227,8 @@ impl Asked {
                     .map(|e| e.map_err(|s| rpc::failure(&s)))
                     .boxed(),
                 };
-                first_step(events, attempt, progress).await?
+                let read = |tokens| self.ledger.read(call, tokens);
+                first_step(events, attempt, progress, read).await?
             }
             ExpertKind::Embed => {
                 let request = v1::EmbedRequest {
@@ -276,11 +277,15 @@ impl Asked {
         };
         pace.note(0);
         let prompt = match &begun {
-            Begun::Answer { started, .. } => started.as_ref().map(|s| s.prompt_tokens),
+            Begun::Answer { started, .. } => started.is_none().then_some(0),
             Begun::Vectors(v1::EmbedResponse { usage, .. })
-            | Begun::Labels(v1::ClassifyResponse { usage, .. }) => usage.map(|u| u.prompt_tokens),
+            | Begun::Labels(v1::ClassifyResponse { usage, .. }) => {
+                Some(usage.map_or(0, |u| u.prompt_tokens))
+            }
         };
-        self.ledger.read(call, prompt.unwrap_or_default());
+        if let Some(tokens) = prompt {
+            self.ledger.read(call, tokens);
+        }
         Ok(Opened {
             begun,
             route,
@@ -426,12 +431,16 @@ impl Asked {
                     progress.take(&tokens, attempt.most_tokens)?;
                     let came = progress.came(&tokens);
                     pace.note(came);
-                    self.ledger.came(call, came);
+                    let weight = progress.weigh(&tokens);
+                    self.ledger.came(call, weight, attempt.most_tokens);
                     for tokens in progress.sift(tokens, again)? {
                         self.send(Event::Tokens(tokens)).await;
                     }
                 }
                 Step::Finished(finished) => {
+                    let most = attempt.most_tokens;
+                    self.ledger
+                        .settle(call, finished.usage, !progress.untold, most);
                     for tokens in progress.sift_end()? {
                         self.send(Event::Tokens(tokens)).await;
                     }
@@ -501,16 +510,21 @@ impl Asked {
     }
 }
 
-/// The first step that is part of the answer, with what was said before it.
+/// The first step that is part of the answer, with what was said before it. A prompt that was read is told of at
+/// once: a call may be dropped before it brings anything.
 async fn first_step(
     mut events: Events,
     attempt: &Try<'_, '_>,
     progress: &Progress,
+    read: impl Fn(u32),
 ) -> Result<Begun, Failure> {
     let mut started = None;
     loop {
         match next_step(&mut events, attempt, progress).await? {
-            Step::Started(said) => started = Some(said),
+            Step::Started(said) => {
+                read(said.prompt_tokens);
+                started = Some(said);
+            }
             Step::Working(_) => {}
             step @ (Step::Tokens(_) | Step::Finished(_)) => {
                 return Ok(Begun::Answer {

@@ -1,7 +1,5 @@
 //! One of several experts, asked to the end of its answer, which is kept until it is known whose is passed on.
 
-use std::sync::Arc;
-
 use polymath_proto::v1::{self, RoutedOutcome, ask_event::Event};
 use polymath_router::{Candidate, many};
 use polymath_types::{ErrorKind, Failure, Query, Terms};
@@ -13,8 +11,11 @@ use crate::dispatch::{Asked, EVENTS, ledger::Granted, terms_of};
 const MOST_KEPT: usize = 256 << 10;
 /// Most of it that is told beside the answer.
 const MOST_TOLD: usize = 4 << 10;
-/// What a chat template adds to a turn at most, tokens.
-const TEMPLATE: u64 = 16;
+/// Most tokens of it.
+const MOST_KEPT_TOKENS: usize = 64 << 10;
+/// Bytes and tokens of a piece of it: tokens that are kept one by one would be a hundred times their size.
+const PIECE: usize = 4 << 10;
+const PIECE_TOKENS: usize = 1 << 10;
 
 /// A whole answer, not passed on yet.
 pub(super) struct Reply {
@@ -58,7 +59,33 @@ pub(super) struct Ask<'a> {
 struct Kept {
     events: Vec<Event>,
     text: String,
+    ids: usize,
     done: Option<v1::Done>,
+}
+
+impl Kept {
+    fn add(&mut self, tokens: v1::Tokens) -> Result<(), Failure> {
+        self.text.push_str(&tokens.text);
+        self.ids += tokens.ids.len();
+        if self.text.len() > MOST_KEPT || self.ids > MOST_KEPT_TOKENS {
+            return Err(Failure::new(
+                ErrorKind::ResourceExhausted,
+                format!(
+                    "its answer is over {MOST_KEPT} bytes or {MOST_KEPT_TOKENS} tokens: too long to be held beside others"
+                ),
+            ));
+        }
+        match self.events.last_mut() {
+            Some(Event::Tokens(last))
+                if last.text.len() < PIECE && last.ids.len() < PIECE_TOKENS =>
+            {
+                last.text.push_str(&tokens.text);
+                last.ids.extend_from_slice(&tokens.ids);
+            }
+            _ => self.events.push(Event::Tokens(tokens)),
+        }
+        Ok(())
+    }
 }
 
 async fn keep(mut heard: mpsc::Receiver<v1::AskEvent>) -> Result<Kept, Failure> {
@@ -66,18 +93,7 @@ async fn keep(mut heard: mpsc::Receiver<v1::AskEvent>) -> Result<Kept, Failure> 
     while let Some(event) = heard.recv().await {
         match event.event {
             Some(Event::Done(done)) => kept.done = Some(done),
-            Some(Event::Tokens(tokens)) => {
-                kept.text.push_str(&tokens.text);
-                if kept.text.len() > MOST_KEPT {
-                    return Err(Failure::new(
-                        ErrorKind::ResourceExhausted,
-                        format!(
-                            "its answer is over {MOST_KEPT} bytes: too long to be held beside others"
-                        ),
-                    ));
-                }
-                kept.events.push(Event::Tokens(tokens));
-            }
+            Some(Event::Tokens(tokens)) => kept.add(tokens)?,
             Some(event @ (Event::Attempt(_) | Event::Started(_))) => kept.events.push(event),
             _ => {}
         }
@@ -168,15 +184,10 @@ impl Asked {
             price_out: a.price_out.max(b.price_out),
             ..a
         });
-        let card = group.first().and_then(|c| index.expert(&c.expert));
-        let card = card.map(|e| Arc::clone(&e.card));
-        let system = card.as_ref().and_then(|c| c.system.as_ref());
-        let bytes = query.messages.iter().map(|m| m.content.len());
-        let bytes = bytes.sum::<usize>() + system.map_or(0, String::len);
-        // No token is less than a byte.
-        let turns = query.messages.len() as u64 + 2;
-        let prompt = bytes as u64 + TEMPLATE * turns;
-        let by_card = card.map_or(u32::MAX, |c| c.sampling.max_tokens);
+        let first = group.first();
+        let prompt = first.map_or(0, |c| self.most_prompt(query, &c.expert));
+        let card = first.and_then(|c| index.expert(&c.expert));
+        let by_card = card.map_or(u32::MAX, |e| e.card.sampling.max_tokens);
         let answer = query.sampling.max_tokens.unwrap_or(by_card);
         let granted = self.ledger.grant((prompt, answer.into()), terms, shares)?;
         let mut query = query.clone();
@@ -184,5 +195,36 @@ impl Asked {
             query.sampling.max_tokens = Some(granted.max_tokens());
         }
         Ok((granted, query))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_kept_in_few_pieces_and_bounded() {
+        let mut kept = Kept::default();
+        let token = |text: &str| v1::Tokens {
+            ids: vec![1],
+            text: text.to_owned(),
+        };
+        let mut added = 0;
+        let failure = loop {
+            match kept.add(token("")) {
+                Ok(()) => added += 1,
+                Err(failure) => break failure,
+            }
+        };
+        assert_eq!(added, MOST_KEPT_TOKENS);
+        assert_eq!(kept.events.len(), MOST_KEPT_TOKENS / PIECE_TOKENS);
+        assert_eq!(failure.kind, ErrorKind::ResourceExhausted);
+
+        let mut kept = Kept::default();
+        for _ in 0..MOST_KEPT / 4 {
+            kept.add(token("abcd")).unwrap();
+        }
+        assert!(kept.add(token("a")).is_err());
     }
 }
