@@ -125,10 +125,7 @@ struct Line {
 type Take<'a> = dyn FnMut(&[u8], usize) -> Result<(), DataError> + 'a;
 
 /// Gives each line of a file that is not blank, with its number from 1.
-pub(crate) fn lines(
-    path: &Path,
-    take: &mut Take<'_>,
-) -> Result<(), DataError> {
+pub(crate) fn lines(path: &Path, take: &mut Take<'_>) -> Result<(), DataError> {
     let (mut taken, mut line) = (0, 0);
     let mut reader = BufReader::new(open(path)?);
     loop {

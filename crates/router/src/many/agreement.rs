@@ -166,7 +166,12 @@ mod tests {
         }
         assert_ne!(short_answer("42"), short_answer("-42"));
         assert_ne!(short_answer("A cat"), short_answer("A"));
-        for (a, b) in [("1,5", "15"), ("10,20", "1020"), ("1,5", "1.5"), ("1234,567", "1234567")] {
+        for (a, b) in [
+            ("1,5", "15"),
+            ("10,20", "1020"),
+            ("1,5", "1.5"),
+            ("1234,567", "1234567"),
+        ] {
             assert!(short_answer(a).is_some());
             assert_ne!(short_answer(a), short_answer(b), "{a}");
         }
