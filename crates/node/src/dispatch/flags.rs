@@ -1,9 +1,11 @@
 //! Constraints inside a question, after Tryage (Hari and Thomson 2023): `[route: fast, local] How do I …?`. For
 //! clients that can send a text and nothing else.
 //!
-//! The words are taken off every user turn before anybody reads it. A text may be somebody else's, so flags only
-//! narrow: of two circles the narrower one holds, in whichever turn it was drawn, and of two prices the lower. What
-//! is preferred, and how many are asked, they say for the latest turn and only where the request does not.
+//! The words are taken off every user turn before anybody reads it. A text may be somebody else's, so of who may read
+//! it and of what it may cost a token flags only narrow: of two circles the narrower one holds, in whichever turn it was
+//! drawn, and of two prices the lower. What is preferred, and how many are asked, they say for the latest turn and only
+//! where the request does not: more than one can be widening, by the usual calls at most and within the request's
+//! bounds. Whoever passes on the texts of others says `how` itself.
 
 use polymath_types::{
     Constraints, ErrorKind, ExpertKind, Failure, How, Preference, Privacy, Query, Role, Terms,

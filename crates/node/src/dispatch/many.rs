@@ -22,7 +22,7 @@ use polymath_types::{ErrorKind, Failure, How, Index, PeerId, Query};
 use tokio::time::Instant;
 
 use self::reply::{Ask, Reply};
-use super::Asked;
+use super::{Asked, attempts::Refusals};
 
 /// Experts that may be asked for one question, whatever the caller allows.
 const MOST_CALLS: usize = 16;
@@ -32,7 +32,9 @@ const GENERAL: &str = "general";
 /// What a question may cost, by what its caller says.
 pub(super) fn limits(request: &v1::AskRequest, how: How) -> PurseLimits {
     let usual = match how {
-        How::One | How::Vote | How::Cascade => 3,
+        // One is asked; others only where it fails.
+        How::One => MOST_CALLS,
+        How::Vote | How::Cascade => 3,
         How::Auto => 5,
         How::Plan => 8,
     };
@@ -202,8 +204,8 @@ impl Asked {
         }
     }
 
-    /// One expert after the other, until one answers. Where tokens or credits are counted, the first for whom
-    /// there is room.
+    /// One expert after the other, until one answers. Where tokens or credits are counted, only those for whom there
+    /// is room, each with what it is granted: another one may be dearer.
     async fn alone(
         &self,
         query: &Query,
@@ -213,20 +215,47 @@ impl Asked {
         if !self.ledger.is_bounded() {
             return self.attempt_all(query, candidates, deadline).await;
         }
-        let mut refused = None;
+        let me = self.node.peer_id();
+        let (mut refused, mut ended) = (None, None::<Failure>);
+        let (mut attempts, mut blamed) = (Vec::new(), false);
         let mut left = candidates;
         while let Some(first) = left.first() {
             let expert = first.expert;
             let (group, rest): (Vec<_>, Vec<_>) = left
                 .into_iter()
                 .partition(|c: &Candidate| c.expert == expert);
-            match self.granted(query, &group, 1) {
-                Ok((_granted, query)) => return self.attempt_all(&query, group, deadline).await,
-                Err(failure) => refused = refused.or(Some(failure)),
-            }
             left = rest;
+            let here = group.iter().any(|c| c.peer == me);
+            let mut failure = match self.granted(query, &group, 1) {
+                Ok((_granted, query)) => {
+                    let query = reply::only(&query, &group);
+                    match self.attempt_all(&query, group, deadline).await {
+                        Ok(answered) => return Ok(answered),
+                        Err(failure) => failure,
+                    }
+                }
+                Err(failure) => {
+                    refused = refused.or(Some(failure));
+                    continue;
+                }
+            };
+            attempts.append(&mut failure.attempts);
+            let kind = failure.kind;
+            ended = Some(failure);
+            // A refusal of the question by one peer is hearsay; the context's length is an expert's own.
+            let blames = Refusals::blames_request(kind);
+            let blames = blames && kind != ErrorKind::ContextOverflow;
+            let worth = kind.worth_another_replica() || Refusals::blames_request(kind);
+            if self.has_passed_on() || is_over(deadline) || !worth || blames && (here || blamed) {
+                break;
+            }
+            blamed |= blames;
         }
-        Err(refused.unwrap_or_else(|| Failure::new(ErrorKind::Unavailable, "nobody can be asked")))
+        let mut failure = ended
+            .or(refused)
+            .unwrap_or_else(|| Failure::new(ErrorKind::Unavailable, "nobody can be asked"));
+        failure.attempts = attempts;
+        Err(failure)
     }
 
     /// All at once; as soon as the others can change nothing they are asked no longer.
@@ -260,7 +289,9 @@ impl Asked {
             shares: 0,
             by: part_of(deadline, 9, 10),
         };
-        let replies = self.replies(voting, query, experts, voters, &enough).await;
+        let enough: Enough<'_> = &enough;
+        let until = (enough, voters.len() / 2 + 1);
+        let replies = self.replies(voting, query, experts, voters, until).await;
         let compared = self.compare(experts, &replies, sharpness, deadline).await;
         self.agreement = compared.share;
         match compared.winner {
@@ -286,7 +317,10 @@ impl Asked {
             shares: 1,
             by: part_of(deadline, 1, 2),
         };
-        let replies = self.replies(first, query, experts, cheap, &|_| false).await;
+        // Where half of them cannot be waited for, the strong one is better asked.
+        let all: Enough<'_> = &|_| false;
+        let until = (all, cheap.len().div_ceil(2));
+        let replies = self.replies(first, query, experts, cheap, until).await;
         let compared = self
             .compare(experts, &replies, rule.sharpness, deadline)
             .await;
@@ -314,16 +348,18 @@ impl Asked {
         }
     }
 
-    /// Asks several at once, until `enough` of what is there; in the order of `places`. Of what the question may
-    /// still cost each has one share, beside those that are kept.
+    /// Asks several at once, until `enough` of what is there; in the order of `places`. Once a quorum has answered,
+    /// the others have as long again as its slowest took, and fail then. Of what the question may still cost each has
+    /// one share, beside those that are kept.
     async fn replies(
         &self,
         kept: Ask<'_>,
         query: &Query,
         experts: &Experts,
         places: &[usize],
-        enough: Enough<'_>,
+        (enough, quorum): (Enough<'_>, usize),
     ) -> Vec<Answer> {
+        let begun = Instant::now();
         let ask = async |(before, at): (usize, usize)| {
             let group = experts.groups[at].clone();
             let shares = kept.shares + places.len() - before;
@@ -332,10 +368,30 @@ impl Asked {
         let places_of = places.iter().copied().enumerate();
         let mut asking: FuturesUnordered<_> = places_of.map(ask).collect();
         let mut replies = Vec::with_capacity(places.len());
-        while let Some(reply) = asking.next().await {
+        let mut until = kept.by;
+        let mut slow = false;
+        loop {
+            // The first wait ends by itself, with what each failed of.
+            let next = match slow {
+                true => tokio::time::timeout_at(until, asking.next()).await,
+                false => Ok(asking.next().await),
+            };
+            let Ok(next) = next else {
+                let there: Vec<usize> = replies.iter().map(|(at, _): &Answer| *at).collect();
+                let missing = places.iter().filter(|at| !there.contains(at));
+                replies.extend(missing.map(|at| (*at, Err(too_slow()))));
+                break;
+            };
+            let Some(reply) = next else { break };
             replies.push(reply);
             if enough(&replies) {
                 break;
+            }
+            if replies.iter().filter(|(_, r)| r.is_ok()).count() >= quorum {
+                let now = Instant::now();
+                let patience = LEAST_PATIENCE.max(now.saturating_duration_since(begun));
+                until = kept.by.min(now + patience);
+                slow = true;
             }
         }
         drop(asking);
@@ -441,6 +497,15 @@ fn no_winner(replies: Vec<Answer>) -> Failure {
     }
 }
 
+fn too_slow() -> Failure {
+    Failure::new(
+        ErrorKind::DeadlineExceeded,
+        "it took more than twice as long as the others",
+    )
+}
+
+/// Least time that the slow have once a quorum has answered: models differ.
+const LEAST_PATIENCE: Duration = Duration::from_secs(3);
 /// The least time that is worth a call.
 const LEAST_TIME: Duration = Duration::from_millis(1);
 
