@@ -240,7 +240,8 @@ pub(crate) struct Ask {
     /// The same as --how plan
     #[arg(long, conflicts_with = "how")]
     pub(crate) plan: bool,
-    /// Most experts asked for this question, up to 16 [default: 3; 5 for auto, 8 for a plan]
+    /// Most experts asked for this question, those after one that fails among them, up to 16 [default: 16; 3 for a vote or a
+    /// cascade, 5 for auto, 8 for a plan]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
     pub(crate) max_calls: Option<u32>,
     /// Most tokens of all prompts and answers for this question

@@ -38,6 +38,8 @@ pub(crate) async fn run(session: Session, ask: args::Ask) -> Result<(), Failure>
         verbose: ask.verbose,
     };
     let mut request = request(ask, question)?;
+    // What went into a file or a pipe cannot be taken back.
+    request.restarts = session.json || std::io::stdout().is_terminal();
     let timeout = Duration::from_millis(request.timeout_ms);
     let begun = Instant::now();
     let mut passing = None;
@@ -190,7 +192,7 @@ fn request(ask: args::Ask, question: String) -> Result<v1::AskRequest, Failure> 
         max_calls: ask.max_calls.unwrap_or_default(),
         max_total_tokens: ask.max_total_tokens,
         max_cost: ask.max_cost.map(|c| price("--max-cost", c)).transpose()?,
-        restarts: true,
+        restarts: false,
         timeout_ms: timeout_ms.max(1),
         dry_run: ask.dry_run,
         request_id: String::new(),
@@ -296,6 +298,13 @@ impl Show {
                 Event::Failed(failed) => {
                     if collected.text_begun {
                         say("", true)?;
+                    }
+                    if !self.json && (failed.calls_made > 1 || failed.cost > 0) {
+                        output::note(&output::dim(&format!(
+                            "{} calls were made all the same: {} credits",
+                            failed.calls_made,
+                            credits(failed.cost)
+                        )));
                     }
                     return Err(polymath_node::failure(failed));
                 }

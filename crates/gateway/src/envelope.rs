@@ -8,7 +8,7 @@ use axum::{
 };
 use polymath_node::Node;
 use polymath_proto::v1;
-use polymath_types::{ErrorKind, Failure};
+use polymath_types::{ErrorKind, Failure, Terms};
 use serde_json::{Value, json};
 
 /// A failure on its way to an HTTP client.
@@ -21,6 +21,8 @@ pub(crate) struct Refusal {
     param: Option<&'static str>,
     /// OpenAI's code, where the kind's own would mislead.
     code: Option<&'static str>,
+    /// What a question that failed has cost all the same: calls, and millionths of a credit.
+    spent: Option<Box<(u32, u64)>>,
 }
 
 impl Refusal {
@@ -70,7 +72,12 @@ impl Refusal {
             kind => kind.as_str(),
         };
         let code = self.code.unwrap_or(code);
-        json!({ "error": { "message": self.failure.to_string(), "type": group, "param": self.param, "code": code } })
+        let mut body = json!({ "error": { "message": self.failure.to_string(), "type": group, "param": self.param, "code": code } });
+        if let Some((calls, cost)) = self.spent.as_deref() {
+            let credits = *cost as f64 / Terms::CREDIT as f64;
+            body["polymath"] = json!({ "calls_made": calls, "cost": credits });
+        }
+        body
     }
 }
 
@@ -81,13 +88,18 @@ impl From<Failure> for Refusal {
             status: None,
             param: None,
             code: None,
+            spent: None,
         }
     }
 }
 
 impl From<v1::Failed> for Refusal {
     fn from(failed: v1::Failed) -> Self {
-        polymath_node::failure(failed).into()
+        let spent = (failed.calls_made, failed.cost);
+        Self {
+            spent: (spent.0 > 0).then(|| Box::new(spent)),
+            ..polymath_node::failure(failed).into()
+        }
     }
 }
 
@@ -163,6 +175,24 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_question_that_failed_says_what_it_cost_all_the_same() {
+        let failed = v1::Failed {
+            kind: ErrorKind::Unavailable.as_str().to_owned(),
+            calls_made: 2,
+            cost: 250_000,
+            ..v1::Failed::default()
+        };
+        let told = Refusal::from(failed).body();
+        assert_eq!(
+            told["polymath"],
+            json!({ "calls_made": 2, "cost": 0.25 }),
+            "{told}"
+        );
+        let free = Refusal::new(ErrorKind::NotFound, "no").body();
+        assert_eq!(free.get("polymath"), None);
+    }
 
     #[test]
     fn a_refusal_says_when_to_come_again_in_whole_seconds() {
