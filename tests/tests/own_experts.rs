@@ -26,7 +26,7 @@ fn gone(node: &Node, name: &str) {
     eventually("nobody offers it any more", || {
         let listed = node.cli(&["experts", "--json"]).run().ok().json();
         let experts = listed["experts"].as_array().unwrap();
-        let offered = |e: &Value| e["name"] == name && e["peers"].as_array().unwrap().len() > 0;
+        let offered = |e: &Value| e["name"] == name && !e["peers"].as_array().unwrap().is_empty();
         (!experts.iter().any(offered)).then_some(())
     });
 }

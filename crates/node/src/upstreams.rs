@@ -159,7 +159,7 @@ impl StandIn for Outside {
                 answered = this.answer(job, &events) => answered,
             };
             this.health
-                .noted(answered.as_ref().map(|()| ()).map_err(|f| f.kind));
+                .noted(answered.as_ref().copied().map_err(|f| f.kind));
             if let Err(failure) = answered {
                 let _ = events.send(Err(EngineError::Outside(failure))).await;
             }

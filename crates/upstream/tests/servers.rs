@@ -1,6 +1,8 @@
 //! Servers that behave, and servers that do not: each fault is a failure of the right kind, and none
 //! takes time or memory without a bound.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 #[path = "../../../tests/src/fake_upstream.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod fake_upstream;

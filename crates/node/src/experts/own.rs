@@ -18,6 +18,9 @@ use polymath_blobs::Store;
 /// Most definitions in a home.
 const MOST: usize = 256;
 
+/// A definition by the name of its file; one that cannot be read is an error of its own.
+type Named = (String, Result<Definition, Failure>);
+
 /// The folder of definitions.
 #[derive(Debug, Clone)]
 pub(crate) struct Own {
@@ -32,7 +35,7 @@ impl Own {
     }
 
     /// Every definition by the name of its file; one that cannot be read is an error of its own.
-    pub(crate) fn all(&self) -> Result<Vec<(String, Result<Definition, Failure>)>, Failure> {
+    pub(crate) fn all(&self) -> Result<Vec<Named>, Failure> {
         let fail = |e: std::io::Error| io_failure("read", &self.dir, &e);
         let files = match fs::read_dir(&self.dir) {
             Ok(files) => files,
