@@ -626,7 +626,71 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use polymath_engine::EngineConfig;
+
     use super::*;
+    use crate::experts::{Definition, Named, UpstreamDefinition, prepare};
+
+    /// The home's own expert 'far' as an edit left it.
+    fn entry(dir: &std::path::Path, system: &str, edit: u64) -> (ExpertId, Entry) {
+        let url = "http://127.0.0.1:9/v1";
+        let text = format!(
+            "version = 1\nname = \"far\"\nkind = \"generate\"\nmodel = \"m\"\nsystem = \"{system}\"\n[upstream]\nurl = \"{url}\"\n"
+        );
+        let upstream = UpstreamDefinition {
+            url: url.into(),
+            api_key_file: None,
+            api_key_env: None,
+            concurrency: None,
+            context: None,
+        };
+        let named = Named::Outside(Definition::parse(&text, "test").unwrap(), upstream);
+        let card = prepare(named, &Store::open(dir).unwrap()).unwrap();
+        let mut entry = Entry::new(card);
+        (entry.manner.own, entry.edit) = (true, edit);
+        (entry.card.id(), entry)
+    }
+
+    #[tokio::test]
+    async fn of_quick_edits_only_the_newest_stays_in_whatever_order_they_become_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::start(EngineConfig::default()).unwrap();
+        let (a, b) = (entry(dir.path(), "A", 1), entry(dir.path(), "B", 2));
+        let (c, other) = (entry(dir.path(), "C", 3), entry(dir.path(), "D", 0));
+        for again in [false, true] {
+            let hosted = Hosted::new(engine.clone(), Vec::new());
+            let with = |change: &dyn Fn(&mut BTreeMap<ExpertId, Entry>)| {
+                let mut experts = hosted.experts.write().unwrap();
+                change(&mut experts);
+                hosted.succeed(&mut experts);
+            };
+            let here = || -> Vec<u64> {
+                let mut all: Vec<_> = hosted.listed().iter().map(|l| l.edit).collect();
+                all.sort_unstable();
+                all
+            };
+            // The settings' of the same name is no affair of the home's.
+            let mut foreign = other.clone();
+            foreign.1.manner.own = false;
+            with(&|e| drop(e.insert(foreign.0, foreign.1.clone())));
+            with(&|e| drop(e.insert(a.0, a.1.clone())));
+            hosted.set(&[a.0], State::Ready);
+            with(&|e| drop(e.insert(b.0, b.1.clone())));
+            assert_eq!(here(), [0, 1, 2], "the one before serves on");
+            if again {
+                // Back to A before B is ready.
+                with(&|e| e.get_mut(&a.0).unwrap().edit = 3);
+                assert_eq!(here(), [0, 3]);
+                continue;
+            }
+            with(&|e| drop(e.insert(c.0, c.1.clone())));
+            assert_eq!(here(), [0, 1, 3], "what serves nobody goes at once");
+            hosted.set(&[b.0], State::Ready);
+            assert_eq!(here(), [0, 1, 3]);
+            hosted.set(&[c.0], State::Ready);
+            assert_eq!(here(), [0, 3]);
+        }
+    }
 
     #[test]
     fn pauses_are_jittered_by_a_quarter_at_most() {
