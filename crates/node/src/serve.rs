@@ -58,7 +58,7 @@ impl Service {
     fn expert(&self, id: &[u8], caller: Caller, lane: Lane) -> Result<(ExpertId, Lane), Failure> {
         let id = ExpertId::try_from(id)
             .map_err(|e| Failure::new(ErrorKind::InvalidInput, e.to_string()))?;
-        let card = self.hosted.serving(&id)?;
+        let card = self.hosted.serving(&id, caller != Caller::Own)?;
         if caller != Caller::Own && self.hosted.manner(&id).paused {
             let paused = Failure::new(
                 ErrorKind::Unavailable,
@@ -264,6 +264,7 @@ impl Service {
                      card,
                      state,
                      manner,
+                     ..
                  }| {
                     let id = id?;
                     Some(v1::DescribedExpert {

@@ -33,7 +33,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Least time between two looks, however many questions fail.
 const SETTLE: Duration = Duration::from_millis(500);
-/// Questions in a row that it may fail.
+/// A question that is given up after so long without a word counts as failed.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Questions in a row that it may fail, or refuse.
 const FAILED: u32 = 3;
 /// Most tokens of an answer where neither the server nor the card bounds them.
 const MOST_TOKENS: u32 = 32 << 10;
@@ -42,7 +44,36 @@ const MOST_TOKENS: u32 = 32 << 10;
 #[derive(Debug, Default)]
 struct Health {
     failed: AtomicU32,
+    /// As wrong, in a row: then it is more likely that the server takes none of what is sent here.
+    refused: AtomicU32,
     doubt: Notify,
+}
+
+/// A question at the server. Dropped before its outcome was noted, it was given up.
+struct Asking<'a> {
+    health: &'a Health,
+    /// When the server was asked, or said something.
+    heard: Option<Instant>,
+}
+
+impl Asking<'_> {
+    fn heard(&mut self) {
+        self.heard = Some(Instant::now());
+    }
+
+    fn noted<T>(mut self, outcome: &Result<T, Failure>) {
+        self.heard = None;
+        self.health
+            .noted(outcome.as_ref().map(drop).map_err(|f| f.kind));
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if self.heard.is_some_and(|at| at.elapsed() >= SILENCE) {
+            self.health.noted(Err(ErrorKind::Unavailable));
+        }
+    }
 }
 
 /// Answers in the engine's place.
@@ -84,14 +115,19 @@ pub(crate) async fn watch(
                         hosted.set(&[id], State::Ready);
                     }
                     well = true;
-                    pause = FIRST_PAUSE;
+                    if health.is_clean() {
+                        pause = FIRST_PAUSE;
+                    }
                     LOOK
                 }
                 Err(failure) => {
                     well = false;
                     let wait = jittered(pause);
                     pause = (pause * 2).min(LONGEST_PAUSE);
-                    hosted.fail(&[id], &failure.message, Some(Instant::now() + wait));
+                    // The operator is told more than peers are.
+                    let key = upstream.config().key.check().await;
+                    let why = key.err().unwrap_or(failure).message;
+                    hosted.fail(&[id], &why, Some(Instant::now() + wait));
                     wait
                 }
             };
@@ -104,6 +140,7 @@ pub(crate) async fn watch(
                 sleep(wait).await;
                 // On probation: the next failure is one too many.
                 health.failed.fetch_min(FAILED - 1, Relaxed);
+                health.refused.fetch_min(FAILED - 1, Relaxed);
             }
         }
     };
@@ -115,12 +152,14 @@ pub(crate) async fn watch(
 }
 
 async fn look(upstream: &Upstream, health: &Health) -> Result<(), Failure> {
-    let failed = health.failed.load(Relaxed);
-    if failed >= FAILED {
-        return Err(Failure::new(
-            ErrorKind::Unavailable,
-            format!("its server has failed {failed} questions in a row"),
-        ));
+    for (count, what) in [(&health.failed, "failed"), (&health.refused, "refused")] {
+        let count = count.load(Relaxed);
+        if count >= FAILED {
+            return Err(Failure::new(
+                ErrorKind::Unavailable,
+                format!("its server has {what} {count} questions in a row"),
+            ));
+        }
     }
     let silent = || Failure::new(ErrorKind::Unavailable, "its server does not answer");
     let found = timeout(PATIENCE, upstream.find()).await;
@@ -136,10 +175,22 @@ async fn look(upstream: &Upstream, health: &Health) -> Result<(), Failure> {
 }
 
 impl Health {
-    /// Whether an answer came, or why not: what the question itself is to blame for says nothing.
+    fn is_clean(&self) -> bool {
+        self.failed.load(Relaxed) == 0 && self.refused.load(Relaxed) == 0
+    }
+
+    /// Whether an answer came, or why not: what the question itself is to blame for says nothing once.
     fn noted(&self, outcome: Result<(), ErrorKind>) {
         match outcome {
-            Ok(()) => self.failed.store(0, Relaxed),
+            Ok(()) => {
+                self.failed.store(0, Relaxed);
+                self.refused.store(0, Relaxed);
+            }
+            Err(ErrorKind::InvalidInput) => {
+                if self.refused.fetch_add(1, Relaxed) + 1 >= FAILED {
+                    self.doubt.notify_one();
+                }
+            }
             Err(ErrorKind::Unavailable | ErrorKind::Internal) => {
                 self.failed.fetch_add(1, Relaxed);
                 self.doubt.notify_one();
@@ -153,13 +204,19 @@ impl StandIn for Outside {
     fn generate(&self, job: GenerateJob, events: mpsc::Sender<Result<Generated, EngineError>>) {
         let this = self.clone();
         self.tasks.spawn(async move {
-            let answered = tokio::select! {
-                // Whoever asked has gone: the connection ends with the answer.
-                () = events.closed() => return,
-                answered = this.answer(job, &events) => answered,
+            let mut asking = this.asking();
+            let answered = match this.chat(&job) {
+                Err(wrong) => Err(wrong),
+                Ok(chat) => {
+                    let answered = tokio::select! {
+                        // Whoever asked has gone: the connection ends with the answer.
+                        () = events.closed() => return,
+                        answered = this.answer(&job, &chat, &mut asking, &events) => answered,
+                    };
+                    asking.noted(&answered);
+                    answered
+                }
             };
-            this.health
-                .noted(answered.as_ref().copied().map_err(|f| f.kind));
             if let Err(failure) = answered {
                 let _ = events.send(Err(EngineError::Outside(failure))).await;
             }
@@ -169,9 +226,13 @@ impl StandIn for Outside {
     fn embed(&self, texts: Vec<String>) -> Embedding {
         let this = self.clone();
         Box::pin(async move {
-            let embedded = this.upstream.embed(&texts).await;
-            this.health
-                .noted(embedded.as_ref().map(|_| ()).map_err(|f| f.kind));
+            let until = Instant::now() + this.upstream.config().patience.first;
+            let place = this.upstream.place(until).await;
+            let place = place.map_err(EngineError::Outside)?;
+            let mut asking = this.asking();
+            asking.heard();
+            let embedded = this.upstream.embed_in(place, &texts).await;
+            asking.noted(&embedded);
             let vectors = embedded.map_err(EngineError::Outside)?;
             Ok(Embedded {
                 vectors: vectors.vectors,
@@ -182,32 +243,46 @@ impl StandIn for Outside {
 }
 
 impl Outside {
+    fn asking(&self) -> Asking<'_> {
+        Asking {
+            health: &self.health,
+            heard: None,
+        }
+    }
+
     async fn answer(
         &self,
-        job: GenerateJob,
+        job: &GenerateJob,
+        chat: &Chat,
+        asking: &mut Asking<'_>,
         events: &mpsc::Sender<Result<Generated, EngineError>>,
     ) -> Result<(), Failure> {
-        if !job.prefix_token_ids.is_empty() {
-            return Err(Failure::new(
-                ErrorKind::InvalidInput,
-                "another server computes this expert, and cannot carry an answer on: ask anew",
-            ));
-        }
         let seed = job.sampling.seed;
-        let mut answer = self.upstream.chat(&self.chat(job)?).await?;
+        let now = Instant::now();
+        let until = now + self.upstream.config().patience.first;
+        // Half of the time is left for another replica to answer in.
+        let half = |deadline| now + Instant::from_std(deadline).saturating_duration_since(now) / 2;
+        let until = job.deadline.map_or(until, |d| until.min(half(d)));
+        let place = self.upstream.place(until).await?;
+        asking.heard();
+        let mut answer = self.upstream.chat_in(place, chat, until).await?;
         // Nobody reads any more: see `generate`.
         let send = async |event| drop(events.send(Ok(event)).await);
         send(Generated::Started {
-            prompt_tokens: 0,
+            prompt_tokens: answer.prompt_tokens(),
             seed: seed.unwrap_or(0),
             fingerprint: String::new(),
         })
         .await;
         loop {
-            match answer.next().await? {
+            let part = answer.next().await?;
+            // Whoever asked may be slow to take it, which is no silence of the server's.
+            asking.heard = None;
+            match part {
                 Part::Text(text) => {
                     let ids = Vec::new();
                     send(Generated::Tokens { ids, text }).await;
+                    asking.heard();
                 }
                 Part::Finished { reason, usage } => {
                     send(Generated::Finished { reason, usage }).await;
@@ -218,9 +293,15 @@ impl Outside {
     }
 
     /// The question as the server is asked: the card's defaults, and what the caller changes of them.
-    fn chat(&self, job: GenerateJob) -> Result<Chat, Failure> {
-        let (defaults, asked) = (&self.card.sampling, job.sampling);
-        let mut messages = job.messages;
+    fn chat(&self, job: &GenerateJob) -> Result<Chat, Failure> {
+        if !job.prefix_token_ids.is_empty() {
+            return Err(Failure::new(
+                ErrorKind::InvalidInput,
+                "another server computes this expert, and cannot carry an answer on: ask anew",
+            ));
+        }
+        let (defaults, asked) = (&self.card.sampling, &job.sampling);
+        let mut messages = job.messages.clone();
         if messages.is_empty() {
             let empty = "the conversation has no message";
             return Err(Failure::new(ErrorKind::InvalidInput, empty));
@@ -238,7 +319,11 @@ impl Outside {
         };
         let top_p = asked.top_p.unwrap_or(defaults.top_p);
         let top_k = asked.top_k.unwrap_or(defaults.top_k);
-        let stop = defaults.stop.iter().cloned().chain(asked.stop);
+        let stop = defaults
+            .stop
+            .iter()
+            .cloned()
+            .chain(asked.stop.iter().cloned());
         Ok(Chat {
             messages,
             max_tokens: asked

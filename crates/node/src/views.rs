@@ -65,6 +65,7 @@ impl Node {
                          card,
                          state,
                          manner,
+                         ..
                      }| {
                         let (state, detail) = state_name(state, id.is_none());
                         v1::HostedExpert {

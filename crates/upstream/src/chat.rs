@@ -5,14 +5,11 @@ use std::collections::VecDeque;
 use polymath_types::{Failure, FinishReason, Message, Usage};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Duration, Instant, timeout_at};
 
 use crate::{
-    Upstream,
-    refusal::{self, garbage, lost},
+    Place, Upstream,
+    refusal::{self, garbage, lost, wordless},
     sse::Events,
     wire::Exchange,
 };
@@ -27,6 +24,8 @@ const TEXT_PER_TOKEN: usize = 256;
 const BYTES_PER_TOKEN: usize = 4;
 /// Tokens that a template may add to a message, and to all.
 const TEMPLATE: usize = 64;
+/// Longest wait for what a server has to say after it said why the answer ended: how much it was.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A question. What is `None` is left to the server.
 #[derive(Debug, Clone, Default)]
@@ -79,7 +78,7 @@ pub struct Answer {
     thought: usize,
     finish: Option<FinishReason>,
     said: Option<Said>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -122,9 +121,21 @@ impl Upstream {
     /// busy one, `InvalidInput` and `ContextOverflow` for what it refuses, `Internal` for one that
     /// breaks the protocol. So also [`Answer::next`].
     pub async fn chat(&self, chat: &Chat) -> Result<Answer, Failure> {
-        let place = self.place().await?;
+        let until = Instant::now() + self.config().patience.first;
+        self.chat_in(self.place(until).await?, chat, until).await
+    }
+
+    /// The same, in a place that is taken already; the first token has come by `until`.
+    ///
+    /// # Errors
+    /// See [`Self::chat`].
+    pub async fn chat_in(
+        &self,
+        place: Place,
+        chat: &Chat,
+        until: Instant,
+    ) -> Result<Answer, Failure> {
         let patience = self.config().patience;
-        let until = Instant::now() + patience.first;
         let body = self.body(chat).to_string().into_bytes();
         let exchange = self.send("/chat/completions", Some(body), until).await?;
         let bytes = chat.messages.iter().map(|m| m.content.len()).sum();
@@ -184,6 +195,11 @@ impl Upstream {
 }
 
 impl Answer {
+    /// Tokens of the prompt, as far as that is known: estimated until the server counts, at the end.
+    pub fn prompt_tokens(&self) -> u32 {
+        self.usage().prompt_tokens
+    }
+
     /// The next part, of which [`Part::Finished`] is the last. Nothing is lost when this is dropped.
     ///
     /// # Errors
@@ -193,27 +209,31 @@ impl Answer {
             if let Some(part) = self.ready.pop_front() {
                 return Ok(part);
             }
-            if let Some(data) = self.events.next() {
-                self.take(&data)?;
-                continue;
+            let more = self.more().await;
+            match self.finish {
+                // Nothing is missing but the last word, which tells no more than a count.
+                Some(reason) if more.is_err() => self.finished(reason)?,
+                _ => more?,
             }
-            let more = timeout_at(self.until, self.exchange.more()).await;
-            match more.map_err(|_| lost("fell silent"))? {
-                Some(bytes) => self.events.push(&bytes?).map_err(garbage)?,
-                None => match self.finish {
-                    // Without its last word, which tells nothing.
-                    Some(reason) => self.finished(reason),
-                    None => return Err(lost("broke off in the middle of its answer")),
-                },
-            }
+        }
+    }
+
+    /// Takes in what came, or what comes.
+    async fn more(&mut self) -> Result<(), Failure> {
+        if let Some(data) = self.events.next() {
+            return self.take(&data);
+        }
+        let more = timeout_at(self.until, self.exchange.more()).await;
+        match more.map_err(|_| lost("fell silent"))? {
+            Some(bytes) => self.events.push(&bytes?).map_err(garbage),
+            None => Err(lost("broke off in the middle of its answer")),
         }
     }
 
     /// Takes an event in.
     fn take(&mut self, data: &str) -> Result<(), Failure> {
         if data.trim() == "[DONE]" {
-            self.finished(self.finish.unwrap_or(FinishReason::Stop));
-            return Ok(());
+            return self.finished(self.finish.unwrap_or(FinishReason::Stop));
         }
         let chunk: Chunk = serde_json::from_str(data)
             .map_err(|_| garbage("an event that is no part of an answer"))?;
@@ -230,6 +250,7 @@ impl Answer {
                 self.words(words);
             }
             if let Some(reason) = choice.finish_reason {
+                self.until = self.until.min(Instant::now() + LAST_WORDS);
                 self.finish = Some(match reason.as_str() {
                     "length" => FinishReason::Length,
                     _ => FinishReason::Stop,
@@ -239,7 +260,7 @@ impl Answer {
         // A server that goes on when it should have ended is left.
         let over = self.counted > self.most_tokens || self.text >= self.most_text();
         if over && self.finish.is_none() {
-            self.finished(FinishReason::Length);
+            self.finished(FinishReason::Length)?;
         }
         Ok(())
     }
@@ -251,7 +272,9 @@ impl Answer {
         if thought == 0 && text.is_empty() {
             return;
         }
-        self.until = Instant::now() + self.patience.between;
+        if self.finish.is_none() {
+            self.until = Instant::now() + self.patience.between;
+        }
         self.counted = self.counted.saturating_add(1);
         self.thought = self.thought.saturating_add(thought);
         // No more tokens than were asked for, however a server counts.
@@ -272,9 +295,14 @@ impl Answer {
         (self.most_tokens as usize).saturating_mul(TEXT_PER_TOKEN)
     }
 
-    fn finished(&mut self, reason: FinishReason) {
+    fn finished(&mut self, reason: FinishReason) -> Result<(), Failure> {
+        // All that was allowed went into thoughts: that is neither an answer nor a refusal to give one.
+        if self.text == 0 && reason == FinishReason::Length {
+            return Err(wordless(self.most_tokens));
+        }
         let usage = self.usage();
         self.ready.push_back(Part::Finished { reason, usage });
+        Ok(())
     }
 
     /// What the server says it was, unless there is too little text for it.
@@ -326,7 +354,7 @@ impl Answer {
         self.take(&text)?;
         if !matches!(self.ready.back(), Some(Part::Finished { .. })) {
             match self.finish {
-                Some(reason) => self.finished(reason),
+                Some(reason) => self.finished(reason)?,
                 None => return Err(garbage("an answer without an end")),
             }
         }

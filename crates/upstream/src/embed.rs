@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::{Upstream, refusal::garbage};
+use crate::{Place, Upstream, refusal::garbage};
 
 /// Largest answer that is read, bytes: 256 vectors of 4,096 numbers in decimal.
 const LARGEST: usize = 32 << 20;
@@ -44,7 +44,15 @@ impl Upstream {
     /// # Errors
     /// As of any question, and `Internal` when the server does not send one vector for each text.
     pub async fn embed(&self, texts: &[String]) -> Result<Vectors, Failure> {
-        let _place = self.place().await?;
+        let until = Instant::now() + self.config().patience.first;
+        self.embed_in(self.place(until).await?, texts).await
+    }
+
+    /// The same, in a place that is taken already.
+    ///
+    /// # Errors
+    /// As [`Self::embed`].
+    pub async fn embed_in(&self, _place: Place, texts: &[String]) -> Result<Vectors, Failure> {
         let until = Instant::now() + self.config().patience.whole;
         let body =
             json!({ "model": self.config().model, "input": texts, "encoding_format": "float" });

@@ -53,6 +53,17 @@ fn bad(why: String) -> Failure {
 }
 
 impl KeySource {
+    /// Whether there is a key that can be sent, for whoever runs the node: an error names its file or variable.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub async fn check(&self) -> Result<(), Failure> {
+        match self.read().await? {
+            Some(key) => key.header().map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Reads the key.
     pub(crate) async fn read(&self) -> Result<Option<Key>, Failure> {
         let text = match self {

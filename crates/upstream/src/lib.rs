@@ -21,7 +21,10 @@ mod wire;
 use std::{sync::Arc, time::Duration};
 
 use polymath_types::{ErrorKind, Failure};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 pub use address::Address;
 pub use chat::{Answer, Chat, Part};
@@ -34,7 +37,7 @@ pub use models::{Found, near};
 pub struct Patience {
     /// To take a connection, TLS included.
     pub connect: Duration,
-    /// Until the first token of an answer: a server may load the model first.
+    /// Until the first token of an answer, or less where a caller says so: a server may load the model first.
     pub first: Duration,
     /// Between two tokens.
     pub between: Duration,
@@ -76,6 +79,10 @@ pub struct Upstream {
     waiting: Arc<Semaphore>,
 }
 
+/// A place among the calls that a server is asked at once.
+#[derive(Debug)]
+pub struct Place(#[allow(dead_code)] OwnedSemaphorePermit);
+
 impl Upstream {
     /// Nothing is connected to yet.
     pub fn new(config: Config) -> Self {
@@ -92,10 +99,13 @@ impl Upstream {
         &self.config
     }
 
-    /// A place among the calls at once.
-    async fn place(&self) -> Result<OwnedSemaphorePermit, Failure> {
+    /// A place among the calls at once, which is waited for until then: not the server's silence.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` when there is none.
+    pub async fn place(&self, until: Instant) -> Result<Place, Failure> {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(place);
+            return Ok(Place(place));
         }
         let full = || {
             let full = Failure::new(
@@ -109,7 +119,7 @@ impl Upstream {
         };
         let _waits = self.waiting.try_acquire().map_err(|_| full())?;
         let place = Arc::clone(&self.places).acquire_owned();
-        let place = tokio::time::timeout(self.config.patience.first, place).await;
-        place.ok().and_then(Result::ok).ok_or_else(full)
+        let place = tokio::time::timeout_at(until, place).await;
+        place.ok().and_then(Result::ok).map(Place).ok_or_else(full)
     }
 }

@@ -37,8 +37,8 @@ struct Listed {
 
 #[derive(Deserialize)]
 struct Meta {
+    // `n_ctx_train` is what the model was trained with: a server may run it with less.
     n_ctx: Option<u32>,
-    n_ctx_train: Option<u32>,
 }
 
 impl Upstream {
@@ -57,7 +57,7 @@ impl Upstream {
         let models = models.filter(|m| usable(&m.id)).take(MOST).map(|m| Found {
             context: m
                 .max_model_len
-                .or_else(|| m.meta.and_then(|m| m.n_ctx.or(m.n_ctx_train)))
+                .or_else(|| m.meta.and_then(|m| m.n_ctx))
                 .unwrap_or(0),
             id: m.id,
         });

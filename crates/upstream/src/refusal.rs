@@ -1,4 +1,5 @@
-//! What a server's faults are called. Whoever asked is told neither the server's address nor its key.
+//! What a server's faults are called. Whoever asked, perhaps a peer, is told neither the server's address nor
+//! its key, and of its own words only what is wrong with the question.
 
 use std::time::Duration;
 
@@ -30,6 +31,16 @@ pub(crate) fn garbage(what: impl std::fmt::Display) -> Failure {
     )
 }
 
+/// The server answered without a word of text.
+pub(crate) fn wordless(most: u32) -> Failure {
+    Failure::new(
+        ErrorKind::ResourceExhausted,
+        format!(
+            "the model behind this expert spent all {most} tokens on thinking and came to no answer: allow more with --max-tokens"
+        ),
+    )
+}
+
 /// A response whose status is no success.
 pub(crate) fn of_status(
     status: StatusCode,
@@ -44,6 +55,8 @@ pub(crate) fn of_status(
         format!(": '{said}'")
     };
     let code = status.as_u16();
+    // The operator's own affair: it may name accounts, machines and parts of a key.
+    tracing::debug!(code, "a server refuses{quoted}");
     match code {
         400 | 413 | 422 if is_overflow(body, code) => Failure::new(
             ErrorKind::ContextOverflow,
@@ -58,11 +71,13 @@ pub(crate) fn of_status(
         404 => lost("does not have the model any more"),
         429 | 503 => Failure::new(
             ErrorKind::ResourceExhausted,
-            format!("the server behind this expert is too busy{quoted}: ask another replica, or again later"),
+            "the server behind this expert is too busy: ask another replica, or again later",
         )
         .retry_after(pause(headers)),
-        300..=399 => lost(format_args!("points elsewhere (HTTP {code}), which is not followed")),
-        _ => lost(format_args!("failed (HTTP {code}){quoted}")),
+        300..=399 => lost(format_args!(
+            "points elsewhere (HTTP {code}), which is not followed"
+        )),
+        _ => lost(format_args!("failed (HTTP {code})")),
     }
 }
 
@@ -149,13 +164,18 @@ mod tests {
             r#"{{"error":{{"message":"a\u001b[2Jb{}"}}}}"#,
             "x".repeat(9999)
         );
-        let failure = of(500, &body);
-        assert!(failure.message.len() < 400 && !failure.message.contains('\u{1b}'));
+        let failure = of(422, &body);
+        assert!(failure.message.contains('x') && failure.message.len() < 400);
+        assert!(!failure.message.contains('\u{1b}'));
         assert!(
             !of(401, r#"{"error":{"message":"bad key sk-12"}}"#)
                 .message
                 .contains("sk-12")
         );
+        for code in [401, 429, 500, 503] {
+            let said = of(code, r#"{"error":{"message":"org-17 at 10.0.0.7"}}"#);
+            assert!(!said.message.contains("org-17"), "{said}");
+        }
         assert!(of(500, "<html>").message.contains("HTTP 500"));
     }
 

@@ -124,11 +124,14 @@ impl Upstream {
         until: Instant,
     ) -> Result<Exchange, Failure> {
         let config = self.config();
-        let key = config.key.read().await?;
+        // Peers are told this: where the key lies is the operator's own affair, see `KeySource::check`.
+        let unusable =
+            |_| lost("wants an API key that cannot be used, which whoever runs it must put right");
+        let key = config.key.read().await.map_err(unusable)?;
         let connecting = connect(&config.address);
         let io = timeout(config.patience.connect, connecting).await;
         let io = io.map_err(|_| lost("takes no connection"))??;
-        let request = request(&config.address, endpoint, body, key.as_ref())?;
+        let request = request(&config.address, endpoint, body, key.as_ref()).map_err(unusable)?;
         let exchanging = exchange(io, request);
         let exchanged = timeout_at(until, exchanging).await;
         let (response, connection) = exchanged.map_err(|_| lost("does not answer"))??;
@@ -234,11 +237,11 @@ async fn connect(address: &Address) -> Result<Box<dyn Io>, Failure> {
     if !address.tls {
         return Ok(Box::new(tcp));
     }
-    let untrusted = |e: &dyn std::fmt::Display| lost(format_args!("is not to be trusted ({e})"));
+    let untrusted = |why: &str| lost(format_args!("is not to be trusted ({why})"));
     let name = address.host.clone().try_into();
-    let name = name.map_err(|_| untrusted(&"no certificate can name it"))?;
+    let name = name.map_err(|_| untrusted("no certificate can name it"))?;
     let stream = tls()?.connect(name, tcp.compat()).await;
-    let stream = stream.map_err(|e| untrusted(&e))?;
+    let stream = stream.map_err(|e| untrusted(distrust(&e)))?;
     Ok(Box::new(stream.compat()))
 }
 
@@ -247,6 +250,25 @@ fn reason(e: &std::io::Error) -> String {
     match e.raw_os_error() {
         Some(_) => e.kind().to_string(),
         None => "its name cannot be resolved".to_owned(),
+    }
+}
+
+/// Why TLS fails, without the names that a certificate and the error state.
+fn distrust(e: &std::io::Error) -> &'static str {
+    use rustls::{CertificateError as C, Error};
+    tracing::debug!("TLS with a server fails: {e}");
+    match e.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(why)) => match why {
+            C::Expired | C::ExpiredContext { .. } => "its certificate has expired",
+            C::NotValidYet | C::NotValidYetContext { .. } => "its certificate is not valid yet",
+            C::NotValidForName | C::NotValidForNameContext { .. } => {
+                "its certificate is for another name"
+            }
+            C::UnknownIssuer => "nobody whom this machine trusts has signed its certificate",
+            _ => "its certificate is not valid",
+        },
+        Some(_) => "it does not speak TLS as it should",
+        None => "the connection broke off in its TLS handshake",
     }
 }
 

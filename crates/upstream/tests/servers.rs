@@ -173,6 +173,59 @@ async fn silence_ends_by_itself_before_and_within_an_answer() {
 }
 
 #[tokio::test]
+async fn an_answer_that_said_why_it_ended_is_whole_whatever_follows() {
+    let fake = fake().await;
+    let end = "data: {\"choices\":[{\"delta\":{\"content\":\"All.\"}}]}\n\ndata: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    for after in ["", "data: garbage\n\n", "data: {\"error\":\"late\"}\n\n"] {
+        fake.set(Mode::Stream([end, after].concat().into_bytes()));
+        let (text, reason, usage) = whole(&to(&fake), &chat()).await.unwrap();
+        assert_eq!(
+            (text.as_str(), reason),
+            ("All.", FinishReason::Stop),
+            "{after}"
+        );
+        assert!(usage.estimated && usage.prompt_tokens > 0);
+    }
+    // Silence, too: the server's own patience would be a minute.
+    fake.set(Mode::SilentAfter(end.as_bytes().to_vec()));
+    let (text, ..) = whole(&to(&fake), &chat()).await.unwrap();
+    assert_eq!(text, "All.");
+    fake.wait_open(0).await;
+}
+
+#[tokio::test]
+async fn a_model_that_only_thought_came_to_no_answer_and_says_so() {
+    let fake = fake().await;
+    let thoughts =
+        "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"Hm.\"}}]}\n\n".repeat(9);
+    let end =
+        |why| format!("{thoughts}data: {{\"choices\":[{{\"finish_reason\":\"{why}\"}}]}}\n\n");
+    fake.set(Mode::Stream(end("length").into_bytes()));
+    let failure = whole(&to(&fake), &chat()).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::ResourceExhausted);
+    assert!(
+        failure.message.contains("16 tokens on thinking"),
+        "{failure}"
+    );
+    // It had its say, which was nothing.
+    fake.set(Mode::Stream(end("stop").into_bytes()));
+    let (text, _, usage) = whole(&to(&fake), &chat()).await.unwrap();
+    assert!(text.is_empty() && usage.completion_tokens == 9);
+}
+
+#[tokio::test]
+async fn a_caller_in_a_hurry_does_not_wait_as_long_as_the_server_might_take() {
+    let fake = fake().await;
+    fake.set(Mode::Hangs);
+    let upstream = to(&fake);
+    let until = tokio::time::Instant::now() + QUICK;
+    let place = upstream.place(until).await.unwrap();
+    let failure = upstream.chat_in(place, &chat(), until).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Unavailable);
+    fake.wait_open(0).await;
+}
+
+#[tokio::test]
 async fn each_fault_is_a_failure_of_the_right_kind() {
     let fake = fake().await;
     let status = |code, headers: &str, body: &str| Mode::Status(code, headers.into(), body.into());
@@ -282,7 +335,21 @@ async fn a_key_is_sent_and_what_the_server_says_of_it_is_not_passed_on() {
         "{\"error\":\"sk-right broke me\"}".into(),
     ));
     let failure = upstream.chat(&chat()).await.unwrap_err();
+    assert!(!failure.message.contains("broke me"), "{failure}");
+    fake.set(Mode::Status(
+        422,
+        String::new(),
+        "{\"error\":\"sk-right broke me\"}".into(),
+    ));
+    let failure = upstream.chat(&chat()).await.unwrap_err();
     assert!(failure.message.contains("broke me") && !failure.message.contains("sk-right"));
+    // Whoever runs the node is told where the key lies; whoever asks is not.
+    std::fs::remove_file(&path).unwrap();
+    let shown = path.display().to_string();
+    let told = upstream.chat(&chat()).await.unwrap_err();
+    assert!(told.kind == ErrorKind::Unavailable && !told.message.contains(&shown));
+    let told = upstream.config().key.check().await.unwrap_err();
+    assert!(told.message.contains(&shown), "{told}");
 }
 
 #[tokio::test]

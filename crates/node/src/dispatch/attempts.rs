@@ -12,7 +12,7 @@ use polymath_router::{
     Candidate, Outcome, Served,
     many::{Beginning, beginning, declines, goes_in_circles},
 };
-use polymath_types::{Attempt, ErrorKind, ExpertId, ExpertKind, Failure, PeerId, Query};
+use polymath_types::{Attempt, ErrorKind, ExpertId, ExpertKind, Failure, PeerId, Query, Runtime};
 use tokio::time::Instant;
 
 use super::{
@@ -187,7 +187,8 @@ impl Progress {
 }
 
 /// Refusals that blame the request itself. From a peer they are hearsay: they do not count against it,
-/// so one that lies could end questions for ever. Hence a second opinion.
+/// so one that lies could end questions for ever. Hence a second opinion. So is what a server behind an
+/// expert of this node says.
 #[derive(Default)]
 pub(super) struct Refusals(Vec<(Candidate, ErrorKind)>);
 
@@ -205,7 +206,10 @@ impl Refusals {
     /// Whether the matter is settled for this expert: this node said so itself, or two peers did.
     fn settled(&self, node: &Node, expert: ExpertId) -> bool {
         let of = self.0.iter().filter(|(c, _)| c.expert == expert);
-        let own = of.clone().any(|(c, _)| c.peer == node.peer_id());
+        let index = node.index();
+        let entry = index.expert(&expert);
+        let outside = entry.is_some_and(|e| e.card.model.runtime == Runtime::Upstream);
+        let own = !outside && of.clone().any(|(c, _)| c.peer == node.peer_id());
         own || of.count() > 1
     }
 

@@ -238,6 +238,7 @@ async fn on_server(draft: &ExpertDraft) -> Result<Definition, Failure> {
         upstream.api_key_env = Some(draft.api_key_env.clone());
     }
     let asked = upstream.open(&draft.model)?;
+    asked.config().key.check().await?;
     let named = |e: Failure| Failure {
         message: format!("{} ({})", e.message, asked.config().address),
         ..e

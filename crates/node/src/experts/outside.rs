@@ -13,6 +13,18 @@ const CONCURRENCY: usize = 8;
 /// Most calls at once of one server.
 const MOST: usize = 32;
 
+/// Most tokens of an answer, unless the definition says otherwise: a model that thinks before it answers
+/// spends hundreds of them before the first word.
+const MAX_TOKENS: u32 = 2048;
+
+/// The same, leaving half of a small context to the question.
+pub(super) fn max_tokens(context: u32) -> u32 {
+    match context {
+        0 => MAX_TOKENS,
+        context => MAX_TOKENS.min(context / 2).max(1),
+    }
+}
+
 /// A model on a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
