@@ -1,7 +1,8 @@
 //! When a peer or a replica that failed is left alone, and when it is tried again.
 //!
 //! Closed, then open for a back-off that doubles with each trip, then half-open: one probe may
-//! pass, its success closes the breaker, its failure opens it again.
+//! pass. Once it has brought something others may follow, as answers take their time; its success closes the
+//! breaker, its failure opens it again, for twice as long.
 
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub(crate) struct Breaker {
     trips: u32,
     until: Duration,
     probe: Option<Duration>,
+    /// The probe has brought something.
+    spoke: bool,
     last: Option<ErrorKind>,
 }
 
@@ -68,7 +71,7 @@ impl Breaker {
             });
         }
         match self.probe {
-            Some(since) if now.saturating_sub(since) < config.max_backoff => {
+            Some(since) if !self.spoke && now.saturating_sub(since) < config.max_backoff => {
                 Err(Shut::Probing { last })
             }
             _ => Ok(()),
@@ -80,6 +83,11 @@ impl Breaker {
         if self.trips > 0 {
             self.probe = Some(now);
         }
+    }
+
+    /// A call has brought something.
+    pub(crate) fn spoke(&mut self, now: Duration) {
+        self.spoke |= self.trips > 0 && now >= self.until;
     }
 
     pub(crate) fn succeeded(&mut self) {
@@ -96,6 +104,7 @@ impl Breaker {
         config: &RouterConfig,
     ) {
         self.probe = None;
+        self.spoke = false;
         // Many calls under way to a peer that dies fail together: that is one failure.
         if strikes == 0 || (self.trips > 0 && now < self.until) {
             return;

@@ -273,6 +273,11 @@ impl Router {
         self.hedges.called();
     }
 
+    /// A call has brought the first of its answer.
+    pub fn spoke(&mut self, now: Duration, expert: ExpertId, peer: PeerId) {
+        self.statistics.spoke(now, expert, peer);
+    }
+
     /// A call ended; a caller's own cancellation is told as [`polymath_types::ErrorKind::Cancelled`].
     pub fn observe(&mut self, now: Duration, outcome: &Outcome) {
         self.statistics.observe(now, outcome, &self.config);

@@ -106,6 +106,11 @@ impl Statistics {
         known.breaker.started(now);
     }
 
+    pub(crate) fn spoke(&mut self, now: Duration, expert: ExpertId, peer: PeerId) {
+        self.pairs.touch(&(expert, peer)).breaker.spoke(now);
+        self.peers.touch(&peer).breaker.spoke(now);
+    }
+
     pub(crate) fn observe(&mut self, now: Duration, outcome: &Outcome, config: &RouterConfig) {
         let pair = self.pairs.touch(&(outcome.expert, outcome.peer));
         let peer = self.peers.touch(&outcome.peer);

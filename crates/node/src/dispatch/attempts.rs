@@ -530,8 +530,9 @@ struct Again {
 }
 
 impl Again {
-    /// A question that nobody has begun to answer is tried with those who are there now. One that was being
-    /// answered is worth some waiting: peers that were updated or restarted are back within seconds.
+    /// A question that nobody has begun to answer is tried with those who are there now; where its peer was lost,
+    /// also with those who are back by then and were just being tried. One that was being answered is worth more
+    /// waiting: peers that were updated or restarted are back within seconds.
     const PAUSES: [Duration; 6] = [
         Duration::ZERO,
         Duration::from_millis(250),
@@ -543,8 +544,10 @@ impl Again {
 
     fn pause(&mut self, begun: bool) -> Option<Duration> {
         // Without a failure the list was all there is.
+        let lost = self.failed.values().any(|k| *k == ErrorKind::Unavailable);
         let most = match (self.failed.is_empty(), begun) {
             (true, _) => 0,
+            (false, false) if lost => 3,
             (false, false) => 1,
             (false, true) => Self::PAUSES.len(),
         };

@@ -316,6 +316,8 @@ impl Asked {
                 started,
                 step,
             } => {
+                let Candidate { expert, peer, .. } = *attempt.candidate;
+                self.node.router().spoke(self.node.elapsed(), expert, peer);
                 // An answer that is carried on has started already.
                 if let (Some(started), true) = (started, progress.is_empty()) {
                     progress.untold = self.tells_no_ids(attempt.candidate);

@@ -52,6 +52,31 @@ fn one_probe_passes_and_its_success_closes() {
 }
 
 #[test]
+fn others_follow_a_probe_that_has_begun_to_answer_and_its_failure_shuts_for_twice_as_long() {
+    let (mut scene, chef, _) = Scene::kitchen();
+    scene.failed(chef, 1, ErrorKind::Unavailable);
+    // What was on its way before it failed says nothing.
+    scene.router.spoke(scene.now, chef, peer(1));
+    scene.now += Duration::from_secs(1);
+    scene.router.started(scene.now, chef, peer(1));
+    assert!(shut(&scene.ask(), peer(1)), "a probe is under way");
+    scene.router.spoke(scene.now, chef, peer(1));
+    assert!(!shut(&scene.ask(), peer(1)), "it answers");
+    scene.router.started(scene.now, chef, peer(1));
+    assert!(!shut(&scene.ask(), peer(1)), "and so may others");
+    scene.failed(chef, 1, ErrorKind::Unavailable);
+    scene.now += Duration::from_millis(1999);
+    assert!(shut(&scene.ask(), peer(1)));
+    scene.now += Duration::from_millis(1);
+    assert!(!shut(&scene.ask(), peer(1)));
+    scene.router.started(scene.now, chef, peer(1));
+    assert!(
+        shut(&scene.ask(), peer(1)),
+        "the next probe has to speak first"
+    );
+}
+
+#[test]
 fn a_probe_that_is_never_reported_does_not_shut_for_ever() {
     let (mut scene, chef, _) = Scene::kitchen();
     scene.failed(chef, 1, ErrorKind::Internal);
