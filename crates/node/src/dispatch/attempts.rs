@@ -271,7 +271,9 @@ impl Asked {
             let Some(candidate) = left.pop_front() else {
                 // Nobody can carry on what tells no token ids: there is nothing to wait for.
                 let lost = progress.untold && !progress.is_empty();
-                let Some(pause) = again.pause(!progress.is_empty()).filter(|_| !lost) else {
+                let begun = !progress.is_empty();
+                let pause = again.pause(begun, self.begun.elapsed());
+                let Some(pause) = pause.filter(|_| !lost) else {
                     break;
                 };
                 left = self.decide_again(query, pause, deadline, &again).await;
@@ -522,6 +524,9 @@ impl Asked {
     }
 }
 
+/// A question that lost its peer so soon is worth another second.
+const PROMPT: Duration = Duration::from_secs(2);
+
 /// When nobody is left to be asked: how often, and after which pauses, candidates are sought anew.
 #[derive(Default)]
 struct Again {
@@ -542,12 +547,13 @@ impl Again {
         Duration::from_secs(5),
     ];
 
-    fn pause(&mut self, begun: bool) -> Option<Duration> {
+    fn pause(&mut self, begun: bool, waited: Duration) -> Option<Duration> {
         // Without a failure the list was all there is.
         let lost = self.failed.values().any(|k| *k == ErrorKind::Unavailable);
         let most = match (self.failed.is_empty(), begun) {
             (true, _) => 0,
-            (false, false) if lost => 3,
+            // Whom it took long to find lost it would take long again.
+            (false, false) if lost && waited < PROMPT => 3,
             (false, false) => 1,
             (false, true) => Self::PAUSES.len(),
         };
