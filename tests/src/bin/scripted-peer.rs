@@ -2,7 +2,7 @@
 //! stands in for models.
 //!
 //! `scripted-peer HOME MODELS LISTEN SLOWNESS EXPERT...`, an expert being its name, or a
-//! [`Part`](polymath_tests::says::Part).
+//! [`Part`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
