@@ -34,8 +34,7 @@ pub enum Refusal {
     Document,
     /// The document it leads to is none of its kind.
     Schema,
-    /// Of an epoch so far above the known one that no author came there by beginning anew: it would leave no
-    /// room for the next.
+    /// Of an epoch that cannot have begun yet by this node's clock: it would leave no room for the next.
     Epoch,
     /// Its author changes its document faster than it may; a later digest brings what is left out.
     Rate,
@@ -133,7 +132,7 @@ impl Refusal {
                 | Self::Parted
                 | Self::Continuity
                 | Self::Replay
-                // Of one whom this node knows less far.
+                // The sender's clock may be ahead.
                 | Self::Epoch
                 | Self::Rate
                 | Self::Full
